@@ -274,7 +274,10 @@ class RealtimeServer:
         return why_not_ready(self.source.stats(), self.config)
 
     async def listening(self) -> None:
-        """Do nothing: an open server accepts connections."""
+        """Return at once: an open server accepts connections already.
+
+        The supervisor of several servers waits here until all of them do.
+        """
 
     @property
     def open_connections(self) -> int:

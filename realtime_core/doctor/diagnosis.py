@@ -24,7 +24,7 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @attrs.frozen
 class Diagnosis:
-    """The result of all checks."""
+    """What :func:`diagnose` has found."""
 
     findings: tuple[Finding, ...]
     """One for each check that was made."""

@@ -36,10 +36,10 @@ class LongText(str):
     _grams: set[str] | None
 
     def may_have(self, grams: frozenset[str]) -> bool:
-        """Return whether this text may contain a text that has all of the given groups.
+        """Return whether this text may contain another one, which has all of the given trigrams.
 
-        False is certain. True may be wrong: the groups may be far apart here, and before the text
-        was searched often it is not known which groups it has.
+        False is certain. True may be wrong: the trigrams may be far apart here. They are collected
+        only when the text has been searched often; until then the answer is always True.
         """
         if self._grams is None:
             self._searches += 1

@@ -86,7 +86,10 @@ class _Operand:
 
 
 class Scope:
-    """A relation, the types of its columns, and the sources that the filters on it share.
+    """Compiles the filters on one relation.
+
+    It keeps the types of the relation's columns, and the objects that read values from its rows, so
+    that filters share them.
 
     Args:
         relation: the relation whose rows are filtered.

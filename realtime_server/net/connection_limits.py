@@ -65,7 +65,8 @@ _OVERRIDDEN: Final = ("send_data", "pause_writing", "resume_writing", "connectio
 
 
 class WriteObserver(Protocol):
-    """The connection's outbox, which writes to the same transport."""
+    """Whom a connection tells when it may be written to otherwise than before: its outbox, which
+    writes to the same transport."""
 
     def update(self) -> None:
         """Read again from the connection and its transport whether the connection is open, how many

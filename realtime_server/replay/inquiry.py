@@ -59,7 +59,9 @@ class Inquiries:
         """Clients that could not be asked, because of a bug."""
 
     def add(self, member: Membership) -> None:
-        """Find out which clients are still there, then have it decided where a membership goes on.
+        """Ping the clients that may be the same on an older connection, then call ``decide``.
+
+        While others of the same key are being asked about, the membership waits.
 
         Args:
             member: the membership, which has just been entered.

@@ -106,8 +106,10 @@ class Standings:
         *,
         highest: Place = BEFORE,
     ) -> Iterator[None]:
-        """Note what was written to channels in rounds, and which standings are settled now, in
-        steps: others may run in between.
+        """Look at each standing that is not settled, in steps: others may run in between.
+
+        What a round has written to its channel is noted. A standing is settled once it has followed
+        from the proofs of its connection for ``LASTS`` seconds.
 
         Args:
             written: returns the place up to which everything was written to a channel that is in a

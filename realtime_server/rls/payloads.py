@@ -37,7 +37,7 @@ JSON of a hundred megabytes would take seconds, in which no other client is serv
 
 
 def event_of(change: RowChange) -> Event:
-    """Return a change's event."""
+    """Return how clients call a change: INSERT, UPDATE or DELETE."""
     match change:
         case Insert():
             return "INSERT"

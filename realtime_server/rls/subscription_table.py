@@ -53,7 +53,8 @@ class Registration:
 
     @property
     def has_wildcard(self) -> bool:
-        """Whether tables that are made later belong to the channel."""
+        """Whether the channel also gets changes of tables that are made later: an item of its join
+        names no schema, or no table."""
         return any(spec.schema is None or spec.table is None for spec in chain(*self.wants))
 
 

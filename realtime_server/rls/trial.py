@@ -31,7 +31,7 @@ _LIMIT: Final = 0.05
 
 @attrs.frozen
 class Outcome:
-    """The result of a viewer's check."""
+    """What one viewer may see of its changes, and how long its policies took."""
 
     shown: list[Shown]
     """The viewer's view of each of its changes, in order; other viewers are not in it."""

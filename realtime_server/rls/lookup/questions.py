@@ -30,7 +30,7 @@ class Failure(enum.Enum):
 
 @attrs.frozen
 class LookupRow:
-    """A row to look for."""
+    """The key, and values if need be, by which a viewer's check looks for a row in a table."""
 
     key: tuple[str, ...]
     """The primary key's values as text."""

@@ -37,7 +37,8 @@ _SILENCE: Final = 10.0
 
 @attrs.frozen
 class VisibilityQuery:
-    """Questions about some rows of a table, and their answers."""
+    """Makes the SQL that asks PostgreSQL which viewers may see some rows of a table, and keeps the
+    answers."""
 
     rows: RowsToCheck
     questions: Sequence[Question]
