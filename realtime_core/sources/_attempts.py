@@ -30,7 +30,9 @@ _STANDBY_INTERVAL: Final = 1.0
 
 
 class Attempts:
-    """Attaches in a task of its own, so that a task that waits for it may be cancelled at any time.
+    """Attaches a source to its slot, and tries again after errors.
+
+    It does so in a task of its own: a task that waits for it may be cancelled at any time.
 
     Args:
         settings: the source's settings.

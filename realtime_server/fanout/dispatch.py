@@ -83,7 +83,7 @@ class Subscriber(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it still gets messages."""
+        """Whether this subscriber still gets messages."""
         ...
 
 

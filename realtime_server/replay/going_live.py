@@ -78,12 +78,13 @@ class GoingLive:
                 break
 
     def let_go(self, end: Place) -> None:
-        """Tell queued channels of the gap, and move them to the live hub, as many as there is time
-        for.
+        """Move channels that :meth:`give_up` has queued to the live hub, and tell each that it has
+        missed what is between its place and ``end``: as many as there is time for.
+
+        No batch of the stream may be under way meanwhile.
 
         Args:
-            end: the place up to which the live hub has handed everything out: no batch of the
-                stream is being published.
+            end: the place up to which the live hub has handed everything out.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + _PROMOTING

@@ -86,7 +86,7 @@ class JournalReader:
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Read what comes; never return."""
+        """Read the messages that :meth:`take` has queued into the journal; never return."""
         await self._may_read.wait()
         while True:
             await self._come.wait()

@@ -81,7 +81,7 @@ class OtherProcesses:
 
     @property
     def processes(self) -> int:
-        """The number of processes that have written lately."""
+        """How many other server processes have written into the journal lately."""
         return sum(not process.is_silent for process in self._processes.values())
 
     # Reading

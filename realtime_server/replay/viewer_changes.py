@@ -18,7 +18,8 @@ __all__ = ["ViewerChanges"]
 
 
 class ViewerChanges:
-    """Prepares live channels for another viewer.
+    """Tells a live channel what it misses when its new token gives it another viewer: changes that
+    still waited for its former viewer's policies.
 
     Args:
         live: the places up to which the live hub has handed changes out.

@@ -82,7 +82,9 @@ class SlowViewerChecks:
         self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
 
     async def check(self, slow: SlowViewer, candidates: Sequence[PendingChange]) -> CheckResult:
-        """Decide what one slow viewer may see of some changes, after their tables are unlocked.
+        """Decide what one slow viewer may see of some changes.
+
+        While a table that this needs is locked, wait for it, and check again.
 
         Raises:
             psycopg.Error: if the database cannot be queried; then nothing is decided.

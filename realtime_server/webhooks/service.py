@@ -273,10 +273,11 @@ def make_webhooks(config: ServerConfig, *, others: Callable[[], SourceStats]) ->
 
     Args:
         config: the server's settings.
-        others: returns the figures of another reader of the same database.
+        others: returns the figures of the source that reads the database for clients. They show how
+            far the WAL has grown while webhooks wait for an endpoint.
 
     Raises:
-        ConfigError: if they cannot be served.
+        ConfigError: if the webhooks cannot be served.
     """
     source = make_webhook_source(config)
     return Webhooks(config, source, source.enum_orders, others=others)

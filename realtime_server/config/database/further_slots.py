@@ -31,7 +31,7 @@ async def findings_of_slot(
     plugin: str,
     setting_names: Mapping[str, str] = SETTING_NAMES,
 ) -> tuple[Finding, ...]:
-    """Return what is found for another slot, and was not found for the main stream's.
+    """Check another slot; return the findings that the main stream's slot does not have.
 
     Args:
         config: the server's settings.
@@ -39,7 +39,7 @@ async def findings_of_slot(
         slot: the slot's name; None for a temporary one.
         diagnosis: the findings for the main stream's slot.
         plugin: the output plugin of the slot.
-        setting_names: the names of settings as findings have them.
+        setting_names: what findings call the settings, as in StreamOptions.
 
     Raises:
         SourceError: if the connection breaks.

@@ -50,7 +50,9 @@ class Published:
 
 
 def published(version: int, plugin: OutputPlugin) -> str:
-    """Return the expression, whose values :meth:`Published.read` reads.
+    """Return an SQL expression for what is published of the table ``c``.
+
+    :meth:`Published.read` reads its values.
 
     The names of the publications are the query's parameter ``publications``.
 

@@ -64,9 +64,10 @@ def setting_names(config: ServerConfig) -> Mapping[str, str]:
 
 
 def make_source(config: ServerConfig) -> ServerSource:
-    """Return what reads the configured publications. It attaches in the background.
+    """Make the source of the configured publications' changes. It attaches in the background.
 
-    With wal2json it reads all tables: what is not published has to be left out.
+    With wal2json, which STREAM mode does not have, it yields the changes of all tables; RLS mode
+    leaves out what is not published.
     """
     options = _options(config, config.slot_name, setting_names(config))
     options["temporary"] = config.temporary_slot

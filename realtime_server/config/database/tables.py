@@ -141,11 +141,11 @@ class Table:
         return tuple(column.name for column in self.key)
 
     def compared_as(self, column: LiveColumn) -> str | None:
-        """Return the type that a text is cast to before it is compared with a column.
+        """Return the type to which SQL casts a value's text before it compares it with a column.
 
         Returns:
-            The type as SQL writes it; None if the text is compared as text, because anybody may
-            have made a cast to the column's type.
+            The type as SQL writes it; None for a type that is not built in. Anybody may have made
+            its cast, and would have code run by the query, so texts are compared.
         """
         if column.type_oid < FIRST_CUSTOM_OID:
             return column.type_sql

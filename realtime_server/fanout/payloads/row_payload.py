@@ -211,7 +211,7 @@ class RowPayload:
         return self._payload
 
     def typed(self, event: str, select: frozenset[str] | None = None) -> bytes:
-        """Return the payload in the typed style.
+        """Return the payload for clients of ``postgres_changes``, whose values have JSON types.
 
         Args:
             event: the event to send: the change's own, or ``DELETE`` for an UPDATE after which the

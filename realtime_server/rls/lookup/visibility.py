@@ -167,7 +167,10 @@ class Visibility:
     async def check_alone(
         self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True
     ) -> list[VisibilityAnswer]:
-        """Ask one question after the other, each as :meth:`check_by_halves` does.
+        """Ask PostgreSQL which rows each viewer may see, one viewer after the other.
+
+        So nobody's policies delay the query of another viewer. Each question is asked as
+        :meth:`check_by_halves` does.
 
         The parameters are those of :class:`~realtime_server.rls.table_check.Lookup`. ``may_retry``
         changes nothing, since no question stays unanswered because of another one.
