@@ -147,7 +147,7 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
     except error:
         raise EnvelopeError(f"{len(data)} bytes are no whole head", sequence) from None
     if magic != _MAGIC:
-        raise EnvelopeError("it is none", sequence)
+        raise EnvelopeError("it does not begin as an envelope does", sequence)
     if version != _VERSION:
         raise EnvelopeError(
             f"it is of version {version}, and this server reads version {_VERSION}: run one "

@@ -63,6 +63,7 @@ class Kind(enum.Enum):
 
 
 def kind_of(channel: Joined) -> Kind:
+    """Return the meaning of a channel's place."""
     if channel.since is None:
         return Kind.JOINED
     return Kind.OPEN if channel.is_open else Kind.AWAY

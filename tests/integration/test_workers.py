@@ -154,6 +154,41 @@ async def test_every_client_gets_every_change_whichever_worker_it_is_on(item: Da
             await client.close()
 
 
+async def test_a_connection_that_breaks_within_a_transaction_costs_nothing(item: Database) -> None:
+    """PostgreSQL sends the transaction again, and each worker gets the rest of it."""
+    slot = unique_name("slot")
+    async with serve(item, slot) as server:
+        clients = [ReplayClient(server.port, session=f"{SESSION}{n}") for n in range(2)]
+        for client in clients:
+            await client.come()
+        worker = server.pids()[0]
+        # The supervisor reads no more than 8 MiB that a worker has not handed out.
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            insert = "insert into item select n, repeat('x', 1000) from generate_series(1, 30000) n"
+            await asyncio.to_thread(item.execute, insert)
+            sender = (
+                "select active_pid from pg_replication_slots "
+                "join pg_stat_activity on pid = active_pid "
+                "where slot_name = %s and wait_event = 'WalSenderWriteData'"
+            )
+            await eventually(lambda: item.execute(sender, (slot,)))
+            await asyncio.to_thread(
+                item.execute,
+                "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots "
+                "where slot_name = %s",
+                (slot,),
+            )
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        for client in clients:
+            await client.until(30000)
+            assert client.ids == [*range(1, 30001)]
+            assert client.gaps == []
+            await client.close()
+        assert (await asyncio.to_thread(server.metrics))["realtime_worker_restarts_total"] == 0
+
+
 async def returning(client: ReplayClient, connections: list[list[int]]) -> None:
     """Come back whenever the connection is lost; note what came on each."""
     while True:
