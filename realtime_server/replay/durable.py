@@ -224,14 +224,28 @@ class Durable:
             if not await self._write_boot():
                 # Without a beginning nobody can tell the end of what was written before.
                 self.caught_up.set()
-            elif (slot := await self.second_slot.find()) is not None:
+            elif await self.second_slot.find() is not None:
+                slot_begins: LSN | None = None
+
+                async def look() -> None:
+                    # While this waited for the slot, the process that used it may have moved it.
+                    nonlocal slot_begins
+                    slot = await self.second_slot.find()
+                    slot_begins = None if slot is None else slot.confirmed_flush_lsn
+
                 window = read_window(
-                    self._open_window, begin, self._reader.read_older, slot=self.second_slot.name
+                    self._open_window,
+                    begin,
+                    self._reader.read_older,
+                    slot=self.second_slot.name,
+                    on_open=look,
+                    is_shared=self._passed is not None,
                 )
                 async with contextlib.aclosing(window) as batches:
                     async for events in batches:
                         yield events
-                self.window_begin = min(slot.confirmed_flush_lsn, LSN(begin[0]))
+                if slot_begins is not None:
+                    self.window_begin = min(slot_begins, LSN(begin[0]))
         except (SlotLostError, DecodeError) as exc:
             await self.second_slot.give_up(str(exc))
         except SourceError as exc:

@@ -21,6 +21,8 @@ _SILENCE: Final = 60.0
 """Seconds without an event after which nothing more is expected from the second slot."""
 _PATIENCE: Final = 10.0
 """Seconds within which the second slot has to be free. An ended process may still use it."""
+_PATIENCE_WITH_OTHERS: Final = 60.0
+"""The same where other processes share the slot, which begin together, and read it in turns."""
 _PAUSE: Final = 1.0
 """Seconds from one attempt to open the source to the next."""
 
@@ -41,6 +43,8 @@ async def read_window(
     read_message: Callable[[LogicalMessage], Awaitable[None]],
     *,
     slot: str,
+    on_open: Callable[[], Awaitable[None]],
+    is_shared: bool = False,
 ) -> AsyncGenerator[Sequence[Event], None]:
     """Read the changes that the second slot keeps, up to where the main stream begins.
 
@@ -49,6 +53,9 @@ async def read_window(
         begin: the place behind which the main stream has everything.
         read_message: takes each logical message.
         slot: the name of the second slot, for errors.
+        on_open: called when the slot is held, so that nobody moves it any more, and before anything
+            is read.
+        is_shared: whether other processes may read the slot first.
 
     Yields:
         Batches of events up to ``begin``, without logical messages.
@@ -56,8 +63,9 @@ async def read_window(
     Raises:
         SourceError: if the slot cannot be read from.
     """
-    source = await _opened(open_source)
+    source = await _opened(open_source, _PATIENCE_WITH_OTHERS if is_shared else _PATIENCE)
     try:
+        await on_open()
         batches = source.batches()
         while True:
             # A record of this process comes at the latest.
@@ -80,10 +88,10 @@ async def read_window(
         await source.aclose()
 
 
-async def _opened(open_source: Callable[[], WindowSource]) -> WindowSource:
+async def _opened(open_source: Callable[[], WindowSource], patience: float) -> WindowSource:
     """Return an open source on the second slot, which may be in use for a while."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _PATIENCE
+    deadline = loop.time() + patience
     while True:
         source = open_source()
         try:

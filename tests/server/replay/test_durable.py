@@ -6,15 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
 import pytest
 import pytest_asyncio
 
-from realtime_core import LSN, StreamIdentity
-from realtime_core.errors import SourceError
-from realtime_server.replay import durable
+from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
+from realtime_core.errors import SlotInUseError, SourceError
+from realtime_server.replay import durable, window
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import MOST_CHANNELS, Journal
 from realtime_server.replay.places import BEFORE, Place
@@ -60,11 +61,34 @@ class SecondSlot:
     least_step: int = 0
     name: str = "second"
 
-    async def find(self) -> None:
-        return None
+    begins: list[LSN] = attrs.field(factory=list)
+    """Where the slot begins, at each look; empty: there is no slot."""
+
+    async def find(self) -> Any:
+        return SimpleNamespace(confirmed_flush_lsn=self.begins.pop(0)) if self.begins else None
 
     async def keep(self, *_: object) -> None:
         await asyncio.Event().wait()
+
+
+class Window:
+    """A source on the second slot, which other processes read at first."""
+
+    in_use = 0
+    """How many more attempts find the slot in use."""
+
+    async def __aenter__(self) -> Window:
+        if self.in_use:
+            self.in_use -= 1
+            raise SlotInUseError("second", 7)
+        return self
+
+    async def aclose(self) -> None:
+        pass
+
+    async def batches(self) -> AsyncIterator[list[Event]]:
+        stream = StreamIdentity(1, 1, ("shop",))
+        yield [LogicalMessage(LSN(900), "other", b"", None, 0, stream)]
 
 
 class NobodyHere:
@@ -78,22 +102,24 @@ class NobodyHere:
 
 
 class World:
-    def __init__(self, *, most: int = MOST_CHANNELS) -> None:
+    def __init__(self, *, most: int = MOST_CHANNELS, is_shared: bool = False) -> None:
         secret = journal_secret("password", "secret")
         seal = Seal(secret, digest("shop"), digest("slot"), b"12345678")
         self.journal = Journal(seal, clock=time.time, most=most)
         self.messages = Messages()
         self.second_slot = SecondSlot()
+        self.window = Window()
         self.stream = StreamIdentity(1, 1, ("shop",))
         self.reconnects = 0
         self.durable = Durable(
             self.journal,
             cast(Any, self.messages),
             cast(Any, self.second_slot),
-            cast(Any, None),
+            lambda: self.window,
             window=300,
             stream=lambda: self.stream,
             reconnects=lambda: self.reconnects,
+            passed=(lambda: LSN(0)) if is_shared else None,
         )
 
     async def begin(self) -> asyncio.Task[None]:
@@ -232,3 +258,32 @@ async def test_a_full_journal_is_said_once(
     assert caplog.text.count("the journal of replay is full") == 1
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def restored_from(world: World) -> LSN | None:
+    async for _ in world.durable.restore((100, -1)):
+        pass
+    return world.durable.window_begin
+
+
+async def test_a_slot_that_another_process_moves_first_counts_from_where_it_begins_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else who needs what the slot has no more would be taken to miss nothing."""
+    monkeypatch.setattr(window, "_PAUSE", 0.001)
+    world = World()
+    world.window.in_use = 1
+    world.second_slot.begins = [LSN(10), LSN(50)]
+    assert await restored_from(world) == LSN(50)
+
+
+@pytest.mark.parametrize(("is_shared", "begin"), [(False, None), (True, LSN(10))])
+async def test_processes_that_share_the_slot_wait_until_the_others_have_read_it(
+    is_shared: bool, begin: LSN | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_PAUSE", 0.001)
+    monkeypatch.setattr(window, "_PATIENCE", 0.0)
+    world = World(is_shared=is_shared)
+    world.window.in_use = 20
+    world.second_slot.begins = [LSN(10), LSN(10)]
+    assert await restored_from(world) == begin
