@@ -29,6 +29,8 @@ _AT_ONCE: Final = 3
 """How many times a worker is started again at once."""
 _WITHIN: Final = 10.0
 """Seconds within which it is not started again more often than that."""
+_RETRY: Final = 1.0
+"""Seconds until a process is tried again, at least, that the system could not start."""
 _ANSWER: Final = 2.0
 """Seconds that a worker may take to answer what it counts; then what it has answered last is
 taken."""
@@ -64,6 +66,9 @@ class _Running:
     process: asyncio.subprocess.Process
     control: ControlLink
     has_started: bool = False
+    """Whether it accepts connections."""
+    signals: list[signal.Signals] = attrs.field(factory=list)
+    """The signals that it is sent when it does."""
     answers: dict[int, asyncio.Future[None]] = attrs.field(factory=dict)
     """The requests for its metrics that it has not answered."""
 
@@ -136,11 +141,13 @@ class Processes:
             running.control.send("stats", stats=stats)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send every worker a signal that has begun to accept connections."""
+        """Send every worker a signal; one that does not accept connections yet gets it then."""
         for running in self._running.values():
-            # Before that it does not handle signals, and would end.
             if running.has_started:
                 _send(running.process, number)
+            else:
+                # It may not handle signals yet, and would end.
+                running.signals.append(number)
 
     def kill(self, worker: int) -> None:
         """End a worker that hangs; another one is started in its place."""
@@ -186,15 +193,22 @@ class Processes:
     async def _keep(self, worker: int) -> None:
         pace = Pace(asyncio.get_running_loop().time)
         while not self._stopping.is_set():
-            code = await self._run(worker)
-            if self._stopping.is_set():
-                return
-            if code == _CANNOT_START and worker not in self._proven:
-                raise ServerError(f"worker {worker} cannot start: its error is above")
-            logger.error("worker %d has ended (%s); it is started again", worker, _told(code))
-            self.restarts += 1
+            least = 0.0
+            try:
+                code = await self._run(worker)
+            except OSError as exc:
+                # There may be too many processes, or too little memory, for a while.
+                least = _RETRY
+                logger.error("worker %d cannot be started, and is tried again: %s", worker, exc)
+            else:
+                if self._stopping.is_set():
+                    return
+                if code == _CANNOT_START and worker not in self._proven:
+                    raise ServerError(f"worker {worker} cannot start: its error is above")
+                logger.error("worker %d has ended (%s); it is started again", worker, _told(code))
+                self.restarts += 1
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pace.pause()):
+                async with asyncio.timeout(max(pace.pause(), least)):
                     await self._stopping.wait()
 
     async def _run(self, worker: int) -> int:
@@ -246,6 +260,8 @@ class Processes:
             match message:
                 case {"kind": "started"}:
                     running.has_started = True
+                    for each in running.signals:
+                        _send(running.process, each)
                     self._proven.add(worker)
                     if len(self._proven) == self._count:
                         self.all_started.set()

@@ -1,10 +1,92 @@
-"""What the supervisor decides of its processes, and what it tells them, without processes."""
+"""What the supervisor decides of its processes, and what it tells them; processes of a few lines
+stand for the workers."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from realtime_core import LSN, SourceStats, StreamIdentity
 from realtime_server.workers.control import stats_from_json, stats_to_json
-from realtime_server.workers.processes import Pace
+from realtime_server.workers.links import Links
+from realtime_server.workers.processes import Pace, Processes
+from realtime_server.workers.window import Window
+from tests.waiting import eventually
+
+WORKER = """\
+import os, pathlib, signal, sys, time
+
+_, changes, control = map(int, sys.argv[2].split(","))
+signal.signal(signal.SIGHUP, lambda *_: pathlib.Path("hangup").touch())
+pathlib.Path("pid").write_text(str(os.getpid()))
+while not os.path.exists("go"):
+    time.sleep(0.01)
+os.write(control, b'{"kind": "started"}\\n')
+# Until the other end has gone.
+while os.read(changes, 1024):
+    pass
+"""
+
+
+@contextlib.asynccontextmanager
+async def one_worker(directory: Path) -> AsyncIterator[Processes]:
+    """Have one worker, which says that it has started once there is a file ``go``."""
+    program = directory / "worker"
+    program.write_text(f"#!{sys.executable}\n{WORKER}")
+    program.chmod(0o755)
+    source: Any = None
+    processes = Processes(
+        1,
+        command=[str(program)],
+        environment=os.environ,
+        links=Links(source, Window(), clock=time.monotonic, stalled=lambda _: None),
+        on_ask=lambda _: None,
+    )
+    processes.start()
+    try:
+        yield processes
+    finally:
+        await processes.stop(30)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_cannot_be_started_for_a_while_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "go").touch()
+    async with one_worker(tmp_path) as processes:
+        await eventually(lambda: processes.running == 1)
+        waiting = asyncio.create_task(processes.wait())
+        (tmp_path / "worker").rename(tmp_path / "away")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        await eventually(lambda: waiting.done() or "cannot be started" in caplog.text)
+        (tmp_path / "away").rename(tmp_path / "worker")
+        await eventually(lambda: waiting.done() or processes.running == 1)
+        assert not waiting.done()
+        waiting.cancel()
+
+
+@pytest.mark.asyncio
+async def test_a_signal_reaches_a_worker_that_is_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with one_worker(tmp_path) as processes:
+        await eventually((tmp_path / "pid").exists)
+        # The keys that it has read may be those of before.
+        processes.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        await eventually((tmp_path / "hangup").exists)
 
 
 def test_a_worker_is_started_again_at_once_but_not_without_end() -> None:
