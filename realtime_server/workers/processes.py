@@ -81,8 +81,7 @@ class Processes:
         command: what starts one, without the arguments that say which one it is.
         environment: of the workers.
         links: serves the links that bring the changes.
-        on_ask: called with a request for the metrics of all: a function that takes the answer as
-            ``text``.
+        metrics: returns the supervisor's own metrics, which are added to those of the workers.
     """
 
     def __init__(
@@ -92,23 +91,26 @@ class Processes:
         command: Sequence[str],
         environment: Mapping[str, str],
         links: Links,
-        on_ask: Callable[[Callable[..., None]], None],
+        metrics: Callable[[], bytes],
     ) -> None:
         self._count = count
         self._command = command
         self._environment = environment
         self._links = links
-        self._on_ask = on_ask
+        self._metrics = metrics
         self._running: dict[int, _Running] = {}
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._ids = itertools_count()
+        self._sums = Sums()
+        # The requests for the metrics of all that are not being answered yet, as functions that
+        # take the answer as ``text``; and the task that answers requests, if there are any.
+        self._asking: list[Callable[..., None]] = []
+        self._answering: asyncio.Task[None] | None = None
         # Which have once accepted connections.
         self._proven: set[int] = set()
         self.all_started = asyncio.Event()
         """Set when every worker has begun to accept connections."""
-        self.sums = Sums()
-        """The metrics of all."""
         self.restarts = 0
         """How often a worker was started in place of one that had ended."""
         self._stats: dict[str, Any] | None = None
@@ -173,7 +175,26 @@ class Processes:
                 self.kill(worker)
             await asyncio.wait(pending)
 
-    async def collect(self) -> None:
+    # The metrics of all
+
+    def _ask(self, answer: Callable[..., None]) -> None:
+        self._asking.append(answer)
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer_all())
+
+    async def _answer_all(self) -> None:
+        """Answer all requests. Those that come meanwhile share the next answer.
+
+        Adding up what each worker counts takes milliseconds, in which no changes are read.
+        """
+        while self._asking:
+            asking, self._asking = self._asking, []
+            await self._collect()
+            text = self._sums.render(self._metrics()).decode()
+            for answer in asking:
+                answer(text=text)
+
+    async def _collect(self) -> None:
         """Ask every worker what it counts."""
         number = next(self._ids)
         waiting: list[asyncio.Future[None]] = []
@@ -252,7 +273,7 @@ class Processes:
             await asyncio.gather(*talking, return_exceptions=True)
             running.control.close()
             del self._running[worker]
-            self.sums.end(worker)
+            self._sums.end(worker)
 
     async def _listen(self, worker: int, running: _Running) -> None:
         control = running.control
@@ -266,12 +287,12 @@ class Processes:
                     if len(self._proven) == self._count:
                         self.all_started.set()
                 case {"kind": "metrics", "id": number, "text": text}:
-                    self.sums.take(worker, text)
+                    self._sums.take(worker, text)
                     answer = running.answers.pop(number, None)
                     if answer is not None:
                         answer.set_result(None)
                 case {"kind": "ask", "id": number}:
-                    self._on_ask(partial(control.send, "answer", id=number))
+                    self._ask(partial(control.send, "answer", id=number))
 
 
 @contextlib.contextmanager

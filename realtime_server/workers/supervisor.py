@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -90,8 +90,6 @@ class Supervisor:
         )
         # Made when the port is known.
         self._processes: Processes
-        # Answers requests for the metrics of all.
-        self._answering: set[asyncio.Task[None]] = set()
         # The task that reads changes, and the one that tells the workers of the source.
         self._reading: asyncio.Task[None]
         self._telling: asyncio.Task[None]
@@ -122,7 +120,7 @@ class Supervisor:
             command=(sys.executable, "-m", "realtime_server", *(("--dev",) if self._dev else ())),
             environment={**environment, "PORT": str(self.port)},
             links=self._links,
-            on_ask=self._answer,
+            metrics=self._metrics.render,
         )
         await self.source.__aenter__()
         self._warning = asyncio.create_task(warn_of_leftovers(config, self.source.attached))
@@ -210,15 +208,6 @@ class Supervisor:
                 self._processes.tell(stats_to_json(stats))
                 self._links.look()
             await asyncio.sleep(_LOOK)
-
-    def _answer(self, answer: Callable[..., None]) -> None:
-        async def collect() -> None:
-            await self._processes.collect()
-            answer(text=self._processes.sums.render(self._metrics.render()).decode())
-
-        task = asyncio.create_task(collect())
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
 
     async def _close_webhooks(self) -> None:
         if self._webhooks is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -20,10 +21,11 @@ from realtime_server.workers.control import stats_from_json, stats_to_json
 from realtime_server.workers.links import Links
 from realtime_server.workers.processes import Pace, Processes
 from realtime_server.workers.window import Window
+from tests.server_helpers import make_metrics
 from tests.waiting import eventually
 
 WORKER = """\
-import os, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 
 _, changes, control = map(int, sys.argv[2].split(","))
 signal.signal(signal.SIGHUP, lambda *_: pathlib.Path("hangup").touch())
@@ -31,9 +33,17 @@ pathlib.Path("pid").write_text(str(os.getpid()))
 while not os.path.exists("go"):
     time.sleep(0.01)
 os.write(control, b'{"kind": "started"}\\n')
-# Until the other end has gone.
-while os.read(changes, 1024):
-    pass
+if os.path.exists("asks"):
+    os.write(control, pathlib.Path("asks").read_bytes())
+lines = open(control)
+with open("heard", "w", buffering=1) as heard:
+    # Until the other end has gone.
+    for line in lines:
+        message = json.loads(line)
+        print(message["kind"], file=heard)
+        if message["kind"] == "collect":
+            answer = {"kind": "metrics", "id": message["id"], "text": ""}
+            os.write(control, json.dumps(answer).encode() + b"\\n")
 """
 
 
@@ -49,7 +59,7 @@ async def one_worker(directory: Path) -> AsyncIterator[Processes]:
         command=[str(program)],
         environment=os.environ,
         links=Links(source, Window(), clock=time.monotonic, stalled=lambda _: None),
-        on_ask=lambda _: None,
+        metrics=make_metrics().render,
     )
     processes.start()
     try:
@@ -87,6 +97,21 @@ async def test_a_signal_reaches_a_worker_that_is_being_started(
         processes.send_signal(signal.SIGHUP)
         (tmp_path / "go").touch()
         await eventually((tmp_path / "hangup").exists)
+
+
+@pytest.mark.asyncio
+async def test_many_requests_for_metrics_share_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asks = [json.dumps({"kind": "ask", "id": number}) + "\n" for number in range(200)]
+    (tmp_path / "asks").write_text("".join(asks))
+    (tmp_path / "go").touch()
+    async with one_worker(tmp_path):
+        heard = tmp_path / "heard"
+        await eventually(lambda: heard.exists() and heard.read_text().count("answer") == 200)
+        # One for those that came first, and one for those that came meanwhile, if any did.
+        assert heard.read_text().count("collect") <= 10
 
 
 def test_a_worker_is_started_again_at_once_but_not_without_end() -> None:
