@@ -156,8 +156,9 @@ class Supervisor:
 
     @property
     def is_attached(self) -> bool:
-        """Whether the database's changes are being read."""
-        return self.source.stats().connected
+        """Whether the database's changes are being read, and every worker has accepted
+        connections."""
+        return self._processes.all_started.is_set() and self.source.stats().connected
 
     def why_not_ready(self) -> str | None:
         """Return why clients would not get changes now, None if they would."""

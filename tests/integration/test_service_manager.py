@@ -6,12 +6,14 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.fix_postgres import Server, unique_name
 from tests.integration.conftest import fresh_database
+from tests.proxy_process import free_port
 from tests.server_process import ServerProcess
 from tests.waiting import eventually_sync
 
@@ -73,6 +75,25 @@ def test_the_service_is_ready_when_it_is_attached_and_says_what_it_does(
         assert manager.count("READY=1") == 1
         assert manager.hears("STOPPING=1")
         assert not manager.hears("WATCHDOG=1")
+
+
+def test_several_workers_are_ready_when_they_accept_connections(
+    one_pg: Server, manager: Manager, address: str
+) -> None:
+    port = free_port()
+    with fresh_database(one_pg) as database:
+        database.execute("create publication shop for all tables")
+        settings = {"WORKERS": "2", "PUBLICATIONS": '["shop"]', "NOTIFY_SOCKET": address}
+        server = ServerProcess(database.dsn, patience=90, PORT=str(port), **settings)
+        with ThreadPoolExecutor(1) as starting:
+            entered = starting.submit(server.__enter__)
+            try:
+                # The database is attached to long before the workers have started.
+                eventually_sync(lambda: manager.hears("READY=1"), within=90)
+                socket.create_connection(("127.0.0.1", port)).close()
+            finally:
+                entered.result()
+                server.__exit__(None, None, None)
 
 
 def test_the_watchdog_hears_from_it_until_it_stands_still(manager: Manager, address: str) -> None:
