@@ -8,6 +8,8 @@ kind         who sends it meaning
 ============ ============ =========================================================
 ``started``  worker       it accepts connections
 ``stats``    supervisor   what its source counts: ``stats``
+``ping``     supervisor   it wants to know whether the worker's event loop runs
+``pong``     worker       it does
 ``collect``  supervisor   it wants the worker's metrics: ``id``
 ``metrics``  worker       these: ``id``, ``text``
 ``ask``      worker       it wants the metrics of all: ``id``

@@ -34,6 +34,8 @@ _RETRY: Final = 1.0
 _ANSWER: Final = 2.0
 """Seconds that a worker may take to answer what it counts; then what it has answered last is
 taken."""
+_SILENT: Final = 30
+"""How many questions in a row, one a second, a worker may leave unanswered until it is ended."""
 _LINGER: Final = 1.0
 """Seconds in which the last words of a process that has ended are read."""
 _CANNOT_START: Final = 2
@@ -69,6 +71,8 @@ class _Running:
     """Whether it accepts connections."""
     signals: list[signal.Signals] = attrs.field(factory=list)
     """The signals that it is sent when it does."""
+    unanswered: int = 0
+    """How often it was asked whether it is alive since something came from it."""
     answers: dict[int, asyncio.Future[None]] = attrs.field(factory=dict)
     """The requests for its metrics that it has not answered."""
 
@@ -141,6 +145,28 @@ class Processes:
         self._stats = stats
         for running in self._running.values():
             running.control.send("stats", stats=stats)
+
+    def look(self) -> None:
+        """Ask every worker whether it is alive; end one that has not answered for half a minute.
+
+        To be called each second. The questions are counted, and not the time: where the supervisor
+        or the machine has stood still, no worker is to blame.
+        """
+        if self._stopping.is_set():
+            # Workers that drain do not listen.
+            return
+        for worker, running in self._running.items():
+            if not running.has_started:
+                continue
+            if running.unanswered == _SILENT:
+                logger.error(
+                    "worker %d has not answered for %d s: it is ended, and another one started",
+                    *(worker, _SILENT),
+                )
+                self.kill(worker)
+            elif running.unanswered < _SILENT:
+                running.control.send("ping")
+            running.unanswered += 1
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send every worker a signal; one that does not accept connections yet gets it then."""
@@ -278,6 +304,7 @@ class Processes:
     async def _listen(self, worker: int, running: _Running) -> None:
         control = running.control
         async for message in control.messages():
+            running.unanswered = 0
             match message:
                 case {"kind": "started"}:
                     running.has_started = True

@@ -42,7 +42,7 @@ _LOOK: Final = 0.1
 """Seconds from one look at the source to the next. Workers are told at once when something has
 changed that joins and replay depend on, ..."""
 _TELL: Final = 1.0
-"""... and how far the stream is behind each second."""
+"""... and how far the stream is behind, and whether they are alive, each second."""
 _PATIENCE: Final = 10.0
 """Seconds that a worker may take to end besides DRAIN_TIMEOUT. RLS mode takes up to seven while the
 database does not answer."""
@@ -204,10 +204,13 @@ class Supervisor:
             stats = self.source.stats()
             timeline = None if stats.stream is None else stats.stream.timeline
             news = (stats.connected, stats.gaps, stats.stream, timeline, stats.confirmed_lsn)
-            if news != told or loop.time() >= next_look:
+            is_due = loop.time() >= next_look
+            if is_due:
+                self._processes.look()
+                self._links.look()
+            if is_due or news != told:
                 told, next_look = news, loop.time() + _TELL
                 self._processes.tell(stats_to_json(stats))
-                self._links.look()
             await asyncio.sleep(_LOOK)
 
     async def _close_webhooks(self) -> None:

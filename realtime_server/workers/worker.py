@@ -74,6 +74,8 @@ class Worker:
             match message:
                 case {"kind": "stats", "stats": stats}:
                     self.source.note(stats_from_json(stats))
+                case {"kind": "ping"}:
+                    self._control.send("pong")
                 case {"kind": "collect", "id": number}:
                     self._control.send("metrics", id=number, text=render().decode())
                 case {"kind": "answer", "id": number, "text": text}:

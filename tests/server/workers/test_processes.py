@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,10 +18,12 @@ from typing import Any
 import pytest
 
 from realtime_core import LSN, SourceStats, StreamIdentity
-from realtime_server.workers.control import stats_from_json, stats_to_json
+from realtime_core.errors import ServerError
+from realtime_server.workers.control import ControlLink, stats_from_json, stats_to_json
 from realtime_server.workers.links import Links
 from realtime_server.workers.processes import Pace, Processes
 from realtime_server.workers.window import Window
+from realtime_server.workers.worker import Worker
 from tests.server_helpers import make_metrics
 from tests.waiting import eventually
 
@@ -41,6 +44,8 @@ with open("heard", "w", buffering=1) as heard:
     for line in lines:
         message = json.loads(line)
         print(message["kind"], file=heard)
+        if message["kind"] == "ping":
+            os.write(control, b'{"kind": "pong"}\\n')
         if message["kind"] == "collect":
             answer = {"kind": "metrics", "id": message["id"], "text": ""}
             os.write(control, json.dumps(answer).encode() + b"\\n")
@@ -97,6 +102,46 @@ async def test_a_signal_reaches_a_worker_that_is_being_started(
         processes.send_signal(signal.SIGHUP)
         (tmp_path / "go").touch()
         await eventually((tmp_path / "hangup").exists)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_stands_still_is_ended_and_one_that_answers_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "go").touch()
+    async with one_worker(tmp_path) as processes:
+        heard, pid = tmp_path / "heard", tmp_path / "pid"
+        await eventually(lambda: processes.running == 1)
+        for number in range(1, 100):
+            processes.look()
+            # What the worker has answered before is read in this turn.
+            await asyncio.sleep(0)
+            await eventually(lambda number=number: heard.read_text().count("ping") == number)  # type: ignore[misc]
+        assert "has not answered" not in caplog.text
+        first = pid.read_text()
+        os.kill(int(first), signal.SIGSTOP)
+        for _ in range(40):
+            processes.look()
+        await eventually(lambda: processes.restarts == 1 and processes.running == 1)
+        assert "worker 1 has not answered for 30 s" in caplog.text
+        assert pid.read_text() != first
+
+
+@pytest.mark.asyncio
+async def test_a_worker_says_that_it_is_alive_until_the_supervisor_has_ended() -> None:
+    ours, theirs = socket.socketpair()
+    supervisor, control = await ControlLink.over(ours), await ControlLink.over(theirs)
+    feed: Any = None
+    running = asyncio.create_task(Worker(1, feed, control).run(bytes))
+    supervisor.send("ping")
+    async with asyncio.timeout(30):
+        assert await anext(supervisor.messages()) == {"kind": "pong"}
+        supervisor.close()
+        with pytest.raises(ServerError, match="worker 1"):
+            await running
+    control.close()
+    await eventually(lambda: theirs.fileno() == -1)
 
 
 @pytest.mark.asyncio
