@@ -78,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"configuration warning: {warning}", file=sys.stderr)
         return _refuse(exc)
     logs.configure(config.log_level, config.log_format)
-    for warning in (*warnings, *config.shortcomings()):
-        logger.warning("configuration: %s", warning)
+    if arguments.worker is None:  # the supervisor of several has said it
+        for warning in (*warnings, *config.shortcomings()):
+            logger.warning("configuration: %s", warning)
     if arguments.print_config:
         _print_lines(print_config(config))
         return 0

@@ -236,6 +236,17 @@ def test_a_warning_is_logged_and_the_server_runs(
     ]
 
 
+def test_a_worker_leaves_it_to_its_supervisor_to_warn(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PUBLICATION", '["shop"]')
+    assert cli.main(["--dev", "--print-config"]) == 0
+    assert "did you mean PUBLICATIONS?" in caplog.text
+    caplog.clear()
+    assert cli.main(["--dev", "--worker", "1,3,4", "--print-config"]) == 0
+    assert caplog.text == ""
+
+
 def test_logs_are_set_up_as_the_environment_says(
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
