@@ -58,7 +58,8 @@ class Links:
             at the same place; one that is not ready when the patience of the window has passed is
             waited for no longer.
         clock: seconds, which only grow.
-        stalled: called with the number of a worker that is to be ended.
+        stalled: called with the number of a worker that is to be ended; None: none is that makes no
+            progress, since it may be waiting for the database.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Links:
         *,
         workers: int = 1,
         clock: Callable[[], float],
-        stalled: Callable[[int], None],
+        stalled: Callable[[int], None] | None,
     ) -> None:
         self._source = source
         self._window = window
@@ -202,6 +203,8 @@ class Links:
                 *(worker, patience),
             )
             self._acknowledge(self._window.let_go())
+        if self._stalled is None:
+            return
         for worker in self._window.stalled(now):
             logger.error(
                 "worker %d has handed nothing out for %.0f s and holds the others back: it is "

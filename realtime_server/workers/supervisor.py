@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from ..config import ServerConfig
+from ..config import ReplicationMode, ServerConfig
 from ..config.database.source import make_raw_source
 from ..fanout.attachment import why_not_ready
 from ..fanout.hub import HubStats
@@ -81,12 +81,14 @@ class Supervisor:
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
             workers=self._worker_stats,
         )
+        # In RLS mode a worker waits while the database cannot say who may see a change.
+        is_rls = config.replication_mode is ReplicationMode.RLS
         self._links = Links(
             self.source,
             Window(),
             workers=config.worker_count,
             clock=time.monotonic,
-            stalled=lambda worker: self._processes.kill(worker),
+            stalled=None if is_rls else lambda worker: self._processes.kill(worker),
         )
         # Made when the port is known.
         self._processes: Processes

@@ -66,7 +66,7 @@ class Source:
 class Stage:
     """A supervisor with its links, and feeds as its workers have them."""
 
-    def __init__(self, workers: int = 1, **window: Any) -> None:
+    def __init__(self, workers: int = 1, *, ends_stalled: bool = True, **window: Any) -> None:
         self.source = Source()
         self.now = 0.0
         self.ended: list[int] = []
@@ -77,7 +77,7 @@ class Stage:
             self.window,
             workers=workers,
             clock=lambda: self.now,
-            stalled=self.ended.append,
+            stalled=self.ended.append if ends_stalled else None,
         )
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -216,6 +216,19 @@ async def test_nothing_is_read_while_a_worker_is_too_far_behind() -> None:
         assert stage.source.queue.qsize() == left
         await read(one, lambda found: len(found) == 29)
         await eventually(lambda: stage.source.acknowledged[-1:] == [Position(LSN(29), 0, STREAM)])
+
+
+async def test_who_may_be_waiting_for_the_database_is_waited_for() -> None:
+    stage = Stage(max_bytes=200, patience=30, ends_stalled=False)
+    async with stage, stage.worker(1) as one:
+        await soon(one.attached())
+        for number in range(1, 30):
+            stage.put(Idle(Position(LSN(number), 0, STREAM)))
+        await eventually(lambda: stage.window.is_full)
+        stage.now += 31
+        assert stage.window.stalled(stage.now) == [1]
+        stage.links.look()
+        await read(one, lambda found: len(found) == 29)
 
 
 async def test_cancelling_a_step_loses_nothing() -> None:
