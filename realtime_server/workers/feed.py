@@ -60,7 +60,9 @@ class LinkFeed:
         """Where the changes begin; None until the supervisor's source is attached."""
         # What the supervisor said last of its source.
         self._source = SourceStats()
+        # Why nothing more comes; and why what has come cannot be read.
         self._error: RealtimeError | None = None
+        self._unreadable: RealtimeError | None = None
         # Those that wait for something to come, and the task that waits for room.
         self._waiting: set[Waiter] = set()
         self._room: Waiter | None = None
@@ -109,6 +111,9 @@ class LinkFeed:
 
     async def next_batch(self) -> list[Event]:
         """Return the next batch."""
+        if self._unreadable is not None:
+            # Whoever reads ahead leaves an error to the next step.
+            raise self._unreadable
         while True:
             while not (self._queue and self._knows_all):
                 await self._something()
@@ -116,7 +121,11 @@ class LinkFeed:
             self._queued -= len(frame.data)
             if self._room is not None and self._queued <= _QUEUE_BYTES and not self._room.done():
                 self._room.set_result(None)
-            events = self._unpacker.feed(frame.data, frame.sequence)
+            try:
+                events = self._unpacker.feed(frame.data, frame.sequence)
+            except RealtimeError as exc:
+                self._unreadable = exc
+                raise
             if self._unpacker.last is not None:
                 self._handed.append((self._unpacker.last, frame.sequence))
             if events:

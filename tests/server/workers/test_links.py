@@ -25,9 +25,11 @@ from realtime_core import (
 )
 from realtime_core.errors import ServerError
 from realtime_core.pgoutput import RawDecoder
+from realtime_server.cluster.envelope import EnvelopeError
 from realtime_server.workers.feed import LinkFeed
+from realtime_server.workers.frames import AttachedFrame, EnvelopeFrame, encode_frame
 from realtime_server.workers.links import Links
-from realtime_server.workers.window import Window
+from realtime_server.workers.window import Behind, Window
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Seen, Server, seen
 from tests.waiting import eventually
@@ -255,6 +257,19 @@ async def test_gaps_come_through() -> None:
             gap,
             Idle(Position(LSN(60), 0, STREAM)),
         ]
+
+
+async def test_an_envelope_that_cannot_be_read_is_an_error_at_each_step() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+            feed.note(SourceStats(stream=STREAM))
+            ours.sendall(encode_frame(AttachedFrame(Behind(0, -1, 0), {})))
+            ours.sendall(encode_frame(EnvelopeFrame(1, b"?")))
+            batches = feed.batches()
+            for _ in range(2):
+                with pytest.raises(EnvelopeError):
+                    await soon(anext(batches))
 
 
 async def test_a_worker_hears_that_its_supervisor_has_ended() -> None:
