@@ -31,11 +31,11 @@ class Database:
     moves: list[int] = attrs.field(factory=list)
 
     async def execute(self, query: str, parameters: Any = None) -> Any:
-        if "pg_replication_slot_advance" in query:
+        if query.startswith("SELECT end_lsn"):
             self.moves.append(int(LSN.parse(parameters[1])))
 
         async def fetchall() -> Any:
-            return [(False, -1, IDLE_TIMEOUT)]
+            return [(False, -1, IDLE_TIMEOUT, True)]
 
         return SimpleNamespace(fetchall=fetchall)
 

@@ -109,9 +109,10 @@ async def test_a_worker_that_stands_still_is_ended_and_one_that_answers_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "go").touch()
+    heard, pid = tmp_path / "heard", tmp_path / "pid"
+    for file in (tmp_path / "go", heard):
+        file.touch()
     async with one_worker(tmp_path) as processes:
-        heard, pid = tmp_path / "heard", tmp_path / "pid"
         await eventually(lambda: processes.running == 1)
         for number in range(1, 100):
             processes.look()
