@@ -261,17 +261,22 @@ class Processes:
     async def _run(self, worker: int) -> int:
         """Run one process to its end; return its exit code."""
         with _pair() as (changes, theirs), _pair() as (control, their_control):
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                "--worker",
-                f"{worker},{theirs.fileno()},{their_control.fileno()}",
-                env=dict(self._environment),
-                pass_fds=(theirs.fileno(), their_control.fileno()),
-            )
+            control_link = await ControlLink.over(control.dup())
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    "--worker",
+                    f"{worker},{theirs.fileno()},{their_control.fileno()}",
+                    env=dict(self._environment),
+                    pass_fds=(theirs.fileno(), their_control.fileno()),
+                )
+            except OSError:
+                control_link.close()
+                raise
             theirs.close()
             their_control.close()
-            running = _Running(process, await ControlLink.over(control.dup()))
-            self._running[worker] = running
+            # From now on it gets signals.
+            running = self._running[worker] = _Running(process, control_link)
             if self._stopping.is_set():
                 _send(process, signal.SIGTERM)
             if self._stats is not None:
