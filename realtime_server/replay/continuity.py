@@ -144,6 +144,7 @@ class Continuity:
     def after(self) -> None:
         """Note that a batch was published to all clients."""
         self._origin.after()
+        self.durable.published()
         self._look_for_end()
 
     def begin_anew(self) -> None:

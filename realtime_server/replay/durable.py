@@ -151,6 +151,9 @@ class Durable:
         self._snapshot_due = False
         self._is_asked = False
         self._boot_due = True
+        # Behind which message of the stream everything is published, which message has come, and
+        # which one had when another process last began.
+        self._published = self._come = self._asked_behind = LSN(0)
         # The time until which the next snapshot has to wait.
         self._next_snapshot = 0.0
         # When the last record was written, by the event loop's clock.
@@ -189,12 +192,18 @@ class Durable:
 
     def read(self, message: LogicalMessage) -> None:
         """Queue a message of the main stream for the journal."""
+        self._come = max(self._come, message.lsn)
         self._reader.take(message)
+
+    def published(self) -> None:
+        """Note that everything has been handed out that came before, or with, the messages."""
+        self._published = self._come
 
     def _boot_seen(self, is_same_slot: bool) -> None:
         # What was written before this process began needs no answer.
         if self.caught_up.is_set():
             self._is_asked = True
+            self._asked_behind = self._come
             # The other one has lost the slot, since the stream comes here.
             self._boot_due = self._boot_due or is_same_slot
 
@@ -300,7 +309,9 @@ class Durable:
             self._snapshot_due = self._snapshot_due or not self.journal.is_heard
         now = asyncio.get_running_loop().time()
         may_tell_all = now >= self._next_snapshot
-        if self._is_asked and may_tell_all:
+        # Only who is told of behind where the other process begins can go on there.
+        may_answer = may_tell_all and self._published >= self._asked_behind
+        if self._is_asked and may_answer:
             self._is_asked, self._snapshot_due = False, True
         if self._snapshot_due or self._boot_due or self.journal.needs_snapshot:
             return may_tell_all
@@ -346,6 +357,10 @@ class Durable:
                     elif self._passed and self._reached and self._is_restored:
                         # Who is told of here needs nothing from before.
                         self.journal.lift(self._reached.handed, (self._passed(), -1))
+                    elif self._reached and self._is_restored and snapshot:
+                        # There may have been no changes for long, and the slot of a process that
+                        # has just begun begins behind the last one.
+                        self.journal.lift(self._reached.handed, (self._published, -1))
                     all_of_it = boot or snapshot or self.journal.needs_snapshot
                     parts = self.journal.write(boot=boot, snapshot=snapshot)
                     await self._messages.write(parts, flush=flush)
@@ -399,6 +414,7 @@ class Durable:
         """Forget the places of the former stream, which cannot be compared with those of this
         one."""
         self.journal.begin_anew()
+        self._published = self._come = self._asked_behind = LSN(0)
         self._boot_due = True
 
     def _pace(self, size: int, is_snapshot: bool) -> None:

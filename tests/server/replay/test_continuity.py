@@ -49,6 +49,9 @@ class Durable:
     def read(self, message: LogicalMessage) -> None:
         """The journal has nothing either."""
 
+    def published(self) -> None:
+        """Nobody asks up to where everything is published."""
+
     async def run(self, *_: object) -> None:
         await asyncio.Event().wait()
 

@@ -19,7 +19,8 @@ from realtime_server.replay import durable, window
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import MOST_CHANNELS, Journal
 from realtime_server.replay.places import BEFORE, Place
-from realtime_server.replay.records import Seal, digest, journal_secret
+from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret
+from tests.journals import read_message
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -34,6 +35,8 @@ class Messages:
     bytes: int = 0
     records: list[int] = attrs.field(factory=list)
     """How long each was."""
+    last: list[bytes] = attrs.field(factory=list)
+    """The parts of the last one."""
     hangs: bool = False
     fails: bool = False
     origin: tuple[int, int] = (1, 1)
@@ -50,7 +53,8 @@ class Messages:
             await asyncio.Event().wait()
 
     async def write(self, messages: Iterable[bytes], *, flush: bool = False) -> None:
-        size = sum(map(len, messages))
+        self.last = [*messages]
+        size = sum(map(len, self.last))
         self.bytes += size
         self.records.append(size)
 
@@ -101,11 +105,14 @@ class NobodyHere:
         return None
 
 
+def journal_of(server: bytes, slot: str, *, most: int = MOST_CHANNELS) -> Journal:
+    secret = journal_secret("password", "secret")
+    return Journal(Seal(secret, digest("shop"), digest(slot), server), clock=time.time, most=most)
+
+
 class World:
     def __init__(self, *, most: int = MOST_CHANNELS, is_shared: bool = False) -> None:
-        secret = journal_secret("password", "secret")
-        seal = Seal(secret, digest("shop"), digest("slot"), b"12345678")
-        self.journal = Journal(seal, clock=time.time, most=most)
+        self.journal = journal_of(b"12345678", "slot", most=most)
         self.messages = Messages()
         self.second_slot = SecondSlot()
         self.window = Window()
@@ -179,6 +186,28 @@ async def test_a_record_that_the_stream_has_not_brought_is_written_again_when_it
     world.reconnects += 1
     await asyncio.sleep(0.02)
     assert len(world.messages.records) == known + 1
+
+
+async def test_who_has_everything_is_told_of_behind_where_a_process_begins_that_begins_now(
+    world: World,
+) -> None:
+    """The last change may be far before that, and its slot has nothing from there on."""
+    key = bytes(16)
+    world.journal.joined(1, key, 1, BEFORE, since=time.time(), is_open=True)
+    await eventually(lambda: not world.journal.is_due)
+    known = len(world.messages.records)
+    there = journal_of(b"87654321", "another slot")
+    for part in there.write(boot=True):
+        world.durable.read(LogicalMessage(LSN(100), PREFIX, part, None, 0))
+    await asyncio.sleep(0.02)
+    # Changes that came before it may not be handed out yet.
+    assert len(world.messages.records) == known
+    world.durable.published()
+    await eventually(lambda: len(world.messages.records) > known)
+    for part in world.messages.last:
+        read_message(there, part)
+    [channel] = there.find(key)
+    assert channel.place == (100, -1)
 
 
 async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(world: World) -> None:
