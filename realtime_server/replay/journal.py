@@ -87,6 +87,8 @@ class Journal:
         self._parts: dict[bytes, list[Part]] = {}
         # How many channels here are joined, and not away.
         self._joined = 0
+        # The places of the channels here that are joined, and have places of their own.
+        self._open: dict[int, Place] = {}
         self.refused = 0
         """How many messages with the prefix were none of this deployment's."""
         self.unknown = 0
@@ -144,6 +146,7 @@ class Journal:
         own = self._own.channels
         self._own.channels = {number: one for number, one in own.items() if one.since is None}
         self._own.low, self._low = BEFORE, None
+        self._open.clear()
         self._empty = self._own.empty = EmptyStretches()
         self._parts.clear()
         self._others = self._new_others()
@@ -190,6 +193,11 @@ class Journal:
         entry = Joined(number, key, ref, self._empty.lifted(place[:2]), since, is_open)
         self._own.channels[number] = entry
         self._joined += since is None
+        if is_open:
+            self._open[number] = entry.place
+        elif since is None and self._joined == 1 and self._own.low > BEFORE:
+            # Nobody was told of it while it was no channel's.
+            self._low = self._own.low
         self._add(entry)
 
     def ended(self, number: int) -> None:
@@ -210,6 +218,7 @@ class Journal:
         if channel is None:
             return False
         self._joined -= channel.since is None
+        self._open.pop(number, None)
         return True
 
     def taken(self, member: OtherChannel) -> None:
@@ -345,6 +354,21 @@ class Journal:
         kept for no longer than what others need.
         """
         return self._others.lowest()
+
+    # What the others are told
+
+    def told_low(self) -> Place | None:
+        """Return the place from which others take the joined channels of this process to go on,
+        but for those of :meth:`told_open`; None: there are none."""
+        return self._own.low if self._joined else None
+
+    def told_open(self) -> Iterator[Place]:
+        """Yield the places from which others take those joined channels of this process to go on
+        that have places of their own.
+
+        Others may run in between. The places of channels that are away are those of the absences.
+        """
+        return iter([*self._open.values()])
 
     @property
     def processes(self) -> int:

@@ -7,14 +7,19 @@ place that the journal has for all channels of the process, and the changes that
 To look at each of a hundred thousand channels takes long, so that is done once in a second or so,
 and in steps. The places that were found hold until the next time: places of clients only go up, and
 whenever a channel gets a lower one, :meth:`Needs.lower` notes it.
+
+What the journal tells of a client may be lower than what is known here, and another process may
+have the client go on from there, or have a new client begin of which nothing is known here yet. If
+such a client comes here, it needs what is behind that place. So changes are kept until the journal
+has told for some seconds that nobody goes on before them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import Final
+from typing import Final, Protocol
 
 from realtime_core import LSN
 
@@ -35,6 +40,27 @@ OVERDUE: Final = 10.0
 seconds."""
 _PARTS: Final = 20
 """How many places of the last window are remembered."""
+_ON_ITS_WAY: Final = 10.0
+"""Seconds within which all processes have read what one of them tells the journal, and have handed
+out what another one has."""
+
+
+class ToldPlaces(Protocol):
+    """Knows what processes tell each other of the places of their clients."""
+
+    def lowest(self) -> Place | None:
+        """Return a place up to which the others' channels have everything; None: there are none."""
+        ...
+
+    def told_low(self) -> Place | None:
+        """Return the place from which others take the joined channels of this process to go on,
+        but for those of :meth:`told_open`; None: there are none."""
+        ...
+
+    def told_open(self) -> Iterator[Place]:
+        """Yield the places from which others take those joined channels of this process to go on
+        that have places of their own."""
+        ...
 
 
 class Needs:
@@ -70,9 +96,11 @@ class Needs:
         self._window = window
         self.visits: dict[Visit, None] = {}
         """All connections."""
-        self.elsewhere: Callable[[], Place | None] = lambda: None
-        """Returns the lowest place that clients of other processes may go on from; None: there are
-        none."""
+        self.journal: ToldPlaces | None = None
+        """What processes tell each other of their clients; None: there are no other processes."""
+        # The lowest places that any process had been told of, and when, the oldest first. One of
+        # them is as old as what others may not have read yet.
+        self._told: deque[tuple[float, Place]] = deque([(proofs.clock(), BEFORE)])
         # The places up to which everything had been handed out, and when, the oldest first. One of
         # them is as old as the window.
         self._handed: deque[tuple[float, Place]] = deque()
@@ -122,8 +150,14 @@ class Needs:
             lowest = min(lowest, place)
             if count % STEP == 0:
                 yield
+        told = handed
+        for count, place in enumerate(self.journal.told_open() if self.journal else (), 1):
+            told = min(told, place)
+            if count % STEP == 0:
+                yield
         if streams == self._streams:
             self._here, self._sure_here = lowest, sure_here
+            self._note_told(now, told)
             self._note_proven(now, self._place(min(proven, default=None), handed))
 
     def _look_at(self, visit: Visit, now: float) -> None:
@@ -144,6 +178,21 @@ class Needs:
         while len(proven) > 1 and proven[1][0] <= now - LASTS:
             proven.popleft()
 
+    def _note_told(self, now: float, place: Place) -> None:
+        """Note from where clients may go on by what processes have told each other.
+
+        Args:
+            now: the present time.
+            place: not above what has been handed out, and not above :meth:`.ToldPlaces.told_open`.
+        """
+        if self.journal is None:
+            return
+        journal, told = self.journal, self._told
+        places = (place, journal.told_low(), self._absences.lowest(), journal.lowest())
+        told.append((now, min(one for one in places if one is not None)))
+        while len(told) > 1 and told[1][0] <= now - _ON_ITS_WAY:
+            told.popleft()
+
     def _note_handed(self, now: float) -> None:
         handed = self._handed
         if not handed or now - handed[-1][0] >= self._window / _PARTS:
@@ -162,6 +211,7 @@ class Needs:
         Args:
             place: the place at which the new stream begins.
         """
+        self._told = deque([(self._proofs.clock(), BEFORE)])
         self._handed.clear()
         self._streams += 1
         self._proven = deque([(self._proofs.clock(), BEFORE)])
@@ -170,7 +220,9 @@ class Needs:
 
     def lowest(self) -> Place:
         """Return the lowest place that anybody may go on from."""
-        places = [self.here(), self._absences.lowest(), self.elsewhere()]
+        places = [self.here(), self._absences.lowest()]
+        if self.journal is not None:
+            places += (self.journal.lowest(), *(place for _, place in self._told))
         return min(place for place in places if place is not None)
 
     def first_needed_lsn(self) -> LSN | None:

@@ -199,7 +199,7 @@ class Replay:
             clock=self.proofs.clock,
             share=share,
         )
-        self.needs.elsewhere = self._continuity.durable.journal.lowest
+        self.needs.journal = self._continuity.durable.journal
 
     # What the broadcaster calls
 

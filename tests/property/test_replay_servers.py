@@ -26,7 +26,7 @@ from realtime_server.replay.ledger import Ledger
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.needs import OVERDUE, Needs
-from realtime_server.replay.places import Place
+from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.standing import LASTS, Standing
 from realtime_server.replay.standings import Standings
@@ -37,6 +37,8 @@ pytestmark = pytest.mark.slow
 
 SECRET = journal_secret("password", "secret")
 WINDOW = 1e9
+LATE = 3.0
+"""Seconds for which a process may not read what others have written, or not write."""
 APART = 5.0
 
 
@@ -155,7 +157,12 @@ class Process:
         self.needs = Needs(
             here, here, self.standings, here, self.memberships.absences, here, window=WINDOW
         )
+        self.needs.journal = self.journal
         self.places = tuple
+        self.floor: Place = BEFORE
+        """Behind which its log is complete."""
+        self.was_up_to_date = world.clock
+        """When it last read and wrote."""
 
     # Where the live hub stands
 
@@ -190,10 +197,17 @@ class Process:
             read_message(self.journal, data)
         self.read_up_to = len(self.world.wal)
 
-    def write(self, *, parts: int | None = None, **what: bool) -> None:
-        """Write what is known, or the first parts of it."""
+    def trim(self) -> None:
+        """Give up what nobody needs."""
         for _ in self.needs.looking():
             pass
+        self.floor = max(self.floor, self.needs.lowest())
+        if any(cast(Connection, one.client).is_overdue for one in self.open):
+            self.world.is_kept = False
+
+    def write(self, *, parts: int | None = None, **what: bool) -> None:
+        """Write what is known, or the first parts of it."""
+        self.trim()
         now, highest = self.world.clock, self.needs.highest_proven
         for _ in self.standings.settling(lambda subscription: None, now, highest=highest):
             pass
@@ -238,6 +252,8 @@ class Process:
             place = min(choice.place, self.handed)
             is_told = client.has is None or choice.lost is not None
             assert is_told or place <= (client.has or 0, 0), "what it has missed is skipped"
+            if self.world.is_kept:
+                assert place >= self.floor, "what it has missed is not kept"
             standing.go_on(place)
         elif client.has is not None:
             # It is told so. Of several that cannot be told apart this happens to one whose former
@@ -258,8 +274,12 @@ class Process:
 
 
 class World:
-    def __init__(self, key: Key, refs: list[int], seed: int) -> None:
+    def __init__(self, key: Key, refs: list[int], seed: int, *, is_kept: bool = False) -> None:
         self.random = random.Random(seed)
+        self.is_kept = is_kept
+        """Whether each process has all that its clients need when they come from the other one.
+        That is not so of clients that need more than was told of them: of pages that have closed
+        their connections themselves, and clients that answer no pings for long."""
         self.clock = 1000.0
         self.end = 1
         self.wal: list[bytes] = []
@@ -279,6 +299,9 @@ class World:
     def boot(self, slot: int) -> Process:
         self.numbers += 1
         process = Process(self, self.numbers, slot)
+        if len(self.processes) > slot:
+            # It reads everything from the second slot that its predecessor has kept.
+            process.floor = self.processes[slot].floor
         process.read()
         process.write(boot=True)
         process.read()
@@ -288,6 +311,12 @@ class World:
 
     def step(self) -> None:
         self.clock += self.random.choice((0.01, 0.1, 0.1, 0.7, 0.7, 3.0))
+        for process in self.processes:
+            # Records come within a moment, and are late at times, but not for long.
+            if self.is_kept and self.clock - process.was_up_to_date > LATE:
+                process.write()
+                process.read()
+                process.was_up_to_date = self.clock
         client = self.random.choice(self.clients)
         process = self.random.choice(self.processes)
         happening = self.random.choice(
@@ -296,7 +325,8 @@ class World:
                 *(self.prove,) * 4,
                 *(self.beat,) * 2,
                 self.stall,
-                *(self.cut, self.vanish, self.close, self.close_and_kill) * 2,
+                *(self.cut, self.vanish) * 2,
+                *((self.close, self.close_and_kill) * 2 if not self.is_kept else ()),
                 *(self.come,) * 6,
                 *(self.notice, self.write, self.read) * 2,
                 self.kill,
@@ -440,7 +470,11 @@ def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("is_exact", [False, True], ids=["shared", "session"])
 @pytest.mark.parametrize("clients", [1, 2, 3])
-@given(st.integers(0, 2**32), st.integers(1, 150), st.lists(st.integers(0, 20), min_size=3))
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 150),
+    st.lists(st.integers(0, 20), min_size=3),
+)
 @examples(150)
 def test_nobody_who_comes_back_to_another_server_loses_anything(
     clients: int, is_exact: bool, seed: int, steps: int, refs: list[int]
@@ -452,6 +486,41 @@ def test_nobody_who_comes_back_to_another_server_loses_anything(
         world.step()
     for client in world.clients:
         world.come(client)
+
+
+@pytest.mark.parametrize("is_exact", [False, True], ids=["shared", "session"])
+@given(st.integers(0, 2**32), st.integers(1, 150))
+@examples(150)
+def test_each_server_keeps_what_a_client_of_the_other_may_need(
+    is_exact: bool, seed: int, steps: int
+) -> None:
+    world = World(Key(b"k" * 16, is_exact=is_exact), [0], seed, is_kept=True)
+    for _ in range(steps):
+        world.step()
+    world.come(world.clients[0])
+
+
+def test_what_came_since_a_join_is_kept_until_others_have_read_of_that() -> None:
+    world = World(Key(b"k" * 16, is_exact=True), [], 0, is_kept=True)
+    client = Client(Key(b"k" * 16, is_exact=True), 0)
+    world.clients.append(client)
+    one, other = world.processes
+    for _ in range(20):
+        world.clock += 1
+        world.change()
+        world.write_all()
+    one.join(client)
+    world.clock += 1
+    world.change()
+    other.trim()
+    one.write()
+    other.read()
+    world.cut(client)
+    world.change()
+    one.write()
+    other.read()
+    client.ref += 1
+    other.join(client)
 
 
 @pytest.fixture

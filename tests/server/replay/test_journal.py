@@ -630,3 +630,27 @@ def test_what_was_known_of_another_stream_is_forgotten() -> None:
     tell(here, reader, there)
     assert [member.place for member in reader.find(KEY)] == [(5, 0)]
     assert [member.place for member in there.find(KEY)] == [(100, 0)]
+
+
+def test_low_is_told_with_the_first_channel_that_has_it() -> None:
+    here, there = journal_of(1), journal_of(2)
+    here.low((5, 0))
+    tell(here, there)
+    here.joined(1, KEY, 1, (3, 0))
+    tell(here, there)
+    [channel] = there.find(KEY)
+    assert channel.place == here.told_low() == (5, 0)
+
+
+def test_what_others_are_told_is_known_here() -> None:
+    here = journal_of(1)
+    assert (here.told_low(), [*here.told_open()]) == (None, [])
+    here.joined(1, KEY, 1, (3, 0), since=1.0, is_open=True)
+    here.joined(2, KEY, 1, (4, 0), since=1.0)
+    here.low((5, 0))
+    assert (here.told_low(), [*here.told_open()]) == (None, [(3, 0)])
+    here.joined(1, KEY, 1, (3, 0))
+    assert (here.told_low(), [*here.told_open()]) == ((5, 0), [])
+    here.joined(1, KEY, 1, (3, 0), since=1.0, is_open=True)
+    here.ended(1)
+    assert (here.told_low(), [*here.told_open()]) == (None, [])
