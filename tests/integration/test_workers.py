@@ -110,6 +110,7 @@ class Writer:
 
     def __init__(self, item: Database) -> None:
         self._item = item
+        self._is_over = False
         self.last = 0
 
     async def __aenter__(self) -> Writer:
@@ -120,13 +121,14 @@ class Writer:
         await self.stop()
 
     async def stop(self) -> None:
-        self._writing.cancel()
-        await asyncio.gather(self._writing, return_exceptions=True)
+        # A commit that were canceled might have happened, and not have been counted.
+        self._is_over = True
+        await self._writing
 
     async def _write(self) -> None:
         async with await psycopg.AsyncConnection.connect(self._item.dsn) as connection:
             count = 0
-            while True:
+            while not self._is_over:
                 count = count % 5 + 1
                 await connection.execute(
                     "insert into item select n, 'x' from generate_series(%s::int, %s::int) n",
