@@ -143,6 +143,7 @@ class Node:
             for event in batch:
                 if not isinstance(event, LogicalMessage):
                     self.handed = place_of(event) or self.handed
+            self.durable.published()
             self._acknowledge(batch)
 
     def _acknowledge(self, batch: Sequence[Any]) -> None:
