@@ -198,10 +198,13 @@ async def test_a_dropped_second_slot_is_made_anew(
         await until_kept(node)
         node.journal.joined(1, KEY, 1, (wal_position(shop), 0))
         await node.settle()
+        heard = node.journal.heard
         await drop_slot(shop.dsn, node.second)
         await eventually(lambda: node.second_slot.lost == 1)
         await eventually(lambda: node.second_slot.state is SlotState.KEPT)
         assert f"slot '{node.second}' was lost (somebody dropped it)" in caplog.text
+        # The snapshot is written after that.
+        await eventually(lambda: node.journal.heard > heard)
         await node.settle()
         slot = node.slot
     # Who was there before it was made is known from a snapshot.
