@@ -244,7 +244,7 @@ class World:
         elif query == second_slot._MOVE:
             self.second = max(self.second, int(LSN.parse(parameters[1])))
             self.has_moved = True
-        rows = [(False, -1, 0.0)]
+        rows = [(False, -1, 0.0, True)]
 
         async def fetchall() -> Any:
             return rows
