@@ -115,6 +115,8 @@ class ChangeLog:
         self.end: Place = BEFORE
         """The place up to which everything was appended. Messages leave it where it is: clients get
         none, so whoever has all changes before a message has all behind it as well."""
+        # The place of the last message behind the last change.
+        self._message: Place = BEFORE
         self.epoch = 0
         """How often the stream has become another one. Places of two epochs cannot be compared."""
         self.bytes = 0
@@ -248,7 +250,10 @@ class ChangeLog:
             # A source never sends the same twice. A gap that said so came before.
             self._begin_anew(first)
         for event in reversed(events):
-            end = None if type(event) is LogicalMessage else place_of(event)
+            if isinstance(event, LogicalMessage):
+                self._message = max(self._message, (event.lsn, -1))
+                continue
+            end = place_of(event)
             if end is not None:
                 break
         else:
@@ -283,7 +288,8 @@ class ChangeLog:
             # It may not look like it: the WAL there has other changes at the same places.
             self._begin_anew((gap.until.lsn, 0))
             return
-        self.end = place_behind_gap(self.end)
+        # The journal may have told of somebody up to the last message.
+        self.end = place_behind_gap(max(self.end, self._message))
         self._add(_Chunk(gap, self.end, CHANGE_BYTES, now))
         self._fresh_bytes += CHANGE_BYTES
 
@@ -296,6 +302,7 @@ class ChangeLog:
         """Forget everything, since the stream is another one, of which this is the first place."""
         self._drop(len(self._chunks))
         self.floor = self.end = (first[0], first[1] - 1)
+        self._message = BEFORE
         self.epoch += 1
 
     def _keep_within_bounds(self, now: float) -> None:

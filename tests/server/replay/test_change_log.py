@@ -154,6 +154,14 @@ def test_gaps_lie_in_their_place() -> None:
     assert everything(log, end) == [GAP, *changes_of(behind)]
 
 
+def test_a_gap_lies_behind_the_messages_before_it() -> None:
+    log = make_log()
+    log.append([*transaction(16), LogicalMessage(LSN(300), "app", b"x", None, 0)])
+    log.append([GAP, *transaction(400)])
+    # The journal may have told that a client has everything up to the message.
+    assert everything(log, (300, -1)) == [GAP, *changes_of(transaction(400))]
+
+
 def test_a_gap_is_read_by_itself() -> None:
     log = make_log()
     before, behind = transaction(16, 2), transaction(32, 2)
