@@ -152,10 +152,10 @@ def test_dark_mode_follows_the_system_and_can_be_chosen(browser: Browser, url: s
 
 
 def prefer(page: Page, scheme: str) -> None:
-    # A page that is not shown is told of no change.
-    page.call("Page.bringToFront")
     feature = {"name": "prefers-color-scheme", "value": scheme}
     page.call("Emulation.setEmulatedMedia", features=[feature])
+    # A page is told of it when it is painted the next time, which may never be where nobody looks.
+    page.call("Page.captureScreenshot")
 
 
 @pytest.mark.parametrize(
