@@ -38,7 +38,7 @@ from benchmarks.fanout import (
     run_parts,
     timed,
 )
-from realtime_server.net.connection_limits import BoundedConnection
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.replay.connection_proof import ConnectionProof, ping_payload
 from realtime_server.replay.proofs import Proofs

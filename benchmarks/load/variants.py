@@ -28,7 +28,7 @@ from realtime_server.fanout.hub import AddressedMessages, Hub
 from realtime_server.fanout.stream import broadcaster
 from realtime_server.fanout.turns import Steps
 from realtime_server.net import listener
-from realtime_server.net.connection_limits import BoundedConnection
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.outbox import SocketOutbox
 
 

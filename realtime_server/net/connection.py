@@ -39,7 +39,7 @@ from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
 from .channels import Channels
-from .connection_limits import close_within
+from .frame_limits import close_within
 from .outbox import SocketOutbox
 from .refusals import Refusals
 from .services import Services

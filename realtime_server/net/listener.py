@@ -34,7 +34,7 @@ from ..metrics import Metrics
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, RequestHead
-from .connection_limits import CLOSE_TIMEOUT, BoundedConnection, close_within
+from .frame_limits import CLOSE_TIMEOUT, BoundedConnection, close_within
 from .http import Site
 from .origins import is_allowed
 from .slow_clients import Backlog

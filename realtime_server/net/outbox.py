@@ -9,7 +9,7 @@ be put.
 
 Of thousands of clients nearly all have taken what was written to them before. To ask each
 connection whether that is so takes longer than the write, as nothing of it is in the processor's
-cache any more. So a :class:`~realtime_server.net.connection_limits.BoundedConnection` says when
+cache any more. So a :class:`~realtime_server.net.frame_limits.BoundedConnection` says when
 something about it changes, and the outbox keeps what follows from it in one attribute,
 ``is_clear``. Other connections are asked each time.
 
@@ -38,7 +38,7 @@ from websockets.protocol import OPEN
 from ..fanout.frames import DEFLATE_WINDOW_BITS, Frames
 from ..replay.connection_proof import ping_payload
 from ..replay.proofs import Proofs
-from .connection_limits import BoundedConnection
+from .frame_limits import BoundedConnection
 from .slow_clients import Backlog, WaitingAge
 
 __all__ = ["FrameDelivery", "OutboxCounters", "SocketOutbox", "cut_off"]

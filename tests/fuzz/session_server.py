@@ -29,8 +29,8 @@ from realtime_server.fanout.stream.table_lookup import FoundTables, TableLookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
 from realtime_server.net.connection import Connection
-from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.filter_limits import FilterBudget, FilterCost
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import cut_off
 from realtime_server.net.services import Services

@@ -23,7 +23,7 @@ from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
 from realtime_server.fanout.frames import Frames, TextFrame
-from realtime_server.net.connection_limits import BoundedConnection
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from tests.property.examples import examples
 from tests.server_helpers import DEADLINE, make_backlog

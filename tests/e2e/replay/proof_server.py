@@ -18,8 +18,8 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.turns import run_steps
 from realtime_server.net.connection import Connection
-from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.filter_limits import FilterBudget
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.http import Site
 from realtime_server.net.listener import Listener, bind
 from realtime_server.net.outbox import SocketOutbox

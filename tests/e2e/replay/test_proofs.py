@@ -21,7 +21,7 @@ from typing import Final
 
 import pytest
 
-from realtime_server.net.connection_limits import close_within
+from realtime_server.net.frame_limits import close_within
 from realtime_server.phoenix.reasons import CloseReason
 from realtime_server.replay.proofs import Proofs
 from tests.e2e.browser import Browser, served

@@ -24,8 +24,8 @@ from realtime_server.fanout.mode import Registrar
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
 from realtime_server.net.connection import Connection
-from realtime_server.net.connection_limits import close_within
 from realtime_server.net.filter_limits import FilterBudget
+from realtime_server.net.frame_limits import close_within
 from realtime_server.net.services import Services
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (

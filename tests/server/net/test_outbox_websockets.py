@@ -19,7 +19,7 @@ from websockets.extensions.permessage_deflate import (
 )
 
 from realtime_server.fanout.frames import Frames, TextFrame
-from realtime_server.net.connection_limits import BoundedConnection
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import FrameDelivery, OutboxCounters, SocketOutbox
 from tests.server_helpers import DEADLINE, make_backlog

@@ -15,7 +15,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from realtime_server.fanout.frames import Frames
-from realtime_server.net.connection_limits import BoundedConnection
+from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.replay.connection_proof import ConnectionProof, ping_payload
 from realtime_server.replay.proofs import Proofs
