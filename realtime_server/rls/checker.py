@@ -24,7 +24,7 @@ from .lookup.casts import Casts
 from .lookup.deleted_rows import Condition, read_conditions
 from .lookup.locks import LockedRelation
 from .lookup.settling import until_settled
-from .lookup.shared_call import SharedCall
+from .lookup.shared_check import SharedCheck
 from .lookup.visibility import Visibility
 from .payloads import event_of
 from .pending_changes import Lost, PendingChange, Shown
@@ -85,7 +85,7 @@ class Checker:
     ) -> None:
         self._catalog = visibility.catalog
         self._connections = visibility.connections
-        self._shared_call = SharedCall(visibility, few=few)
+        self._shared_check = SharedCheck(visibility, few=few)
         self._counters = counters
         self._casts = Casts(visibility.connections, visibility.timeout)
         self._publications = publications
@@ -156,7 +156,7 @@ class Checker:
                 # A viewer that has taken too long for one table is checked separately for all of
                 # them.
                 may_retry = not timeouts.total()
-                await page.ask(self._shared_call.check, self._counters, apart, may_retry=may_retry)
+                await page.ask(self._shared_check.check, self._counters, apart, may_retry=may_retry)
             else:
                 await page.ask(lookup, self._counters)
             unasked = {viewer for viewer, count in page.timeouts.items() if not count} | apart

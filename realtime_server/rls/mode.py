@@ -39,7 +39,7 @@ from .broadcaster import Broadcaster
 from .checker import Checker
 from .counters import Counters
 from .delivery import Delivery
-from .lookup.shared_call import FEW
+from .lookup.shared_check import FEW
 from .lookup.visibility import Visibility
 from .lookup.visibility_query import Said
 from .matcher import Matcher

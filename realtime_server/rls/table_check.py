@@ -34,7 +34,7 @@ _FAILURES: Final = {
 class Lookup(Protocol):
     """Asks PostgreSQL which rows viewers may see.
 
-    :meth:`~.lookup.shared_call.SharedCall.check` is such a function.
+    :meth:`~.lookup.shared_check.SharedCheck.check` is such a function.
     """
 
     async def __call__(

@@ -18,7 +18,7 @@ import attrs
 from ..fanout.turns import Turn, in_turn
 from .checker import Checker
 from .lookup.locks import LockedRelation, Locks
-from .lookup.shared_call import SharedCall
+from .lookup.shared_check import SharedCheck
 from .lookup.visibility import Visibility
 from .pending_changes import PendingChange, Shown, merged
 from .viewers import Viewer
@@ -71,7 +71,7 @@ class Trial:
         self.locked_out: set[Viewer] = set()
         """The viewers that wait for a table that is locked."""
         self._catalog = visibility.catalog
-        self._shared_call = SharedCall(visibility, limit=_LIMIT, few=0)
+        self._shared_check = SharedCheck(visibility, limit=_LIMIT, few=0)
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         # Each waits for some tables.
@@ -144,7 +144,7 @@ class Trial:
                 parts.setdefault(id(candidate.change), []).append(candidate)
         places = {change: place for place, change in enumerate(parts)}
         merged_parts = [merged(part) async for part in in_turn(parts.values(), turn)]
-        result = await self._checker.check(merged_parts, self._shared_call.check, self._catalog)
+        result = await self._checker.check(merged_parts, self._shared_check.check, self._catalog)
         left, locked_out = [], []
         async for one in in_turn(waiting, turn):
             viewer = one.viewer

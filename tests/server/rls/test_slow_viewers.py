@@ -29,7 +29,7 @@ from realtime_server.rls.checker import Checker, CheckResult
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
 from realtime_server.rls.lookup.locks import LockedRelation
-from realtime_server.rls.lookup.shared_call import SharedCall
+from realtime_server.rls.lookup.shared_check import SharedCheck
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.pending_changes import PendingChange
@@ -68,7 +68,7 @@ class Id:
 class Stage:
     """Viewers who are slow from their first change on, until they may go on.
 
-    It is the checker, too, and does what :class:`SharedCall` does by whom it finds new, and slow.
+    It is the checker, too, and does what :class:`SharedCheck` does by whom it finds new, and slow.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -142,7 +142,7 @@ class Stage:
             for viewer in asked & self.new:
                 timeouts[viewer] += 0
             self.new -= asked
-        elif isinstance(getattr(lookup, "__self__", None), SharedCall):
+        elif isinstance(getattr(lookup, "__self__", None), SharedCheck):
             self.on_trial.append(set(asked))
             if self.fails:
                 self.fails -= 1

@@ -1,4 +1,4 @@
-"""SharedCall: checks many viewers in one call, with a shortened timeout.
+"""SharedCheck: checks many viewers in one call, with a shortened timeout.
 
 Theory of operation. All viewers wait for such a call, so its time is limited: a base, and a
 multiple of what this table's policies have taken lately. The viewer that uses up the time has timed
@@ -26,7 +26,7 @@ from ..viewers import Viewer
 from .questions import Failure, Question, RowsToCheck, VisibilityAnswer
 from .visibility import Visibility
 
-__all__ = ["FEW", "SharedCall"]
+__all__ = ["FEW", "SharedCheck"]
 
 FEW: Final = 8
 """Up to how many viewers that are new at the same time are checked separately, which takes about 3
@@ -76,7 +76,7 @@ class _PolicyTimes:
             self.rate += _SHARE * (rate - self.rate)
 
 
-class SharedCall:
+class SharedCheck:
     """Checks many viewers in one call.
 
     Args:

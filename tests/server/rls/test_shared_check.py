@@ -1,4 +1,4 @@
-"""SharedCall without a database: who is asked with whom, for how long, and who is asked again."""
+"""SharedCheck without a database: who is asked with whom, for how long, and who is asked again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from realtime_server.rls.lookup.questions import (
     RowsToCheck,
     VisibilityAnswer,
 )
-from realtime_server.rls.lookup.shared_call import SharedCall
+from realtime_server.rls.lookup.shared_check import SharedCheck
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 
@@ -66,12 +66,12 @@ def database() -> Database:
 
 
 @pytest.fixture
-def together(database: Database) -> SharedCall:
-    return SharedCall(cast("Visibility", database))
+def together(database: Database) -> SharedCheck:
+    return SharedCheck(cast("Visibility", database))
 
 
 async def check(
-    together: SharedCall, viewers: Sequence[Viewer], at: Table | None = None, **more: Any
+    together: SharedCheck, viewers: Sequence[Viewer], at: Table | None = None, **more: Any
 ) -> list[Any]:
     """Return of each viewer whether it was answered, or why not."""
     questions = [Question(one, (0, 1)) for one in viewers]
@@ -81,7 +81,7 @@ async def check(
 
 
 async def test_a_few_who_are_new_are_not_asked_for_until_the_next_time(
-    database: Database, together: SharedCall
+    database: Database, together: SharedCheck
 ) -> None:
     assert await check(together, [ANN]) == [Failure.UNASKED]
     assert await check(together, [ANN, BOB]) == [True, Failure.UNASKED]
@@ -92,7 +92,7 @@ async def test_a_few_who_are_new_are_not_asked_for_until_the_next_time(
 
 
 async def test_many_who_are_new_are_asked_for_beside_the_others(
-    database: Database, together: SharedCall
+    database: Database, together: SharedCheck
 ) -> None:
     await check(together, [ANN])
     database.seconds[CROWD[50]] = 60.0
@@ -105,7 +105,7 @@ async def test_many_who_are_new_are_asked_for_beside_the_others(
 
 
 async def test_those_behind_who_takes_too_long_have_a_second_chance(
-    database: Database, together: SharedCall
+    database: Database, together: SharedCheck
 ) -> None:
     crowd = CROWD[:9]
     await check(together, crowd)
@@ -124,7 +124,7 @@ async def test_those_behind_who_takes_too_long_have_a_second_chance(
 
 
 async def test_where_a_table_is_locked_nobody_is_asked_for_twice(
-    database: Database, together: SharedCall
+    database: Database, together: SharedCheck
 ) -> None:
     await check(together, CROWD[:9])
     database.is_locked = True
@@ -134,7 +134,7 @@ async def test_where_a_table_is_locked_nobody_is_asked_for_twice(
 
 
 async def test_policies_that_take_more_have_more_time(
-    database: Database, together: SharedCall
+    database: Database, together: SharedCheck
 ) -> None:
     """As much as the machine needs, and no more for a few who take far more than others."""
     database.seconds = dict.fromkeys(CROWD, 0.001)
@@ -157,7 +157,7 @@ async def test_policies_that_take_more_have_more_time(
 
 
 async def test_plans_that_are_made_for_each_viewer_have_their_time(
-    database: Database, together: SharedCall
+    database: Database, together: SharedCheck
 ) -> None:
     await check(together, CROWD, table(immutable=("uid",)))
     new = database.limits[-1]
