@@ -324,7 +324,7 @@ class _ReplayCollector(Collector):
         yield gaps
         gauges = {
             "away": ("Channels whose clients are away and may come back.", stats.away),
-            "rounds": ("Rounds that bring channels up to now.", stats.rounds),
+            "rounds": ("Groups of channels that are being sent what they missed.", stats.rounds),
             "catching_up": (
                 "Channels that came back and have not got everything yet that they missed.",
                 stats.waiting,

@@ -40,9 +40,9 @@ from .replay.publishing import one_at_a_time
 from .replay.replay import Replay
 from .replay.setup import make_replay
 from .replay.stats import ReplayStats
+from .rls.catch_up_publisher import CatchUpPublisher, make_catch_up_publisher
 from .rls.counters import Counters
 from .rls.mode import RlsMode
-from .rls.round_publisher import RoundPublisher, make_round_publisher
 from .webhooks.service import Webhooks, make_webhooks
 from .webhooks.stats import WebhookStats
 
@@ -108,10 +108,10 @@ class RealtimeServer:
         guarded: GuardedReplay | None = None
         checks = Counters()
         # Publishes in RLS mode to clients that come back.
-        publisher: RoundPublisher | None = None
+        publisher: CatchUpPublisher | None = None
         if proofs is not None:
             if is_rls:
-                publisher = make_round_publisher(config, checks)
+                publisher = make_catch_up_publisher(config, checks)
             publish = publisher or one_at_a_time()
             self.replay = make_replay(
                 config,

@@ -46,8 +46,8 @@ How a client catches up
 * *log* (:mod:`.change_log`, :mod:`.segments`): the changes that clients may have missed. It is
   complete behind its *floor*. Its *epoch* changes when the stream becomes another one, with whose
   places former ones cannot be compared.
-* *round* (:mod:`.round`, :mod:`.rounds`): channels that are brought up to now together, in a hub of
-  their own. When they have everything, they *go live* (:mod:`.going_live`).
+* *round* (:mod:`.catch_up_round`): channels that catch up together, in a hub of their own. Rounds
+  begin and end in :mod:`.catch_up`. Channels that have everything *go live* (:mod:`.going_live`).
 
 What outlives a server process
 

@@ -49,7 +49,7 @@ class ChannelEnds:
         self._hub = hub
         self._live = live
         self._channel_starts = channel_starts
-        self._rounds = channel_starts.rounds
+        self._catch_up = channel_starts.catch_up
         self._memberships = memberships
         self._standings = standings
         self._parking = parking
@@ -66,7 +66,7 @@ class ChannelEnds:
         """
         standing = visit.standings.pop(subscription, None)
         if standing is None:
-            self._rounds.remove(subscription)
+            self._catch_up.remove(subscription)
             self._hub.unsubscribe(subscription)
             return
         standing.written = written = self._written(standing)
@@ -78,7 +78,7 @@ class ChannelEnds:
             # The answer to a close frame proves what was written in a round, too.
             standing.note(written)
         self._standings.end(standing)
-        self._rounds.remove(subscription)
+        self._catch_up.remove(subscription)
         self._hub.unsubscribe(subscription)
         self._channel_starts.cancel(standing.member)
         if how is Departure.LEFT and (gave_up or visit.proof.proven < standing.reply):
@@ -120,7 +120,7 @@ class ChannelEnds:
             standing: the channel's standing; None if it had none.
             how: whether the client may come back.
         """
-        self._rounds.remove(subscription)
+        self._catch_up.remove(subscription)
         if standing is not None:
             self._channel_starts.cancel(standing.member)
             self.forget(standing)
@@ -136,7 +136,7 @@ class ChannelEnds:
         """Return the place up to which everything was written to a channel."""
         if standing.since is not None:
             return self._live.handed_to(standing.subscription.viewer)
-        return self._rounds.place_of(standing.subscription) or standing.began
+        return self._catch_up.place_of(standing.subscription) or standing.began
 
     def _written_to(self, member: Membership) -> Place | None:
         standing = self._standings.of_member(member)

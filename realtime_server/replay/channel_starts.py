@@ -16,6 +16,7 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
 from .absences import LostReason
+from .catch_up import CatchUp
 from .change_log import ChangeLog
 from .inquiry import Inquiries
 from .membership import Choice, Membership
@@ -23,7 +24,6 @@ from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start
 from .places import Place
 from .publishing import Publish
-from .rounds import Rounds
 from .standing import Standing
 from .standings import Standings
 from .visit import Visit
@@ -71,7 +71,7 @@ class ChannelStarts:
         self._standings = standings
         self._memberships = memberships
         self._notices = notices
-        self.rounds = Rounds(
+        self.catch_up = CatchUp(
             log,
             hub,
             new_hub,
@@ -113,7 +113,7 @@ class ChannelStarts:
     @property
     def failures(self) -> int:
         """How often rounds, inquiries and decisions have failed, each time because of a bug."""
-        return self.failed + self.rounds.failures + self._inquiries.failures
+        return self.failed + self.catch_up.failures + self._inquiries.failures
 
     def hold(self) -> None:
         """Delay the start of channels that may go on from former ones, until :meth:`release`."""
@@ -167,19 +167,19 @@ class ChannelStarts:
     def begin_unknown(self, subscription: Subscription, on_start: OnStart) -> None:
         """Start a channel in the live hub, because nothing tells whose it is."""
         self.fresh += 1
-        on_start(self._notices.start(self.rounds.handed, resumed=False))
+        on_start(self._notices.start(self.catch_up.handed, resumed=False))
         self._hub.subscribe(subscription)
 
     def begin_without_key(self, standing: Standing) -> None:
         """Start a waiting channel in the live hub, because its new token does not tell whose it
         is."""
         # It cannot go on from what a former process has left, so it begins now.
-        place = self.rounds.handed if self.is_held(standing.member) else standing.began
+        place = self.catch_up.handed if self.is_held(standing.member) else standing.began
         on_start = self._starting[standing.member]
         self.cancel(standing.member)
         self.fresh += 1
         on_start(self._notices.start(place, resumed=False))
-        self.rounds.add(standing.subscription, place)
+        self.catch_up.add(standing.subscription, place)
 
     def begin(self, standing: Standing, on_start: OnStart) -> None:
         """Find out where a channel begins, and begin it there as soon as that is known.
@@ -192,7 +192,7 @@ class ChannelStarts:
         is_new = self._releases_new and standing.member.ref == _FIRST_REF
         if self._held is None or is_new:
             # A channel of a connection that has left it before may have waited since then.
-            self._joining = standing.member if standing.began == self.rounds.handed else None
+            self._joining = standing.member if standing.began == self.catch_up.handed else None
             self._inquiries.add(standing.member)
             self._joining = None
         else:
@@ -214,7 +214,7 @@ class ChannelStarts:
         self._standings.note(member)
         self.resumed += 1
         on_start(self._notices.start(place, resumed=True))
-        self.rounds.add(standing.subscription, place, written=parked.written)
+        self.catch_up.add(standing.subscription, place, written=parked.written)
 
     def _ask(self, member: Membership, answer: Callable[[bool], None]) -> None:
         """Ask whether a membership's client is still there."""
@@ -244,11 +244,11 @@ class ChannelStarts:
             self._tell_start(member, standing.began, resumed=False)
             # In the midst of a batch the live hub has handed out a part of it already, which one
             # that has waited has to get, too.
-            if standing.began == (self._log.end if has_waited else self.rounds.handed):
+            if standing.began == (self._log.end if has_waited else self.catch_up.handed):
                 self._hub.subscribe(standing.subscription)
                 self._on_live(standing.subscription)
             else:
-                self.rounds.add(standing.subscription, standing.began)
+                self.catch_up.add(standing.subscription, standing.began)
             return
         # Whoever left while this one waited may have got changes that came after this one's join.
         after = min(choice.place, standing.began)
@@ -261,7 +261,7 @@ class ChannelStarts:
         if why is not None:
             standing.lost = why if why in _ALWAYS_A_GAP else None
             self._tell_gap(standing.subscription, after, place, why)
-        self.rounds.add(standing.subscription, place, written=choice.written)
+        self.catch_up.add(standing.subscription, place, written=choice.written)
 
     def _tell_start(self, member: Membership, place: Place, *, resumed: bool) -> None:
         self._starting.pop(member)(self._notices.start(place, resumed=resumed))
@@ -282,15 +282,15 @@ class ChannelStarts:
         if member in self._starting:
             self.fresh += 1
             self._tell_start(member, standing.began, resumed=False)
-        elif not (subscription.is_open or self.rounds.place_of(subscription) is not None):
+        elif not (subscription.is_open or self.catch_up.place_of(subscription) is not None):
             # It was told where it goes on, and does not.
             began = standing.began
-            standing.go_on(max(began, self.rounds.handed))
+            standing.go_on(max(began, self.catch_up.handed))
             self._tell_gap(subscription, began, standing.began, LostReason.LOST)
         else:
             return
         self._standings.note(member)
-        self.rounds.add(subscription, standing.began)
+        self.catch_up.add(subscription, standing.began)
 
     def _where(
         self, standing: Standing, choice: Choice, place: Place
@@ -299,7 +299,7 @@ class ChannelStarts:
         lost = choice.lost
         if self._log.epoch != self.epoch:
             lost = LostReason.LOST
-        has_missed = place < self.rounds.handed
+        has_missed = place < self.catch_up.handed
         standing.member.repeats = choice.repeats
         standing.member.has_missed = has_missed
         if lost is LostReason.LOST or (lost is LostReason.UNPROVEN and has_missed):

@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
+from .catch_up_round import CatchUpRound, RoundMember
 from .places import Place
-from .round import Round, RoundMember
 
 __all__ = ["GoingLive", "TellGap"]
 
@@ -67,7 +67,7 @@ class GoingLive:
         self._hub.subscribe(subscription)
         self._on_live(subscription)
 
-    def promote(self, one: Round) -> None:
+    def promote(self, one: CatchUpRound) -> None:
         """Move members that have caught up to the live hub, as many as there is time for."""
         clock = asyncio.get_running_loop().time
         until = clock() + _PROMOTING

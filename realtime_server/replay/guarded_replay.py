@@ -102,7 +102,7 @@ class GuardedReplay:
         """Run the tasks of replay; never return."""
         try:
             async with asyncio.TaskGroup() as running:
-                running.create_task(self._keep_running(self._replay.rounds.run, self._give_up))
+                running.create_task(self._keep_running(self._replay.catch_up.run, self._give_up))
                 for work in self._replay.tasks():
                     running.create_task(self._keep_running(work))
         finally:
@@ -221,7 +221,7 @@ class GuardedReplay:
 
     def _give_up(self) -> None:
         """Begin anew, as soon as no batch is being published."""
-        if self._replay.rounds.is_handed_out:
+        if self._replay.catch_up.is_handed_out:
             self._begin_anew()
         else:
             self._is_broken = True

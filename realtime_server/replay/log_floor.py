@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..fanout.turns import Turn
+from .catch_up_queue import CatchUpQueue
+from .catch_up_round import CatchUpRound, RoundMember
 from .change_log import ChangeLog
 from .going_live import TellGap
 from .places import Place
-from .round import Round, RoundMember
-from .round_queue import RoundQueue
 
 __all__ = ["LogFloor"]
 
@@ -34,12 +34,12 @@ class LogFloor:
         """Return whether the log has given up changes that a channel missed, which is in no hub."""
         return member.epoch != self._log.epoch or member.place < self._log.floor
 
-    def is_above_round(self, one: Round) -> bool:
+    def is_above_round(self, one: CatchUpRound) -> bool:
         """Return whether the log has given up changes that a round would publish next."""
         return one.epoch != self._log.epoch or one.place < self._log.floor
 
     async def lift_all(
-        self, members: Sequence[RoundMember], queue: RoundQueue
+        self, members: Sequence[RoundMember], queue: CatchUpQueue
     ) -> list[RoundMember]:
         """Lift channels that wait for a round to the floor; return those that still wait then.
 
@@ -59,7 +59,7 @@ class LogFloor:
                     self._lift(member, epoch, floor)
                     await turn.give_way()
 
-    async def lift_round(self, one: Round, turn: Turn) -> None:
+    async def lift_round(self, one: CatchUpRound, turn: Turn) -> None:
         """Lift a round to the floor, with all its channels that are below it."""
         epoch, floor = self._log.epoch, self._log.floor
         # Whoever comes back meanwhile to a place below the floor must not join.

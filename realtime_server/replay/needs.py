@@ -24,11 +24,11 @@ from typing import Final, Protocol
 from realtime_core import LSN
 
 from .absences import Absences
+from .catch_up import CatchUp
 from .parking import Parking
 from .places import BEFORE, Place
 from .proofs import Proofs
 from .queue_places import QueuePlaces
-from .rounds import Rounds
 from .standing import LASTS
 from .standings import STEP, Standings
 from .visit import Visit
@@ -72,7 +72,7 @@ class Needs:
         standings: the places of channels.
         parking: the channels that may be joined again on the same connection.
         absences: the absences of clients that are away.
-        rounds: the channels that are being brought up to now.
+        catch_up: the channels that are being brought up to now.
         window: seconds for which a client may be away.
     """
 
@@ -83,7 +83,7 @@ class Needs:
         standings: Standings,
         parking: Parking,
         absences: Absences,
-        rounds: Rounds,
+        catch_up: CatchUp,
         *,
         window: float,
     ) -> None:
@@ -92,7 +92,7 @@ class Needs:
         self._standings = standings
         self._parking = parking
         self._absences = absences
-        self._rounds = rounds
+        self._catch_up = catch_up
         self._window = window
         self.visits: dict[Visit, None] = {}
         """All connections."""
@@ -115,12 +115,12 @@ class Needs:
         # since that began.
         self._here = self._proven_here = self._sure_here = BEFORE
         self._lowered: Place | None = None
-        standings.on_place = rounds.on_add = self.lower
+        standings.on_place = catch_up.on_add = self.lower
 
     @property
     def handed(self) -> Place:
         """The place up to which everything has been handed to whomever it concerns."""
-        return self._rounds.handed
+        return self._catch_up.handed
 
     def looking(self) -> Iterator[None]:
         """Note which connections have owed a proof for too long, and up to where all have
@@ -145,7 +145,7 @@ class Needs:
             if count % STEP == 0:
                 yield
         lowest = sure_here = self._place(min(sure, default=None), handed)
-        places = chain(self._standings.sure_places(), self._rounds.places())
+        places = chain(self._standings.sure_places(), self._catch_up.places())
         for count, place in enumerate(places, 1):
             lowest = min(lowest, place)
             if count % STEP == 0:

@@ -99,7 +99,7 @@ class Replay:
             memberships=self.memberships,
             notices=self._notices,
         )
-        self.rounds = self._channel_starts.rounds
+        self.catch_up = self._channel_starts.catch_up
         """Bring channels up to now."""
         self._parking = Parking(clock)
         self.channel_ends = ChannelEnds(
@@ -112,7 +112,7 @@ class Replay:
             self._standings,
             self._parking,
             self.memberships.absences,
-            self.rounds,
+            self.catch_up,
             window=window,
         )
         """Knows which changes clients may still need."""
@@ -128,7 +128,7 @@ class Replay:
 
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
-        rounds = self.rounds.stats()
+        rounds = self.catch_up.stats()
         durable = None if self._continuity is None else self._continuity.durable
         return ReplayStats(
             away=len(self.memberships.absences),
@@ -157,7 +157,7 @@ class Replay:
     @property
     def handed(self) -> Place:
         """The place up to which the live hub has sent all changes."""
-        return self.rounds.handed
+        return self.catch_up.handed
 
     def handed_to(self, viewer: Hashable) -> Place:
         """Return the place up to which everything has been handed to a viewer's channels."""
@@ -212,20 +212,20 @@ class Replay:
         """Prepare for a batch that is about to be published to the live hub."""
         if self._continuity is not None:
             self._continuity.before(batch)
-        self.rounds.before(batch)
+        self.catch_up.before(batch)
         self._notices.read(batch)
 
     def after(self) -> None:
         """Note that a batch is in every outbox."""
-        self.rounds.after()
+        self.catch_up.after()
         if self._continuity is not None:
             self._continuity.after()
         if self.log.epoch != self._channel_starts.epoch:
             self._begin_anew()
-        self.proofs.note(self.rounds.handed)
+        self.proofs.note(self.catch_up.handed)
 
     def tasks(self) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Yield what has to run all the time, beside :meth:`.Rounds.run`; none of it returns."""
+        """Yield what has to run all the time, beside :meth:`.CatchUp.run`; none of it returns."""
         yield self._tick_for_ever
         if self._continuity is not None:
             yield partial(self._continuity.run, self.needs)
@@ -243,7 +243,7 @@ class Replay:
             place: up to where everything has been handed out.
         """
         self.log.begin_anew_behind(place)
-        self.rounds.begin_anew()
+        self.catch_up.begin_anew()
         self._begin_anew()
         if self._continuity is not None:
             self._continuity.begin_anew()
@@ -331,7 +331,7 @@ class Replay:
         standing = visit.standings.get(subscription)
         if standing is not None and standing.since is not None:
             self._viewer_changes.prepare(standing, viewer)
-        if not self.rounds.move(subscription, viewer):
+        if not self.catch_up.move(subscription, viewer):
             if subscription.is_open:
                 self._hub.move(subscription, viewer)
             else:
@@ -375,7 +375,7 @@ class Replay:
         for _ in self.needs.looking():
             await turn.give_way()
         now, highest = self.proofs.clock(), self.needs.highest_proven
-        for _ in self._standings.settling(self.rounds.place_of, now, highest=highest):
+        for _ in self._standings.settling(self.catch_up.place_of, now, highest=highest):
             await turn.give_way()
         self._notices.log_gaps()
         if self._continuity is not None:

@@ -26,7 +26,7 @@ class ReplayStats:
     duplicates_possible: int = 0
     """How many of these had been written to the client before, which did not prove that."""
     rounds: int = 0
-    """Rounds that run now."""
+    """Rounds that run now: groups of channels that catch up together."""
     waiting: int = 0
     """Channels that came back and have not got everything yet that they missed."""
     log_bytes: int = 0

@@ -36,6 +36,7 @@ from ..phoenix.joins import TRUNCATE, Binding
 from ..phoenix.reasons import RlsReason
 from ..replay.queue_places import QueuePlaces
 from .broadcaster import Broadcaster
+from .catch_up_publisher import CatchUpPublisher
 from .checker import Checker
 from .counters import Counters
 from .delivery import Delivery
@@ -44,7 +45,6 @@ from .lookup.visibility import Visibility
 from .lookup.visibility_query import Said
 from .matcher import Matcher
 from .reader import BatchReader
-from .round_publisher import RoundPublisher
 from .setup.migrations import LOCK, migrate
 from .setup.powers import excess_powers
 from .setup.privileges import missing_privileges
@@ -94,7 +94,7 @@ class RlsMode:
         counters: Counters,
         *,
         replay: LiveStream | None = None,
-        publisher: RoundPublisher | None = None,
+        publisher: CatchUpPublisher | None = None,
         places: QueuePlaces | None = None,
     ) -> None:
         self._config = config

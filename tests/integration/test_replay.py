@@ -14,10 +14,10 @@ from websockets.exceptions import InvalidStatus
 
 from realtime_server.fanout.groups import Subscription
 from realtime_server.replay import inquiry, memberships
+from realtime_server.replay.catch_up import CatchUp
 from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.places import Place
 from realtime_server.replay.replay import Replay
-from realtime_server.replay.rounds import Rounds
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database, until_streaming
@@ -264,7 +264,7 @@ async def test_a_channel_that_cannot_be_decided_on_begins_anew_and_others_go_on(
         await client.cut()
         await until_gone(server, len(clients) - left)
     await write(item, server, 2)
-    choose, add = Memberships.choose, Rounds.add
+    choose, add = Memberships.choose, CatchUp.add
     decisions = iter(range(4))
     replays: list[Place] = []
 
@@ -273,7 +273,7 @@ async def test_a_channel_that_cannot_be_decided_on_begins_anew_and_others_go_on(
             raise KeyError("planted")
         return choose(self, *arguments)
 
-    def add_or_fail(self: Rounds, subscription: Subscription, place: Place, **more: Any) -> None:
+    def add_or_fail(self: CatchUp, subscription: Subscription, place: Place, **more: Any) -> None:
         # The first that goes on.
         if place < self.handed and not replays:
             replays.append(place)
@@ -281,7 +281,7 @@ async def test_a_channel_that_cannot_be_decided_on_begins_anew_and_others_go_on(
         add(self, subscription, place, **more)
 
     monkeypatch.setattr(Memberships, "choose", choose_or_fail)
-    monkeypatch.setattr(Rounds, "add", add_or_fail)
+    monkeypatch.setattr(CatchUp, "add", add_or_fail)
     resumed = [(await client.come())["resumed"] for client in clients]
     assert resumed == [False, False, True, True]
     await write(item, server, 3)

@@ -105,7 +105,7 @@ class Scene:
         replay = self.server.replay
         assert replay is not None
         told = await client.come()
-        await eventually(lambda: not replay.rounds.stats().waiting)
+        await eventually(lambda: not replay.catch_up.stats().waiting)
         known = client.fences
         await self.execute("update item set data = '' where id = 0")
         await eventually(lambda: client.fences > known)
@@ -296,7 +296,7 @@ async def test_a_table_whose_grant_was_revoked_is_not_shown(scene: Scene) -> Non
     await client.ask("phx_join", payload)
     replay = scene.server.replay
     assert replay is not None
-    await eventually(lambda: not replay.rounds.stats().waiting)
+    await eventually(lambda: not replay.catch_up.stats().waiting)
     await scene.execute(f'grant select on item to "{scene.reader}"')
     # Whoever comes now sees what is committed from now on.
     bob = Viewer(scene, "bob")
@@ -402,9 +402,9 @@ async def test_whoever_asks_for_a_locked_table_waits_for_it_alone(
             for client in (ann, bob):
                 assert (await client.come())["resumed"] is True
             await eventually(lambda: bob.seen)
-            await eventually(lambda: replay.rounds.stats().waiting == 1)
+            await eventually(lambda: replay.catch_up.stats().waiting == 1)
             # It is in no round, so it holds up nobody who comes back after it.
-            await eventually(lambda: not replay.rounds.stats().running)
+            await eventually(lambda: not replay.catch_up.stats().running)
             assert ann.seen == []
         await eventually(lambda: ann.seen)
         assert (ann.seen, bob.seen) == ([("INSERT", 1, "a")], [("INSERT", 2, "b")])

@@ -260,7 +260,7 @@ class Scene:
     async def until_live(self, client: Client) -> None:
         replay = self.server.replay
         assert replay is not None
-        await eventually(lambda: not replay.rounds.stats().waiting)
+        await eventually(lambda: not replay.catch_up.stats().waiting)
         known = client.fences
         await asyncio.to_thread(self.run, "update item set data = '' where id = 0")
         await eventually(lambda: client.fences > known)

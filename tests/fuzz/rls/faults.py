@@ -21,7 +21,7 @@ from realtime_server.config.database.tables import Table
 from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
 from realtime_server.replay.identity import Key, Visitor
-from realtime_server.rls import checker, round_publisher
+from realtime_server.rls import catch_up_publisher, checker
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.lookup import deleted_rows
 from realtime_server.rls.lookup.questions import Question, VisibilityAnswer
@@ -238,7 +238,7 @@ def skip_replayed_visibility() -> None:
         ) -> list[VisibilityAnswer]:
             return [VisibilityAnswer(visible=set(question.places)) for question in questions]
 
-    round_publisher.Visibility = ShowingAll  # type: ignore[misc]
+    catch_up_publisher.Visibility = ShowingAll  # type: ignore[misc]
 
 
 def skip_replayed_token() -> None:
@@ -255,7 +255,7 @@ def skip_replayed_token() -> None:
             ]
             return await super().check(rows, asked, **more)
 
-    round_publisher.Visibility = AskingAsTheFirst  # type: ignore[misc]
+    catch_up_publisher.Visibility = AskingAsTheFirst  # type: ignore[misc]
 
 
 def _user(viewer: Viewer) -> str:
@@ -269,7 +269,7 @@ def skip_replayed_versions() -> None:
         def __init__(self, *args: Any, **more: Any) -> None:
             super().__init__(*args, **{**more, "strict": False})
 
-    round_publisher.Checker = NotComparing  # type: ignore[misc]
+    catch_up_publisher.Checker = NotComparing  # type: ignore[misc]
 
 
 def skip_replayed_rows() -> None:
@@ -289,7 +289,7 @@ def skip_replayed_rows() -> None:
                         answer.visible.discard(place)
             return answers
 
-    round_publisher.Visibility = HidingSome  # type: ignore[misc]
+    catch_up_publisher.Visibility = HidingSome  # type: ignore[misc]
 
 
 def skip_replayed_subject() -> None:

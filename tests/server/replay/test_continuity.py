@@ -184,7 +184,7 @@ async def test_while_there_is_no_stream_everybody_waits(
     await world.end()
 
 
-@pytest.mark.parametrize("failing", ["durable.Durable.read", "rounds.Rounds.after"])
+@pytest.mark.parametrize("failing", ["durable.Durable.read", "catch_up.CatchUp.after"])
 async def test_the_journal_is_written_again_after_a_failure_at_a_gap(
     monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

@@ -202,7 +202,7 @@ async def told_apart(stage: Stage, clients: list[Client], reason: str) -> None:
     async with asyncio.timeout(30):
         await watch()
     assert len(told) > 10
-    await eventually(lambda: not stage.replay.rounds.stats().waiting)
+    await eventually(lambda: not stage.replay.catch_up.stats().waiting)
     running.cancel()
     await asyncio.wait({running})
     stage.publish(*batch(64, 64))

@@ -459,13 +459,13 @@ async def test_channels_go_live_when_replay_fails_behind_a_batch(stage: Stage) -
     stage.publish(*batch(16, 1))
     assert client.come().resumed
     # It waits for a round.
-    assert stage.replay.rounds.stats().waiting == 1
+    assert stage.replay.catch_up.stats().waiting == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.replay.rounds, "after", fail)
+        patch.setattr(stage.replay.catch_up, "after", fail)
         stage.publish(*batch(32, 2))
     assert client.gaps == ["replay_lost"]
     assert client.subscription.is_open
-    assert stage.replay.rounds.stats().waiting == 0
+    assert stage.replay.catch_up.stats().waiting == 0
     stage.publish(*batch(48, 3))
     assert (client.ids, here.ids) == ([3], [1, 2, 3])
 
@@ -481,7 +481,7 @@ async def test_a_round_that_runs_while_replay_fails_leaves_everybody_live(stage:
     try:
         async with asyncio.timeout(30):
             # Looked at in each turn: the round would be over soon.
-            while not stage.replay.rounds.stats().running:  # noqa: ASYNC110
+            while not stage.replay.catch_up.stats().running:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stage.replay.log, "append", fail)
@@ -489,7 +489,7 @@ async def test_a_round_that_runs_while_replay_fails_leaves_everybody_live(stage:
         assert client.gaps == ["replay_lost"]
         known = len(client.ids)
         stage.publish(*batch(1616, 2))
-        await eventually(lambda: not stage.replay.rounds.stats().running)
+        await eventually(lambda: not stage.replay.catch_up.stats().running)
         assert client.ids[known:] == [2]
     finally:
         task.cancel()
@@ -505,7 +505,7 @@ async def test_rounds_that_cannot_begin_leave_nobody_waiting(
     client.leave()
     stage.publish(*batch(16, 1))
     client.come()
-    broken(stage.replay.rounds, part)
+    broken(stage.replay.catch_up, part)
     # It does not end, either: the server would.
     await running(stage, lambda: client.subscription.is_open)
     assert client.gaps == ["replay_lost"]
@@ -567,7 +567,7 @@ async def test_a_token_counts_though_replay_fails_with_it(stage: Stage) -> None:
     client = Client(stage)
     client.come()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.replay.rounds, "move", fail)
+        patch.setattr(stage.replay.catch_up, "move", fail)
         client.renew({"sub": "ann"}, viewer="ann")
     assert client.subscription.viewer == "ann"
     stage.publish(*batch(16, 1))

@@ -1,4 +1,4 @@
-"""RoundPublisher: publishes to clients that came back the changes that they may see now.
+"""CatchUpPublisher: publishes to clients that came back the changes that they may see now.
 
 A change may have been committed minutes ago, and its row may belong to somebody else by now. So
 each viewer is checked again, with the claims of the new join, and is shown only rows that still
@@ -45,7 +45,7 @@ from .reader import Read
 from .table_check import Lookup
 from .viewers import Viewer
 
-__all__ = ["RoundPublisher", "make_round_publisher"]
+__all__ = ["CatchUpPublisher", "make_catch_up_publisher"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -60,7 +60,7 @@ RETRY: Final = 0.5
 """After how many seconds a failed check is tried again."""
 
 
-class RoundPublisher:
+class CatchUpPublisher:
     """Publishes changes to the hub of a round. Use it as a context manager.
 
     Args:
@@ -289,7 +289,7 @@ def _viewers(pending: Sequence[PendingChange]) -> frozenset[Viewer]:
     return frozenset().union(*(one.viewers | one.others for one in pending))
 
 
-def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPublisher:
+def make_catch_up_publisher(config: ServerConfig, counters: Counters) -> CatchUpPublisher:
     """Return the publisher for clients that come back, with connections of its own.
 
     Args:
@@ -311,7 +311,7 @@ def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPubli
         strict=True,
         asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
     )
-    return RoundPublisher(
+    return CatchUpPublisher(
         checker,
         visibility.check_alone,
         Locks(visibility.catalog),

@@ -39,10 +39,10 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.replay.catch_up import CatchUp
 from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place, place_behind_gap, place_of
 from realtime_server.replay.publishing import one_at_a_time
-from realtime_server.replay.rounds import Rounds
 
 from ..server_helpers import COMMIT_TIME, make_relation
 from .examples import examples
@@ -130,7 +130,7 @@ class World:
         self.log = ChangeLog(max_bytes=max_bytes, window=1e9, clock=loop.time)
         self.hub = self.new_hub()
         self.channels: dict[Subscription, Channel] = {}
-        self.rounds = Rounds(
+        self.catch_up = CatchUp(
             self.log,
             self.hub,
             self.new_hub,
@@ -200,9 +200,9 @@ class World:
             if self.random.random() < 0.5:
                 await asyncio.sleep(self.random.choice((0, 0.001, 0.01, 0.05)))
             batch = self.batch()
-            self.rounds.before(batch)
+            self.catch_up.before(batch)
             await run_steps(self.hub.publishing(batch))
-            self.rounds.after()
+            self.catch_up.after()
 
     async def come_and_go(self, count: int) -> None:
         random = self.random
@@ -210,13 +210,13 @@ class World:
             await asyncio.sleep(random.choice((0, 0, 0.001, 0.02)))
             outbox = Outbox()
             for topic in random.sample(("realtime:public", "realtime:*"), random.randrange(1, 3)):
-                place = random.choice([BEFORE, self.rounds.handed, *(p for p, _ in self.stream)])
+                place = random.choice([BEFORE, self.catch_up.handed, *(p for p, _ in self.stream)])
                 # What has not been handed out, nobody has.
-                place = min(place, self.rounds.handed)
+                place = min(place, self.catch_up.handed)
                 subscription = Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox)
                 channel = Channel(subscription, outbox, place)
                 self.channels[subscription] = channel
-                self.rounds.add(subscription, place)
+                self.catch_up.add(subscription, place)
             for channel in random.sample(list(self.channels.values()), 1):
                 if random.random() < 0.2:
                     self.leave(channel)
@@ -228,13 +228,13 @@ class World:
             return
         channel.has_left = True
         subscription = channel.subscription
-        place = self.rounds.place_of(subscription)
+        place = self.catch_up.place_of(subscription)
         assert (place is None) == channel.is_live
         if place is not None:
             # It may have got a part of what is being published, too.
             least = self.due(channel, up_to=place)
             assert channel.sent[: len(least)] == least
-        self.rounds.remove(subscription)
+        self.catch_up.remove(subscription)
         if channel.is_live:
             self.hub.unsubscribe(subscription)
 
@@ -259,7 +259,7 @@ class World:
 
 async def live(random: Random, *, max_bytes: int = 1 << 30) -> World:
     world = World(random, max_bytes=max_bytes)
-    running = asyncio.create_task(world.rounds.run())
+    running = asyncio.create_task(world.catch_up.run())
     try:
         await world.broadcast(random.randrange(20))
         async with asyncio.TaskGroup() as group:
@@ -267,7 +267,7 @@ async def live(random: Random, *, max_bytes: int = 1 << 30) -> World:
             group.create_task(world.come_and_go(random.randrange(1, 30)))
         for channel in world.channels.values():
             channel.outbox.is_behind = False
-        while world.rounds.stats().waiting:
+        while world.catch_up.stats().waiting:
             world.went_live.clear()
             await world.went_live.wait()
         # All are live now, and stay it.
@@ -278,7 +278,7 @@ async def live(random: Random, *, max_bytes: int = 1 << 30) -> World:
     assert running.cancelled()
     for channel in world.channels.values():
         world.check(channel)
-    assert not [*world.rounds.places()]
+    assert not [*world.catch_up.places()]
     return world
 
 

@@ -1,4 +1,4 @@
-"""RoundQueue: the channels that wait for a round."""
+"""CatchUpQueue: the channels that wait for a round."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from .round import RoundMember
+from .catch_up_round import RoundMember
 
-__all__ = ["RoundQueue"]
+__all__ = ["CatchUpQueue"]
 
 
-class RoundQueue:
+class CatchUpQueue:
     """The channels that wait for a round, each for one of four reasons."""
 
     def __init__(self) -> None:

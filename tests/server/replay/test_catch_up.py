@@ -1,4 +1,4 @@
-"""Rounds: who waits, who leaves a round, what one publishes at once, and what a failure does."""
+"""CatchUp: who waits, who leaves a round, what one publishes at once, and what a failure does."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay import change_log
+from realtime_server.replay.catch_up import CatchUp
 from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.publishing import CannotPublishError, Publish, Published, one_at_a_time
-from realtime_server.replay.rounds import Rounds
 
 from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relation
 from ...stopped_clock import StoppedClock, stop_the_clock
@@ -71,7 +71,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def lowest(server: Server) -> Place | None:
     """Return the lowest place that rounds need."""
-    return min(server.rounds.places(), default=None)
+    return min(server.catch_up.places(), default=None)
 
 
 class Gate:
@@ -105,7 +105,7 @@ class Server:
             self.hubs += 1
             return new_hub()
 
-        self.rounds = Rounds(
+        self.catch_up = CatchUp(
             self.log,
             self.hub,
             make_hub,
@@ -117,9 +117,9 @@ class Server:
         )
 
     def publish(self, events: list[Event]) -> None:
-        self.rounds.before(events)
+        self.catch_up.before(events)
         self.hub.publish(events)
-        self.rounds.after()
+        self.catch_up.after()
 
     def come_back(
         self,
@@ -131,7 +131,7 @@ class Server:
     ) -> tuple[Subscription, RecordingOutbox]:
         outbox = outbox or RecordingOutbox()
         subscription = Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox, viewer=viewer)
-        self.rounds.add(subscription, place)
+        self.catch_up.add(subscription, place)
         return subscription, outbox
 
 
@@ -140,7 +140,7 @@ async def open_server(
     publish: Publish | None = None, *, new_hub: Callable[[], Hub] = Hub
 ) -> AsyncIterator[Server]:
     server = Server(publish or one_at_a_time(), new_hub)
-    running = asyncio.create_task(server.rounds.run())
+    running = asyncio.create_task(server.catch_up.run())
     try:
         yield server
     finally:
@@ -162,8 +162,8 @@ async def test_nobody_goes_live_while_a_batch_is_being_published() -> None:
     async with open_server() as server:
         server.publish(batch(16, "1"))
         events = batch(32, "2")
-        server.rounds.before(events)
-        assert server.rounds.handed == (16, LAST_INDEX)
+        server.catch_up.before(events)
+        assert server.catch_up.handed == (16, LAST_INDEX)
         _, one = server.come_back((32, LAST_INDEX))
         _, other = server.come_back((16, LAST_INDEX))
         await until(lambda: ids(other) == ["2"])
@@ -171,8 +171,8 @@ async def test_nobody_goes_live_while_a_batch_is_being_published() -> None:
             await asyncio.sleep(0)
         assert server.live == []
         server.hub.publish(events)
-        server.rounds.after()
-        assert server.rounds.handed == (32, LAST_INDEX)
+        server.catch_up.after()
+        assert server.catch_up.handed == (32, LAST_INDEX)
         await until(lambda: len(server.live) == 2)
         server.publish(batch(48, "3"))
         assert (ids(one), ids(other)) == (["3"], ["2", "3"])
@@ -202,7 +202,7 @@ async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> 
         for _ in range(10):
             server.come_back(BEFORE)
         await asyncio.sleep(0.05)
-        assert server.rounds.stats().running == 4
+        assert server.catch_up.stats().running == 4
         gate.open.set()
         await until(lambda: len(server.live) == 14)
         assert server.hubs == 5
@@ -225,7 +225,7 @@ async def test_rounds_take_a_small_part_of_the_time_while_a_crowd_comes_back(
             await clock.pass_by(0.01)
         # One in about 0.16 s, and not in 0.02.
         assert 5 <= server.hubs <= 8
-        while server.rounds.stats().waiting:
+        while server.catch_up.stats().waiting:
             await clock.pass_by(0.01)
         assert len(server.live) == 100
         # Nobody waits for the sake of a round that was long ago.
@@ -262,7 +262,7 @@ async def test_a_client_that_is_behind_leaves_its_round_until_it_has_read() -> N
         assert len(ids(quick)) == 1200
         # It got one step: before that it was not known to be behind.
         assert len(ids(slow)) == 500
-        assert server.rounds.place_of(behind) == lowest(server) == (16, 499)
+        assert server.catch_up.place_of(behind) == lowest(server) == (16, 499)
         await asyncio.sleep(0.05)
         assert len(ids(slow)) == 500
         slow.is_behind = False
@@ -294,15 +294,15 @@ async def test_a_channel_that_leaves_gets_nothing_more() -> None:
         one, outbox = server.come_back(BEFORE)
         other, _ = server.come_back((16, 0))
         late, _ = server.come_back(BEFORE)
-        server.rounds.remove(late)
+        server.catch_up.remove(late)
         await until(lambda: gate.published)
-        assert server.rounds.place_of(one) == BEFORE
-        assert server.rounds.place_of(other) == (16, 0)
+        assert server.catch_up.place_of(one) == BEFORE
+        assert server.catch_up.place_of(other) == (16, 0)
         for subscription in (one, other, other):
-            server.rounds.remove(subscription)
-        assert server.rounds.place_of(one) is None
+            server.catch_up.remove(subscription)
+        assert server.catch_up.place_of(one) is None
         gate.open.set()
-        await until(lambda: server.rounds.stats().running == 0)
+        await until(lambda: server.catch_up.stats().running == 0)
         assert (outbox.frames, server.live) == ([], [])
         assert not one.is_open
 
@@ -327,7 +327,7 @@ async def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_g
         await until(lambda: server.live)
         assert server.gaps == [(one, (1000, LAST_INDEX), (16, -1))]
         assert ids(outbox) == ["2"]
-        assert server.rounds.handed == (16, LAST_INDEX)
+        assert server.catch_up.handed == (16, LAST_INDEX)
 
 
 async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
@@ -365,12 +365,12 @@ async def test_a_viewer_that_takes_too_long_is_told_of_a_gap_and_goes_live() -> 
         quick, _ = server.come_back(BEFORE, viewer="quick")
         await until(lambda: gate.published)
         events = batch(32, "2")
-        server.rounds.before(events)
+        server.catch_up.before(events)
         gate.open.set()
         await until(lambda: len(gate.published) == 2)
         assert server.live == []
         server.hub.publish(events)
-        server.rounds.after()
+        server.catch_up.after()
         assert server.live[0] is slow
         await until(lambda: len(server.live) == 2)
         assert server.slow == [(slow, BEFORE, (32, LAST_INDEX))]
@@ -386,16 +386,16 @@ async def test_a_channel_that_is_brought_up_gets_another_viewer_in_its_round() -
     async with open_server(gate) as server:
         server.publish(batch(16, "1"))
         one, _ = server.come_back(BEFORE, viewer="one")
-        assert server.rounds.move(one, "two")
+        assert server.catch_up.move(one, "two")
         assert (one.viewer, one.is_open) == ("two", False)
         await until(lambda: gate.published)
-        assert server.rounds.move(one, "three")
+        assert server.catch_up.move(one, "three")
         # What is being published was checked for the former one.
         assert (one.viewer, one.is_open) == ("three", False)
         assert server.hub.is_empty
         gate.open.set()
         await until(lambda: server.live)
-        assert not server.rounds.move(one, "four")
+        assert not server.catch_up.move(one, "four")
         assert one.viewer == "three"
 
 
@@ -510,9 +510,9 @@ async def test_who_waits_for_a_round_alone_may_leave() -> None:
         server.publish(batch(16, "1"))
         one, _ = server.come_back(BEFORE, viewer="sleeper")
         await until(lambda: server.hubs > 1)
-        server.rounds.remove(one)
-        await until(lambda: not server.rounds.stats().running)
-        assert server.rounds.stats().waiting == 0
+        server.catch_up.remove(one)
+        await until(lambda: not server.catch_up.stats().running)
+        assert server.catch_up.stats().waiting == 0
         assert lowest(server) is None
 
 
@@ -540,16 +540,16 @@ async def test_whoever_gets_another_viewer_during_a_step_gets_it_anew_for_that_o
         _, quick = server.come_back(BEFORE, viewer="quick")
         to_slow, third = server.come_back(BEFORE, viewer="other")
         await started.wait()
-        assert server.rounds.move(moved, "new")
-        assert server.rounds.move(to_slow, "old")
-        assert server.rounds.place_of(moved) == lowest(server) == BEFORE
+        assert server.catch_up.move(moved, "new")
+        assert server.catch_up.move(to_slow, "old")
+        assert server.catch_up.place_of(moved) == lowest(server) == BEFORE
         go_on.set()
         await until(lambda: len(server.live) == 4)
         for one in (outbox, slow, quick, third):
             assert ids(one) == list(map(str, range(700)))
         assert (moved.viewer, to_slow.viewer) == ("new", "old")
         assert (server.gaps, server.slow, server.lost) == ([], [], [])
-        assert server.rounds.stats().duplicates_possible == 2 * 500
+        assert server.catch_up.stats().duplicates_possible == 2 * 500
 
 
 async def test_whoever_gets_another_viewer_during_a_step_may_leave_or_begin_anew() -> None:
@@ -560,13 +560,13 @@ async def test_whoever_gets_another_viewer_during_a_step_may_leave_or_begin_anew
         one, outbox = server.come_back(BEFORE, viewer="old")
         await until(lambda: gate.published)
         for each in (gone, one):
-            assert server.rounds.move(each, "new")
-        server.rounds.remove(gone)
-        server.rounds.begin_anew()
+            assert server.catch_up.move(each, "new")
+        server.catch_up.remove(gone)
+        server.catch_up.begin_anew()
         assert server.live == [one]
         assert one.is_open
         gate.open.set()
-        await until(lambda: not server.rounds.stats().running)
+        await until(lambda: not server.catch_up.stats().running)
         server.publish(batch(32, "2"))
         assert (ids(nothing), ids(outbox)) == ([], ["2"])
 
@@ -669,7 +669,7 @@ async def test_a_gap_of_the_stream_comes_once_to_whoever_gets_another_viewer_mea
         server.publish([*batch(16, "1"), GAP, *batch(32, "2")])
         one, outbox = server.come_back(BEFORE, viewer="one")
         await told.wait()
-        assert server.rounds.move(one, "two")
+        assert server.catch_up.move(one, "two")
         go_on.set()
         await until(lambda: server.live)
         assert ids(outbox) == ["1", "gap", "2"]
@@ -694,7 +694,7 @@ async def test_whoever_cannot_be_published_to_now_waits_outside_of_the_round() -
         await until(lambda: len(server.live) == 1)
         server.publish(batch(32, "2"))
         assert ids(quick) == ["1", "2"]
-        await until(lambda: not server.rounds.stats().running)
+        await until(lambda: not server.catch_up.stats().running)
         # What it needs is kept.
         assert lowest(server) == BEFORE
         is_locked = False
@@ -711,8 +711,8 @@ async def test_whoever_waits_until_what_it_missed_is_gone_is_told_of_a_gap_and_g
         server.publish(batch(16, "1"))
         one, outbox = server.come_back(BEFORE, viewer="locked")
         other, _ = server.come_back(BEFORE, viewer="locked")
-        await until(lambda: server.hubs and not server.rounds.stats().running)
-        server.rounds.remove(other)
+        await until(lambda: server.hubs and not server.catch_up.stats().running)
+        server.catch_up.remove(other)
         server.publish(batch(32, "2"))
         server.log.trim((16, LAST_INDEX))
         await until(lambda: server.live)

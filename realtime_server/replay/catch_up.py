@@ -1,4 +1,4 @@
-"""Rounds: let channels that came back catch up, through hubs that run behind the live one.
+"""CatchUp: lets channels that came back catch up, through hubs that run behind the live one.
 
 Theory of operation. A round takes the channels that came back within some milliseconds. The round
 has a hub of its own, which is made like the live one, and publishes the log's changes to it, from
@@ -6,8 +6,8 @@ the channels' lowest place on. Each channel enters the hub when the round has re
 a change is matched and rendered once for all of them, by the code that does it for live changes.
 
 The switch to the live hub is made between two batches of the stream, for channels whose round has
-reached the end of the log, and without giving way. The broadcaster calls :meth:`Rounds.before`
-before it publishes a batch, which appends the batch to the log, and :meth:`Rounds.after` when the
+reached the end of the log, and without giving way. The broadcaster calls :meth:`CatchUp.before`
+before it publishes a batch, which appends the batch to the log, and :meth:`CatchUp.after` when the
 batch is with every outbox. In between nobody is switched: a round that reaches the end of the log
 then has published this very batch to its channels. So each channel is in the live hub for whole
 batches only, and has got every earlier one before: nothing is left out, sent twice or overtaken.
@@ -32,16 +32,16 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
 from ..logs import LineLimit
+from .catch_up_pace import CatchUpPace
+from .catch_up_queue import CatchUpQueue
+from .catch_up_round import MOST_MEMBERS, CatchUpRound, CatchUpStats, RoundMember
 from .change_log import ChangeLog
 from .going_live import GoingLive, TellGap
 from .log_floor import LogFloor
 from .places import Place
 from .publishing import CannotPublishError, Publish, Published
-from .round import MOST_MEMBERS, Round, RoundMember, RoundsStats
-from .round_pace import RoundPace
-from .round_queue import RoundQueue
 
-__all__ = ["Rounds"]
+__all__ = ["CatchUp"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -56,7 +56,7 @@ _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
 
 
-class Rounds:
+class CatchUp:
     """Lets channels that came back catch up.
 
     Args:
@@ -91,10 +91,10 @@ class Rounds:
         self._on_lost = on_lost
         # All channels that are being brought up to now.
         self._members: dict[Subscription, RoundMember] = {}
-        self._queue = RoundQueue()
+        self._queue = CatchUpQueue()
         self._going_live = GoingLive(hub, self._members, on_live)
-        self._rounds: dict[Round, None] = {}
-        self._pace = RoundPace()
+        self._rounds: dict[CatchUpRound, None] = {}
+        self._pace = CatchUpPace()
         # Set unless a batch is being published, and the place that was handed out before it.
         self._is_handed_out = asyncio.Event()
         self._is_handed_out.set()
@@ -125,9 +125,9 @@ class Rounds:
             # What it missed of another stream is lost, so that it will go on from the floor.
             yield place if epoch == self._log.epoch else self._log.floor
 
-    def stats(self) -> RoundsStats:
+    def stats(self) -> CatchUpStats:
         """Return the counts, as they are now."""
-        return RoundsStats(
+        return CatchUpStats(
             len(self._rounds),
             len(self._members),
             self._changes,
@@ -260,13 +260,13 @@ class Rounds:
         """Begin a round of channels that wait, if there are any."""
         members = await self._floor.lift_all(members, self._queue)
         if members:
-            one = Round(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
+            one = CatchUpRound(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
             for member in members:
                 self._queue.discard(member)
             self._rounds[one] = None
             running.create_task(self._bring_up(one))
 
-    async def _bring_up(self, one: Round) -> None:
+    async def _bring_up(self, one: CatchUpRound) -> None:
         loop = asyncio.get_running_loop()
         began, channels, changes = loop.time(), len(one), 0
         self._pace.begin(one, began)
@@ -290,7 +290,7 @@ class Rounds:
             "a round for %d channels is over: %d changes in %.3f s", channels, changes, took
         )
 
-    async def _step(self, one: Round) -> int:
+    async def _step(self, one: CatchUpRound) -> int:
         """Publish some changes to a round's hub, or let its members go live; return how many."""
         await self._enter(one)
         if not len(one):
@@ -320,7 +320,7 @@ class Rounds:
             self._promote(one)
         return len(events)
 
-    async def _publish_step(self, one: Round, events: list[Event]) -> Published:
+    async def _publish_step(self, one: CatchUpRound, events: list[Event]) -> Published:
         """Publish changes to the members that have the same viewers all the time."""
         # A gap is told whoever the viewer is.
         one.is_publishing = type(events[0]) is not Gap
@@ -332,7 +332,7 @@ class Rounds:
                 one.remove(member)
                 self._join_or_wait(member)
 
-    async def _enter(self, one: Round) -> None:
+    async def _enter(self, one: CatchUpRound) -> None:
         """Let members enter the round's hub when the round has reached their places; the round is
         not below the log's floor then."""
         turn = Turn()
@@ -343,7 +343,7 @@ class Rounds:
                 return
             await turn.give_way()
 
-    def _set_apart(self, one: Round, viewers: Collection[Hashable]) -> None:
+    def _set_apart(self, one: CatchUpRound, viewers: Collection[Hashable]) -> None:
         """Let members of slow viewers wait for a round of their viewer alone."""
         for member in one.of_viewers(viewers):
             one.remove(member)
@@ -354,14 +354,14 @@ class Rounds:
         for one in list(self._rounds):
             self._promote(one)
 
-    def _promote(self, one: Round) -> None:
+    def _promote(self, one: CatchUpRound) -> None:
         """Let members go live that have everything, as many as there is time for."""
         is_at_end = one.epoch == self._log.epoch and one.place == self._log.end
         if not is_at_end or not self._is_handed_out.is_set():
             return
         self._going_live.promote(one)
 
-    def _give_up(self, one: Round, members: Iterable[RoundMember], tell: TellGap) -> None:
+    def _give_up(self, one: CatchUpRound, members: Iterable[RoundMember], tell: TellGap) -> None:
         """Let members go live without what they missed, as soon as no batch is being published."""
         for member in members:
             one.remove(member)

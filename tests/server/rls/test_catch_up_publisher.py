@@ -1,4 +1,4 @@
-"""RoundPublisher: what those who came back are shown, without a database."""
+"""CatchUpPublisher: what those who came back are shown, without a database."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.publishing import CannotPublishError, Published
-from realtime_server.rls import round_publisher
+from realtime_server.rls import catch_up_publisher
+from realtime_server.rls.catch_up_publisher import CatchUpPublisher
 from realtime_server.rls.checker import Checker, CheckResult
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.locks import LockedRelation, Locks
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.pending_changes import PendingChange, Shown
-from realtime_server.rls.round_publisher import RoundPublisher
 from realtime_server.rls.table_check import Lookup
 from realtime_server.rls.viewers import Viewer
 from tests.server_helpers import DEADLINE, RecordingOutbox, insert, make_relation
@@ -110,8 +110,8 @@ def publisher(
     *,
     patience: float = 60.0,
     locks: Latch | None = None,
-) -> RoundPublisher:
-    return RoundPublisher(
+) -> CatchUpPublisher:
+    return CatchUpPublisher(
         cast(Checker, policies),
         LOOKUP,
         cast(Locks, locks),
@@ -208,7 +208,7 @@ async def test_whoever_takes_long_without_timing_out_is_named_and_shown_everythi
 async def test_a_database_that_is_away_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(round_publisher, "RETRY", 0.0)
+    monkeypatch.setattr(catch_up_publisher, "RETRY", 0.0)
     hub = Hub()
     ann = sit(hub, ANN)
     policies = Policies({ANN: {"0"}}, failures=20)
@@ -220,7 +220,7 @@ async def test_a_database_that_is_away_is_waited_for(
 async def test_a_database_that_is_away_for_too_long_decides_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(round_publisher, "RETRY", 0.05)
+    monkeypatch.setattr(catch_up_publisher, "RETRY", 0.05)
     hub = Hub()
     ann = sit(hub, ANN)
     policies = Policies({ANN: {"0"}}, failures=1000)

@@ -1,4 +1,4 @@
-"""RoundPace: when the next round may begin.
+"""CatchUpPace: when the next round may begin.
 
 When thousands come back at once, each of them has made its handshake at another time. So the next
 round waits until so many have gathered that rounds take a small part of the time. Rounds of one
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from .round import Round
+from .catch_up_round import CatchUpRound
 
-__all__ = ["RoundPace"]
+__all__ = ["CatchUpPace"]
 
 _REST: Final = 8
 """The time from the beginning of a round to that of the next one, as a multiple of the time that
@@ -20,7 +20,7 @@ _MOST_REST: Final = 0.25
 """Seconds from the beginning of a round after which the next one begins in any case."""
 
 
-class RoundPace:
+class CatchUpPace:
     """Says when the next round may begin. All times are in seconds of the event loop's clock."""
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class RoundPace:
         """Return whether the next round may begin."""
         return now >= self._next_at
 
-    def begin(self, one: Round, now: float) -> None:
+    def begin(self, one: CatchUpRound, now: float) -> None:
         """Note that a round begins."""
         if not one.is_alone:
             self._next_at = now + _MOST_REST
 
-    def end(self, one: Round, began: float, took: float) -> None:
+    def end(self, one: CatchUpRound, began: float, took: float) -> None:
         """Note how long a round has taken."""
         if not one.is_alone:
             self._next_at = min(self._next_at, began + _REST * took)

@@ -1,4 +1,4 @@
-"""Round: channels that catch up together, in a hub of their own."""
+"""CatchUpRound: channels that catch up together, in a hub of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from .places import Place, place_of
 
-__all__ = ["MOST_MEMBERS", "Round", "RoundMember", "RoundsStats"]
+__all__ = ["MOST_MEMBERS", "CatchUpRound", "RoundMember", "CatchUpStats"]
 
 _STEP_BYTES: Final = 512 * 1024
 """Bytes of changes that are published in one step to one socket, about."""
@@ -31,7 +31,7 @@ MOST_MEMBERS: Final = 5000
 
 
 @attrs.frozen
-class RoundsStats:
+class CatchUpStats:
     """The counts of all rounds."""
 
     running: int = 0
@@ -57,7 +57,7 @@ class RoundMember:
     written: Place | None = None
     """The place up to which everything was written to the former channel, so that it may come
     twice; None: it is not known."""
-    round: Round | None = None
+    round: CatchUpRound | None = None
     """The channel's round; None if it waits for one."""
     has_entered: bool = False
     """Whether the channel is in the round's hub: the round has reached its place."""
@@ -72,7 +72,7 @@ def _descending(member: RoundMember) -> tuple[int, ...]:
     return tuple(-number for number in (*member.place, 0)[:3])
 
 
-class Round:
+class CatchUpRound:
     """Channels that catch up together.
 
     Args:
