@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 from tests.e2e.replay.clients import StockClient, until_joined
 from tests.e2e.replay.faults import draw
+from tests.e2e.replay.passed import repetitions
 from tests.e2e.replay.rows import Writer
-from tests.e2e.replay.servers import Servers, Stop
+from tests.e2e.replay.servers import Servers
 from tests.e2e.replay.verdict import Verdict, judge
 from tests.waiting import eventually
 
@@ -39,6 +41,7 @@ class Run:
         self._clients = clients
         self._random = random.Random(seed)
         self._begin = time.monotonic()
+        self._kills: list[float] = []
 
     @contextlib.asynccontextmanager
     async def rows(self, writer: Writer) -> AsyncIterator[None]:
@@ -105,9 +108,15 @@ class Run:
             for client in self._clients
         }
 
+    def repetitions(self) -> dict[str, Counter[str]]:
+        """Return how many rows were passed again to each client, by the reason."""
+        return {
+            client.name: repetitions(client.wire.passed, self._kills) for client in self._clients
+        }
+
     async def _break_server(self, number: int) -> None:
         which = self._random.randrange(len(self._servers))
-        how: Stop = self._random.choice(("kill", "terminate"))
+        how = self._random.choice(self._servers.ways)
         broken = self._random.choice(((), (), self._clients))
         self._say(f"{number}: {how} server {which}, {len(broken)} connections broken before")
         for client in broken:
@@ -115,6 +124,8 @@ class Run:
             if (link := client.wire.link) is not None:
                 link.break_()
         await asyncio.sleep(self._random.uniform(0, 0.5) if broken else 0)
+        if how != "terminate":
+            self._kills.append(time.monotonic())
         await self._servers.stop(which, how)
         self._say(f"{number}: it has ended")
         await self._servers.start(which)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import Mapping
+import signal
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -14,7 +17,7 @@ from tests.fix_postgres import Database, unique_name
 
 __all__ = ["Servers", "Stop"]
 
-Stop = Literal["kill", "terminate"]
+Stop = Literal["kill", "terminate", "kill a worker of"]
 
 
 class Servers:
@@ -25,6 +28,7 @@ class Servers:
         count: how many, each with a permanent slot of its own.
         has_standby: whether one more waits for the slot of the first, and is the one that
             connections go to when it has it.
+        workers: how many processes each is.
         seed: of which server a connection goes to.
         environment: more variables.
     """
@@ -35,11 +39,16 @@ class Servers:
         *,
         count: int = 1,
         has_standby: bool = False,
+        workers: int = 1,
         seed: int,
         environment: Mapping[str, str],
     ) -> None:
         self._database = database
-        self._environment = environment
+        self._environment = {**environment, "WORKERS": str(workers)}
+        self.ways: Sequence[Stop] = ("kill", "terminate")
+        """How one may be stopped."""
+        if workers > 1:
+            self.ways = (*self.ways, "kill a worker of")
         self._slots = [unique_name("slot") for _ in range(count)]
         if has_standby:
             self._slots.append(self._slots[0])
@@ -79,7 +88,10 @@ class Servers:
         return self._ports[self._random.choice(serving or [0])]
 
     async def stop(self, which: int, how: Stop) -> None:
-        """End one, and return when it has ended, and its standby streams."""
+        """End one, or a worker of it; return when it has ended, and its standby streams."""
+        if how == "kill a worker of":
+            self._kill_worker(self._running[which].pid)
+            return
         server = self._running.pop(which)
         await asyncio.to_thread(server.kill if how == "kill" else server.stop)
         if self._has_standby:
@@ -87,8 +99,12 @@ class Servers:
             await asyncio.to_thread(other.wait_for_log, "streaming from database")
 
     async def start(self, which: int) -> None:
-        """Start one again, on its port; return when it streams, or waits for the slot."""
-        await asyncio.to_thread(self._start, which)
+        """Start one again, on its port; return when it streams, or waits for the slot.
+
+        A worker is started by its server.
+        """
+        if which not in self._running:
+            await asyncio.to_thread(self._start, which)
 
     def _start(self, which: int) -> None:
         # The first that runs has the slot.
@@ -109,6 +125,11 @@ class Servers:
             server.wait_for_log("waiting until it is free")
         self._ports[which] = server.port
         self._running[which] = server
+
+    def _kill_worker(self, pid: int) -> None:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if children:
+            os.kill(int(self._random.choice(children)), signal.SIGKILL)
 
     def _stop_all(self) -> None:
         for server in self._running.values():

@@ -17,6 +17,7 @@ import pytest
 from realtime_server.config import ServerConfig
 from tests.e2e.browser import Browser, served
 from tests.e2e.replay.clients import CLIENTS, Identity, StockClient, start_page, start_program
+from tests.e2e.replay.passed import REPEATED_FOR_NOTHING
 from tests.e2e.replay.results import note_part, skip_if_noted
 from tests.e2e.replay.rows import Writer
 from tests.e2e.replay.run import Run
@@ -118,6 +119,7 @@ def report(verdicts: Mapping[str, Verdict]) -> str:
 
 def counts_of(run: Run, faults: int) -> dict[str, dict[str, int]]:
     """Return what was counted of each client."""
+    again = run.repetitions()
     return {
         name: {
             "faults": faults,
@@ -125,6 +127,7 @@ def counts_of(run: Run, faults: int) -> dict[str, dict[str, int]]:
             "joins": it.joins,
             "missing": len(it.missing),
             "repeated": it.repeated,
+            REPEATED_FOR_NOTHING: again[name][REPEATED_FOR_NOTHING],
             "out of order": len(it.disordered),
             "in gaps": it.covered.total(),
             "before fresh starts": it.restarted,
@@ -136,6 +139,8 @@ def counts_of(run: Run, faults: int) -> dict[str, dict[str, int]]:
 def check(run: Run, count: int) -> None:
     verdicts = run.verdicts()
     print(report(verdicts))
+    for name, again in run.repetitions().items():
+        print(f"{name}: passed again {dict(again)}")
     said = run.said()
     print(*(line for line in said.splitlines() if " WARNING " in line), sep="\n")
     assert "Traceback" not in said, said
@@ -184,25 +189,27 @@ async def test_clients_that_cannot_be_told_apart_miss_nothing(
     check(run, count)
 
 
-@pytest.mark.parametrize("several", ["two servers", "a warm standby"])
+@pytest.mark.parametrize("several", ["two servers", "a warm standby", "two workers"])
 async def test_nothing_is_missed_where_servers_are_several(
     several: str, items: Database, stage: Stage, page_url: str
 ) -> None:
-    has_standby = several == "a warm standby"
     count = min(MOST_IN_A_RUN, max(10, FAULTS // 4))
     print(f"REPLAY_FAULTS={FAULTS} REPLAY_FAULTS_SEED={SEED}")
+    skip_if_noted(kind=several, seed=SEED, count=count)
     with Servers(
         items,
-        count=1 if has_standby else 2,
-        has_standby=has_standby,
+        count=2 if several == "two servers" else 1,
+        has_standby=several == "a warm standby",
+        workers=2 if several == "two workers" else 1,
         seed=SEED,
         environment=environment(page_url),
     ) as servers:
-        members: list[tuple[str, Identity]] = [("js", "session"), ("py", "session")]
+        members: list[tuple[str, Identity]] = [(name, "session") for name in CLIENTS]
         async with stage.clients(servers, members, page_url) as clients:
             run = Run(servers, clients, seed=SEED)
             async with run.rows(Writer(items, seed=SEED)):
                 await run.faults(count, server_faults=1 / 2)
+    note_part(counts_of(run, count), kind=several, seed=SEED, count=count)
     check(run, count)
 
 

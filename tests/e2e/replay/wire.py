@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from tests.e2e.replay.frames import FrameSplitter
+from tests.e2e.replay.passed import Passed
 
 __all__ = ["End", "Side", "Wire"]
 
@@ -37,6 +38,8 @@ class Wire:
         self._links: list[Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.passed: list[Passed] = []
+        """What passed on each connection."""
         self.opened = 0
         """How many connections there were."""
         self.is_down = False
@@ -100,6 +103,7 @@ class Wire:
                 self.holds_next = False
                 link.hold_after_handshake()
             self._links.append(link)
+            self.passed.append(link.passed)
             await asyncio.gather(link.carry(reader, "server"), link.carry(back, "client"))
         except OSError:
             _close(writer, "reset")
@@ -119,6 +123,7 @@ class Link:
             self._flowing[side] = asyncio.Event()
             self._flowing[side].set()
         self._frames = FrameSplitter()
+        self.passed = Passed()
         self._injected: list[bytes] = []
         self._until_break: int | None = None
         self._dropped: bytes | None = None
@@ -133,6 +138,7 @@ class Link:
     def abort(self) -> None:
         """End both sides, whatever still waits for one that reads nothing."""
         self.is_broken = True
+        self.passed.end()
         for writer in self._writers.values():
             writer.transport.abort()
 
@@ -151,6 +157,8 @@ class Link:
         if how == "nothing" or side not in self._open:
             return
         self.is_broken = True
+        if side == "server":
+            self.passed.end()
         self._open.discard(side)
         for event in self._flowing.values():
             event.set()
@@ -195,7 +203,11 @@ class Link:
                     return
                 if side == "server":
                     self.pongs += data[0] == _FIN_PONG
-                self._writers[side].write(self._changed(data) if side == "client" else data)
+                    self.passed.to_server(data)
+                else:
+                    data = self._changed(data)
+                    self.passed.to_client(data)
+                self._writers[side].write(data)
                 await self._writers[side].drain()
                 if side == "client" and self._holds_after_head:
                     self._holds_after_head = False

@@ -1,0 +1,132 @@
+"""What passed on a client's connections, and why rows passed again."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tests.e2e.replay.frames import Frame, FrameSplitter
+
+__all__ = ["REPEATED_FOR_NOTHING", "Passed", "repetitions"]
+
+REPEATED_FOR_NOTHING: Final = "repeated though proven"
+
+_ROW: Final = re.compile(rb'"record":\{"id":(\d+)')
+_COMPRESSED: Final = 0x40
+"""RSV1 of permessage-deflate: RFC 7692, section 6."""
+_CLOSE, _PING, _PONG = 8, 9, 10
+
+_READ_WITHIN: Final = 1.0
+"""Seconds in which a server reads a pong: one that comes right before a reset may be lost."""
+_LATE: Final = 4.5
+"""Seconds after which the answer to a join may be late: what its client proves does not count."""
+_JOURNAL: Final = 4.0
+"""Seconds before a server's kill of which the journal may not know."""
+
+
+class Passed:
+    """The rows that were passed to the client of one connection, and its proofs.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.rows: list[int] = []
+        self.is_closed_by_client = False
+        """Whether the client's close frame was the first."""
+        self.is_late = False
+        """Whether the answer to a join may have come late."""
+        self.ended: float | None = None
+        """When the server's side ended; None: it was not told."""
+        # When a pong was passed to the server, and how many of the rows it has proven.
+        self._proofs: list[tuple[float, int]] = []
+        self._asked: dict[bytes, int] = {}
+        self._joined: float | None = None
+        self._is_closing = False
+        self._from_server = FrameSplitter()
+        self._from_client = FrameSplitter()
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def to_client(self, data: bytes) -> None:
+        """Take bytes that the client is sent."""
+        for frame in self._from_server.feed(data):
+            if frame.is_message:
+                self.rows += map(int, _ROW.findall(self._text(frame)))
+            elif frame.opcode == _PING:
+                self._asked[frame.payload] = len(self.rows)
+            elif frame.opcode == _CLOSE:
+                self._is_closing = True
+
+    def to_server(self, data: bytes) -> None:
+        """Take bytes that the server is sent."""
+        for frame in self._from_client.feed(data):
+            if frame.is_message and b"phx_join" in frame.payload:
+                self._joined = self._clock()
+            elif frame.opcode == _PONG and frame.payload in self._asked:
+                self._prove(self._asked[frame.payload])
+            elif frame.opcode == _CLOSE and not self._is_closing:
+                self.is_closed_by_client = True
+
+    def end(self) -> None:
+        """Note that the server is told of the end."""
+        self.ended = self.ended or self._clock()
+
+    def proven_at(self, row: int) -> float | None:
+        """Return when a row was proven so that the server must know it; None: it was not."""
+        place = self.rows.index(row)
+        for at, count in self._proofs:
+            if place < count:
+                return at if self.ended is None or at < self.ended - _READ_WITHIN else None
+        return None
+
+    def _prove(self, count: int) -> None:
+        now = self._clock()
+        if self._joined is not None:
+            self.is_late |= now - self._joined > _LATE
+            self._joined = None
+        self._proofs.append((now, count))
+
+    def _text(self, frame: Frame) -> bytes:
+        if frame.data[0] & _COMPRESSED:
+            # RFC 7692, section 7.2.1, has the sender leave these bytes out.
+            return self._inflate.decompress(frame.payload + b"\x00\x00\xff\xff")
+        return frame.payload
+
+
+def repetitions(connections: Sequence[Passed], kills: Sequence[float]) -> Counter[str]:
+    """Return how many rows were passed to a client again, by the reason.
+
+    Args:
+        connections: of the client, in order.
+        kills: when a server was killed.
+    """
+    found: Counter[str] = Counter()
+    last: dict[int, Passed] = {}
+    for connection in connections:
+        for row in connection.rows:
+            former = last.get(row)
+            last[row] = connection
+            if former is not None:
+                found[_reason(row, former, connection, kills)] += 1
+    return found
+
+
+def _reason(row: int, former: Passed, connection: Passed, kills: Sequence[float]) -> str:
+    if former is connection:
+        return "on one connection"
+    proven = former.proven_at(row)
+    if proven is None:
+        return "not proven"
+    if former.is_closed_by_client:
+        return "closed by the client"
+    if former.is_late:
+        return "late answer"
+    if any(proven > kill - _JOURNAL for kill in kills):
+        return "killed server"
+    return REPEATED_FOR_NOTHING
