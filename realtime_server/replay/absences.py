@@ -8,12 +8,12 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
 from typing import Final
 
 import attrs
 
 from .identity import Key
+from .needed_places import NeededPlaces
 from .places import Place
 from .shares import Shares
 
@@ -102,7 +102,7 @@ class Absences:
         self._lost = Shares()
         # Those whose changes are not kept any more, and for which that has still to be noted.
         self._losing: deque[tuple[Shares, LostReason]] = deque()
-        self._kept = _Needed()
+        self._kept = NeededPlaces()
         self.on_change: Callable[[Absence], None] = lambda absence: None
         """Called with each absence that was added, changed or removed, and with each one of another
         process that was taken over here."""
@@ -136,7 +136,8 @@ class Absences:
         return absence in self._away and absence.lost is None
 
     def lowest(self) -> Place | None:
-        """Return the lowest place from which on changes are kept; None if there is no absence."""
+        """Return the lowest place from which on changes are kept, or one below it if many absences
+        have just gone; None if there is no absence."""
         return self._kept.lowest()
 
     def tidying(self) -> Iterator[None]:
@@ -166,7 +167,7 @@ class Absences:
         """
         if len(self._away):
             self._losing.append((self._away, why))
-            self._away, self._kept = Shares(), _Needed()
+            self._away, self._kept = Shares(), NeededPlaces()
 
     def _note_lost(self, digest: bytes) -> None:
         """Note of each absence of a key whether its changes are not kept any more."""
@@ -265,60 +266,3 @@ class Absences:
             absent.remove(absence)
         else:
             del self._absent[absence.key.digest]
-
-
-class _Needed:
-    """The places from which on changes are kept, and for how many absences each."""
-
-    __slots__ = ("_added_meanwhile", "_counts", "_heap", "_unused")
-
-    def __init__(self) -> None:
-        # Many clients that lose their connections together have the same place.
-        self._counts: dict[Place, int] = {}
-        # A heap of these places. Some are not needed any more, and count 0.
-        self._heap: list[Place] = []
-        self._unused = 0
-        # What was added while the heap is made anew without what is unused; None: it is not.
-        self._added_meanwhile: list[Place] | None = None
-
-    def add(self, place: Place) -> None:
-        count = self._counts.get(place)
-        self._counts[place] = (count or 0) + 1
-        if count == 0:
-            self._unused -= 1
-        elif count is None:
-            heappush(self._heap, place)
-            if self._added_meanwhile is not None:
-                self._added_meanwhile.append(place)
-
-    def remove(self, place: Place) -> None:
-        self._counts[place] -= 1
-        self._unused += not self._counts[place]
-
-    def lowest(self) -> Place | None:
-        """Return the lowest place; None if there is none."""
-        heap = self._heap
-        while heap and not self._counts.get(heap[0]):
-            unused = heappop(heap)
-            if self._counts.pop(unused, None) is not None:
-                self._unused -= 1
-        return heap[0] if heap else None
-
-    def tidying(self) -> Iterator[None]:
-        """Make the heap anew, in steps, if most of it is unused: others may run in between."""
-        if 2 * self._unused <= len(self._counts) + 1000:
-            return
-        kept: list[Place] = []
-        added = self._added_meanwhile = []
-        for place in list(self._counts):
-            count = self._counts.get(place)
-            if count:
-                kept.append(place)
-            elif count == 0:
-                del self._counts[place]
-                self._unused -= 1
-            yield
-        self._added_meanwhile = None
-        kept += added
-        heapify(kept)
-        self._heap = kept

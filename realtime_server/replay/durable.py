@@ -454,9 +454,9 @@ class Durable:
                 await asyncio.sleep(_TOGETHER)
                 continue
             turn = Turn()
-            for _ in self.journal.end_silent():
+            for _ in self.journal.tidying():
                 await turn.give_way()
-            while expired := self.journal.expire(self._window_seconds):
+            while (expired := self.journal.expire(self._window_seconds)) is not None:
                 self._on_expired(expired)
                 await asyncio.sleep(0)
             if self._keeps:

@@ -375,19 +375,19 @@ class Journal:
         """How many processes have written lately, this one included."""
         return 1 + self._others.processes
 
-    def end_silent(self) -> Iterator[None]:
-        """Note, in steps, that processes have ended which have written nothing for a day.
+    def tidying(self) -> Iterator[None]:
+        """Note, in steps, that processes have ended which have written nothing for a day, and give
+        up what is kept of channels that have gone.
 
         Yields:
             Now and then, so that others may run, also those that read records.
         """
-        return self._others.end_silent(self._clock())
+        yield from self._others.end_silent(self._clock())
+        yield from self._others.tidying()
 
-    def expire(self, window: float) -> list[OtherChannel]:
+    def expire(self, window: float) -> list[OtherChannel] | None:
         """Remove some channels of other processes whose clients have been away too long; return
-        them.
-
-        The list is empty if there are no more.
+        them; None if there are no more.
 
         Args:
             window: for how many seconds one may be away.

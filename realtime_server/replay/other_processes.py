@@ -22,7 +22,7 @@ import attrs
 
 from .empty_stretches import EmptyStretches
 from .places import Place
-from .process import SPARE, Kind, OtherChannel, Process, kind_of
+from .process import Kind, OtherChannel, Process, kind_of
 from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
 
 __all__ = ["OtherProcesses"]
@@ -33,6 +33,10 @@ _STEP: Final = 200
 """Channels in a step, which take about half a millisecond."""
 _Name: TypeAlias = tuple[bytes, int]
 """The name of a process, and the number of one of its channels."""
+_Age: TypeAlias = tuple[float, bytes, int]
+"""The time at which a channel went away, its process and its number."""
+_SPARE: Final = 1000
+"""Outdated ones that may be kept, besides as many as there are channels."""
 _MOST_TAKEN: Final = 100_000
 """Channels of which it is remembered that they were taken over. Their own process may go on writing
 of them until it has read that."""
@@ -72,9 +76,10 @@ class OtherProcesses:
         # The processes and numbers of the channels of each key: most keys have just one channel.
         self._by_key: dict[bytes, _Name | dict[_Name, None]] = {}
         self._count = 0
-        # A heap of the times at which channels went away, with the processes and numbers; some are
-        # outdated.
-        self._by_age: list[tuple[float, bytes, int]] = []
+        # A heap; some of it is outdated.
+        self._by_age: list[_Age] = []
+        # What was added while the heap is made anew without what is outdated; None: it is not.
+        self._aged_meanwhile: list[_Age] | None = None
         # The channels that were taken over, and the time before which that is forgotten.
         self._taken: dict[tuple[bytes, int], Taken] = {}
         self._forgotten = 0.0
@@ -236,13 +241,16 @@ class OtherProcesses:
             self._add_to_key(channel.key, (server, channel.number))
         process.put(channel)
         if channel.since is not None and not channel.is_open:
-            heappush(self._by_age, (channel.since, server, channel.number))
+            age = (channel.since, server, channel.number)
+            heappush(self._by_age, age)
+            if self._aged_meanwhile is not None:
+                self._aged_meanwhile.append(age)
 
     def _drop(self, server: bytes, number: int) -> None:
         channel = self._channel(server, number)
         if channel is None:
             return
-        del self._processes[server].channels[number]
+        self._processes[server].drop(number)
         self._count -= 1
         names = self._by_key[channel.key]
         if isinstance(names, dict):
@@ -300,8 +308,16 @@ class OtherProcesses:
             channel.is_open,
         )
 
+    def _aged(self, age: _Age) -> Joined | None:
+        """Return the channel that went away at a time; None if it has not been away since then."""
+        since, server, number = age
+        channel = self._channel(server, number)
+        is_away = channel is not None and channel.since == since and not channel.is_open
+        return channel if is_away else None
+
     def lowest(self) -> Place | None:
-        """Return a place up to which the others' channels have everything; None: there are none.
+        """Return a place up to which the others' channels have everything, which may be lower than
+        the lowest of theirs if many have just gone; None: there are none.
 
         Joined channels of processes that have long been silent do not count: their changes are kept
         for no longer than those of clients that are away.
@@ -309,42 +325,55 @@ class OtherProcesses:
         places = (process.lowest() for process in self._processes.values())
         return min((place for place in places if place is not None), default=None)
 
-    def expire(self, before: float, *, most: int = 1000) -> list[OtherChannel]:
-        """Forget channels whose clients have been away for too long.
+    def expire(self, before: float, *, most: int = 1000) -> list[OtherChannel] | None:
+        """Forget some channels whose clients have been away for too long.
 
         Args:
             before: the time since which a client may have been away, in seconds since 1970.
-            most: how many channels to forget at most.
+            most: how many channels to look at, at most.
 
         Returns:
-            The channels; none if there are no more.
+            Those that were forgotten; None if there are no more.
         """
         self._forgotten = before
         for process in self._processes.values():
             process.is_silent = process.time < before
         expired: list[OtherChannel] = []
         ages = self._by_age
-        while ages and ages[0][0] < before and len(expired) < most:
-            since, server, number = heappop(ages)
-            channel = self._channel(server, number)
-            if channel is not None and channel.since == since and not channel.is_open:
+        looked_at = 0
+        while ages and ages[0][0] < before and looked_at < most:
+            looked_at += 1
+            age = heappop(ages)
+            channel = self._aged(age)
+            if channel is not None:
+                _, server, number = age
                 expired.append(self._member(server, channel))
                 self._drop(server, number)
-        if len(ages) > 2 * self._count + SPARE:
-            self._by_age = [
-                (channel.since, server, channel.number)
-                for server, process in self._processes.items()
-                for channel in process.channels.values()
-                if channel.since is not None and not channel.is_open
-            ]
-            heapify(self._by_age)
-        if not expired:
-            for server, process in list(self._processes.items()):
-                if not process.channels and process.is_silent:
-                    del self._processes[server]
+        if looked_at:
+            return expired
+        for server, process in list(self._processes.items()):
+            if not process.channels and process.is_silent:
+                del self._processes[server]
         while self._taken:
             oldest = next(iter(self._taken))
             if self._taken[oldest].time >= before:
                 break
             del self._taken[oldest]
-        return expired
+        return None
+
+    def tidying(self) -> Iterator[None]:
+        """Give up what is kept of channels that have gone, in steps: others may run in between."""
+        for process in list(self._processes.values()):
+            yield from process.tidying()
+        if len(self._by_age) <= 2 * self._count + _SPARE:
+            return
+        kept: list[_Age] = []
+        added = self._aged_meanwhile = []
+        for age in list(self._by_age):
+            if self._aged(age) is not None:
+                kept.append(age)
+            yield
+        self._aged_meanwhile = None
+        kept += added
+        heapify(kept)
+        self._by_age = kept

@@ -1,27 +1,22 @@
 """Process: the channels of one server process, as its records in the journal tell of them.
 
-The lowest place of the channels is asked for often, so heaps make that fast however many there are.
 No I/O.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final
 
 import attrs
 
 from .empty_stretches import EmptyStretches
+from .needed_places import NeededPlaces
 from .places import BEFORE, Place
 from .records import Entry, Joined, ProcessState
 
-__all__ = ["SPARE", "Kind", "OtherChannel", "Process", "kind_of"]
-
-SPARE: Final = 1000
-"""Outdated items that a heap may have, besides as many as there are channels."""
+__all__ = ["Kind", "OtherChannel", "Process", "kind_of"]
 
 
 @attrs.frozen
@@ -87,9 +82,9 @@ class Process:
     """Whether the process has written nothing for long. It may be idle, or have ended."""
     has_ended: bool = False
     """Whether all of its channels are away, as it has written nothing for very long."""
-    # For each kind, a heap of the channels' places and numbers; some are outdated.
-    _places: dict[Kind, list[tuple[Place, int]]] = attrs.field(
-        factory=lambda: {kind: [] for kind in Kind}, repr=False
+    # The channels' places, for each kind.
+    _places: dict[Kind, NeededPlaces] = attrs.field(
+        factory=lambda: {kind: NeededPlaces() for kind in Kind}, repr=False
     )
 
     def place_of(self, channel: Joined) -> Place:
@@ -97,34 +92,35 @@ class Process:
         return self.empty.lifted(place)
 
     def put(self, channel: Joined) -> None:
+        """Add a channel, or replace what is known of it."""
+        former = self.channels.get(channel.number)
+        if former is not None:
+            self._places[kind_of(former)].remove(former.place)
         self.channels[channel.number] = channel
-        kind = kind_of(channel)
-        heap = self._places[kind]
-        heappush(heap, (channel.place, channel.number))
-        if len(heap) > 2 * len(self.channels) + SPARE:
-            heap[:] = [
-                (one.place, one.number) for one in self.channels.values() if kind_of(one) is kind
-            ]
-            heapify(heap)
+        self._places[kind_of(channel)].add(channel.place)
+
+    def drop(self, number: int) -> None:
+        """Forget a channel, which must be known."""
+        channel = self.channels.pop(number)
+        self._places[kind_of(channel)].remove(channel.place)
 
     def lowest(self) -> Place | None:
-        """Return the lowest place of the channels; None if there are none that count."""
-        places = [self._first(Kind.AWAY)]
+        """Return the lowest place of the channels, or one below it if many have just gone; None if
+        there are none that count."""
+        places = [self._places[Kind.AWAY].lowest()]
         if not self.is_silent:
-            joined = self._first(Kind.JOINED)
-            places += self._first(Kind.OPEN), None if joined is None else max(joined, self.low)
+            joined = self._places[Kind.JOINED].lowest()
+            places += (
+                self._places[Kind.OPEN].lowest(),
+                None if joined is None else max(joined, self.low),
+            )
         lowest = min((place for place in places if place is not None), default=None)
         return None if lowest is None else self.empty.lifted(lowest)
 
-    def _first(self, kind: Kind) -> Place | None:
-        heap = self._places[kind]
-        while heap:
-            place, number = heap[0]
-            channel = self.channels.get(number)
-            if channel is not None and channel.place == place and kind_of(channel) is kind:
-                return place
-            heappop(heap)
-        return None
+    def tidying(self) -> Iterator[None]:
+        """Give up what is kept of channels that have gone, in steps."""
+        for places in self._places.values():
+            yield from places.tidying()
 
     def snapshot(self, server: bytes) -> Iterable[Entry]:
         """Return everything that is known of the process, as entries of a record.

@@ -82,6 +82,14 @@ ENTRIES: list[Entry] = [
 ]
 
 
+def expire(journal: Journal) -> list[OtherChannel]:
+    """Let channels expire that were away for more than five minutes; return them."""
+    expired: list[OtherChannel] = []
+    while (some := journal.expire(300.0)) is not None:
+        expired += some
+    return expired
+
+
 def test_what_was_written_is_read() -> None:
     (data,) = write_record(seal_of(1), 5, 12.5, ENTRIES, NO_STRETCHES)
     part = read_part(seal_of(2, "other"), data)
@@ -264,10 +272,10 @@ def test_who_was_idle_for_long_before_the_kill_is_away_from_then_on() -> None:
     for part in data:
         read_message(successor, part)
     tell(successor, boot=True)
-    assert successor.expire(300.0) == []
+    assert expire(successor) == []
     assert len(successor.find(KEY)) == 1
     clock.now += 301.0
-    assert len(successor.expire(300.0)) == 1
+    assert len(expire(successor)) == 1
 
 
 def test_who_got_what_it_had_missed_is_away_when_its_process_was_killed() -> None:
@@ -279,12 +287,12 @@ def test_who_got_what_it_had_missed_is_away_when_its_process_was_killed() -> Non
     (there,) = other.find(KEY)
     assert (there.place, there.may_be_there) == ((10, 0), True)
     clock.now = 2000.0
-    assert other.expire(300.0) == []
+    assert expire(other) == []
     tell(journal_of(2, clock=clock), other, boot=True)
     (away,) = other.find(KEY)
     assert (away.place, away.since, away.may_be_there) == ((10, 0), 2000.0, False)
     clock.now = 2301.0
-    assert other.expire(300.0) == [away]
+    assert expire(other) == [away]
 
 
 def test_the_channels_of_another_slot_stay_joined_when_a_process_begins() -> None:
@@ -547,16 +555,61 @@ def test_who_is_away_for_too_long_is_forgotten() -> None:
     here.joined(1, KEY, 5, (20, 0), since=1000.0)
     tell(here, there)
     clock.now = 1300.0
-    assert there.expire(300.0) == []
+    assert expire(there) == []
     clock.now = 1300.1
-    assert [member.key for member in there.expire(300.0)] == [KEY]
+    assert [member.key for member in expire(there)] == [KEY]
     assert there.find(KEY) == []
     # The process has been silent: nothing is kept for its channel, which is known all the same.
     assert there.lowest() is None
     assert len(there.find(b"j" * 16)) == 1
     clock.now = 1000.0 + 25 * 3600
-    list(there.end_silent())
-    assert [member.key for member in there.expire(300.0)] == [b"j" * 16]
+    list(there.tidying())
+    assert [member.key for member in expire(there)] == [b"j" * 16]
+
+
+def test_what_is_kept_of_many_channels_that_have_gone_is_given_up_in_steps() -> None:
+    clock = Clock()
+    here, there = journal_of(1, "a", clock), journal_of(2, "b", clock)
+    for number in range(3000):
+        here.joined(number, KEY, 5, (10 + number, 0), since=1000.0 + number / 3000)
+    tell(here, there)
+    assert there.lowest() == (10, 0)
+    for number in range(2999):
+        here.ended(number)
+    tell(here, there)
+    # It may be too low for a while, and does not become lower than it was.
+    low = there.lowest()
+    assert low is not None
+    assert (10, 0) < low < (3009, 0)
+    steps = there.tidying()
+    for _ in range(100):
+        next(steps)
+    # Meanwhile somebody goes away.
+    here.joined(3000, KEY, 5, (3000, 0), since=1002.0)
+    tell(here, there)
+    assert sum(1 for _ in steps) > 1000
+    assert there.lowest() == (3000, 0)
+    assert sum(1 for _ in there.tidying()) == 0
+    clock.now = 1301.5
+    assert [one.place for one in expire(there)] == [(3009, 0)]
+    assert there.lowest() == (3000, 0)
+    clock.now = 1302.5
+    assert [one.place for one in expire(there)] == [(3000, 0)]
+
+
+def test_so_many_channels_are_looked_at_at_once_when_they_expire() -> None:
+    clock = Clock()
+    here, there = journal_of(1, "a", clock), journal_of(2, "b", clock)
+    for number in range(2500):
+        here.joined(number, KEY, 5, (10, 0), since=1000.0)
+    tell(here, there)
+    # Nothing has to be done for those that have gone but to find that out.
+    for number in range(1500):
+        here.ended(number)
+    tell(here, there)
+    clock.now = 1301.0
+    found = [there.expire(300.0) for _ in range(4)]
+    assert [None if one is None else len(one) for one in found] == [0, 500, 500, None]
 
 
 def test_a_process_that_has_long_been_silent_ends_once_and_in_steps() -> None:
@@ -567,13 +620,13 @@ def test_a_process_that_has_long_been_silent_ends_once_and_in_steps() -> None:
     tell(here, there)
     clock.now = 1000.0 + 25 * 3600
     # It is not noted at a stretch when others are forgotten.
-    assert there.expire(300.0) == []
-    steps = there.end_silent()
+    assert expire(there) == []
+    steps = there.tidying()
     next(steps)
     assert {member.since for member in there.find(KEY)} == {None, 1000.0}
     assert len(list(steps)) == 4
-    assert list(there.end_silent()) == []
-    assert len(there.expire(300.0)) == 1000
+    assert list(there.tidying()) == []
+    assert len(expire(there)) == 1000
 
 
 def test_a_process_that_writes_after_a_long_time_has_not_ended() -> None:
@@ -583,7 +636,7 @@ def test_a_process_that_writes_after_a_long_time_has_not_ended() -> None:
         here.joined(number, KEY, 5, (10, 0))
     tell(here, there)
     clock.now = 1000.0 + 25 * 3600
-    steps = there.end_silent()
+    steps = there.tidying()
     next(steps)
     tell(here, there, snapshot=True)
     assert list(steps) == []
