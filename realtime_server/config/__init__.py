@@ -7,6 +7,7 @@ the documentation's tables, come from it.
 from ._readers import read_jwks
 from ._relations import EVENTS
 from .choices import (
+    ClusterRole,
     DatabaseTls,
     EventLoop,
     IdentityKind,
@@ -19,6 +20,7 @@ from .choices import (
     ShortSecret,
     WhenFull,
 )
+from .cluster_settings import ClusterSettings
 from .file import ConfigurationFile, RelationRule
 from .reference import SETTING_NAMES, Variable, print_config, variables
 from .settings import ServerConfig
@@ -26,6 +28,7 @@ from .webhooks import Webhook
 
 __all__ = [
     # .choices
+    "ClusterRole",
     "DatabaseTls",
     "EventLoop",
     "IdentityKind",
@@ -37,6 +40,8 @@ __all__ = [
     "RlsDelete",
     "ShortSecret",
     "WhenFull",
+    # .cluster_settings
+    "ClusterSettings",
     # .file
     "ConfigurationFile",
     "RelationRule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,8 @@ _MOST_SHOWN: Final = 100
 """How many characters of a value a problem repeats, at most."""
 _MOST_READ: Final = 1024 * 1024
 """How many characters a secret's file may have."""
+_USER_INFO: Final = re.compile(r"(?<![^\s,/])[^\s,/]+@")
+"""A user and a password in an address, which belong elsewhere and are not repeated."""
 _LIKENESS: Final = 0.85
 """How alike two names are if one is taken for the other misspelt; 0 is not at all, 1 is equal."""
 
@@ -154,6 +157,7 @@ def _problem(
 
 
 def _shown(text: str) -> str:
+    text = _USER_INFO.sub(f"{MASK}@", text)
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…")
 
 

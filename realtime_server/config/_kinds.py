@@ -12,6 +12,12 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import attrs
 
+from ._nats_readers import (
+    read_cluster_name,
+    read_credentials,
+    read_nats_url,
+    read_nkey_seed,
+)
 from ._readers import (
     names_reader,
     read_claim_validators,
@@ -24,6 +30,7 @@ from ._readers import (
     read_jwks,
     read_networks,
     read_origins,
+    read_pem_file,
     read_protection,
     read_root_certificate,
     read_signing_secrets,
@@ -31,6 +38,7 @@ from ._readers import (
     read_text,
 )
 from .choices import (
+    ClusterRole,
     DatabaseTls,
     EventLoop,
     IdentityKind,
@@ -50,7 +58,10 @@ __all__ = [
     "Bytes",
     "ClaimNames",
     "ClaimValidators",
+    "ClusterName",
+    "ClusterRoles",
     "Configuration",
+    "Credentials",
     "DeadLetters",
     "Flag",
     "HeaderName",
@@ -62,23 +73,29 @@ __all__ = [
     "Level",
     "ListenPort",
     "LogStyle",
+    "LogAge",
+    "LogBytes",
     "Loop",
     "Megabytes",
     "Milliseconds",
     "Mode",
     "Names",
+    "NatsUrl",
     "Networks",
+    "NkeySeed",
     "Number",
     "OptionalBytes",
     "OptionalText",
     "Origins",
     "Pause",
+    "PemFile",
     "Plugin",
     "Port",
     "Protection",
     "Publications",
     "QueryBytes",
     "RecordBytes",
+    "Replicas",
     "RlsDeletes",
     "RootCertificate",
     "SendBuffer",
@@ -210,4 +227,19 @@ Headers = Annotated[tuple[tuple[str, str], ...], Kind(read_headers, "`name=value
 SigningSecrets = Annotated[tuple[str, ...], Kind(read_signing_secrets, "`whsec_` and base64")]
 WhenFulls = Annotated[WhenFull, _choice(WhenFull)]
 DeadLetters = Annotated[str | None, Kind(read_dead_letters, "path of a file")]
+NatsUrl = Annotated[
+    str | None, Kind(read_nats_url, "`nats://` or `tls://` addresses with commas between")
+]
+Credentials = Annotated[str | None, Kind(read_credentials, "the text of a `.creds` file")]
+NkeySeed = Annotated[str | None, Kind(read_nkey_seed, "`SU` and 56 letters and digits")]
+PemFile = Annotated[str | None, Kind(read_pem_file, "path of a PEM file")]
+ClusterName = Annotated[
+    str | None, Kind(read_cluster_name, "letters, digits, `_`, `-`; at most 100")
+]
+ClusterRoles = Annotated[ClusterRole, _choice(ClusterRole)]
+# NATS keeps one, three or five copies.
+Replicas = Annotated[int, _whole_number(1, 5)]
+LogBytes = Annotated[int, _whole_number(16 * 1024 * 1024, unit="bytes")]
+# A position that moves without changes is appended every ten seconds, and has to stay.
+LogAge = Annotated[int, _whole_number(60_000, unit="ms")]
 Configuration = Annotated[ConfigurationFile, Kind(ConfigurationFile.read, "path of a JSON file")]

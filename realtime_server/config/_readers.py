@@ -33,6 +33,7 @@ __all__ = [
     "read_jwks",
     "read_networks",
     "read_origins",
+    "read_pem_file",
     "read_protection",
     "read_root_certificate",
     "read_signing_secrets",
@@ -178,12 +179,22 @@ def read_header_name(text: str) -> str:
 def read_root_certificate(text: str) -> str:
     if text == "system":
         return text
-    if not os.access(text, os.R_OK) or os.path.isdir(text):
+    if not _is_readable(text):
         raise ValueError(
             "no file can be read there; name a file of PEM certificates, or use system for the "
             "operating system's"
         )
     return text
+
+
+def read_pem_file(text: str) -> str:
+    if not _is_readable(text):
+        raise ValueError("no file can be read there; name a PEM file that the server may read")
+    return text
+
+
+def _is_readable(path: str) -> bool:
+    return os.access(path, os.R_OK) and not os.path.isdir(path)
 
 
 # A header's name and value: RFC 9110, section 5.5.

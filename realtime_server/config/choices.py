@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 __all__ = [
+    "ClusterRole",
     "DatabaseTls",
     "EventLoop",
     "IdentityKind",
@@ -112,6 +113,17 @@ class IdentityKind(enum.Enum):
     """A claim of the join's token. All tabs and devices of a user share it."""
     ADDRESS = "address"
     """Where the client comes from. All who are behind one address share it."""
+
+
+class ClusterRole(enum.Enum):
+    """What a server does of what several servers share."""
+
+    ALL = "all"
+    """It serves clients, and reads the database for all servers when it is its turn."""
+    SERVER = "server"
+    """It serves clients, and never reads the database's changes."""
+    READER = "reader"
+    """It reads the database for all servers when it is its turn, and serves no clients."""
 
 
 class EventLoop(enum.Enum):
