@@ -20,6 +20,8 @@ _COMPRESSED: Final = 0x40
 """RSV1 of permessage-deflate: RFC 7692, section 6."""
 _CLOSE, _PING, _PONG = 8, 9, 10
 
+_ASKED_WITHIN: Final = 2.0
+"""Seconds in which a server asks for a proof of what it has sent, with one second between two."""
 _READ_WITHIN: Final = 1.0
 """Seconds in which a server reads a pong: one that comes right before a reset may be lost."""
 _LATE: Final = 4.5
@@ -44,9 +46,14 @@ class Passed:
         """Whether the answer to a join may have come late."""
         self.ended: float | None = None
         """When the server's side ended; None: it was not told."""
+        # The first place of each row in the list, and when it was passed.
+        self._places: dict[int, int] = {}
+        self._times: list[float] = []
         # When a pong was passed to the server, and how many of the rows it has proven.
         self._proofs: list[tuple[float, int]] = []
+        # How many rows there were before a ping.
         self._asked: dict[bytes, int] = {}
+        self._most_asked = 0
         self._joined: float | None = None
         self._is_closing = False
         self._from_server = FrameSplitter()
@@ -57,9 +64,12 @@ class Passed:
         """Take bytes that the client is sent."""
         for frame in self._from_server.feed(data):
             if frame.is_message:
-                self.rows += map(int, _ROW.findall(self._text(frame)))
+                for found in _ROW.findall(self._text(frame)):
+                    self._places.setdefault(int(found), len(self.rows))
+                    self.rows.append(int(found))
+                    self._times.append(self._clock())
             elif frame.opcode == _PING:
-                self._asked[frame.payload] = len(self.rows)
+                self._asked[frame.payload] = self._most_asked = len(self.rows)
             elif frame.opcode == _CLOSE:
                 self._is_closing = True
 
@@ -77,9 +87,17 @@ class Passed:
         """Note that the server is told of the end."""
         self.ended = self.ended or self._clock()
 
+    def why_not_proven(self, row: int) -> str:
+        """Return why a row that has no proof has none."""
+        place = self._places[row]
+        if place < self._most_asked:
+            return "not answered"
+        end = self.ended or self._times[-1]
+        return "passed just before" if end - self._times[place] < _ASKED_WITHIN else "not asked"
+
     def proven_at(self, row: int) -> float | None:
         """Return when a row was proven so that the server must know it; None: it was not."""
-        place = self.rows.index(row)
+        place = self._places[row]
         for at, count in self._proofs:
             if place < count:
                 return at if self.ended is None or at < self.ended - _READ_WITHIN else None
@@ -122,7 +140,7 @@ def _reason(row: int, former: Passed, connection: Passed, kills: Sequence[float]
         return "on one connection"
     proven = former.proven_at(row)
     if proven is None:
-        return "not proven"
+        return former.why_not_proven(row)
     if former.is_closed_by_client:
         return "closed by the client"
     if former.is_late:

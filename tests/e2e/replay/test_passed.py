@@ -67,7 +67,18 @@ def again(connection: Passed, clock: Clock, kills: tuple[float, ...] = ()) -> di
 
 
 def test_rows_that_no_pong_has_proven_come_again_with_a_reason(clock: Clock) -> None:
-    assert again(passed(clock, 1, 2, 3), clock) == {"not proven": 2}
+    connection = passed(clock, 1)
+    connection.to_client(row(99)[20:] + row(2))
+    assert again(connection, clock) == {"not answered": 1, "passed just before": 1}
+
+
+def test_rows_that_the_server_does_not_ask_for_come_again_for_another_reason(
+    clock: Clock,
+) -> None:
+    connection = passed(clock, 1)
+    connection.to_client(row(99)[20:] + row(2))
+    clock.now = 3
+    assert again(connection, clock) == {"not answered": 1, "not asked": 1}
 
 
 def test_rows_that_a_pong_has_proven_come_again_for_nothing(clock: Clock) -> None:
@@ -75,14 +86,14 @@ def test_rows_that_a_pong_has_proven_come_again_for_nothing(clock: Clock) -> Non
     connection.to_client(row(99)[20:] + row(2))
     connection.to_server(pong(7) + pong(1))
     clock.now = 10
-    assert again(connection, clock) == {REPEATED_FOR_NOTHING: 1, "not proven": 1}
+    assert again(connection, clock) == {REPEATED_FOR_NOTHING: 1, "not asked": 1}
 
 
 def test_a_pong_right_before_the_end_may_not_have_been_read(clock: Clock) -> None:
     connection = passed(clock, 1, 2)
     connection.to_server(pong(1))
     clock.now = 0.5
-    assert again(connection, clock) == {"not proven": 2}
+    assert again(connection, clock) == {"not answered": 2}
 
 
 def close(connection: Passed) -> None:
