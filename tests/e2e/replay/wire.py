@@ -109,7 +109,7 @@ class Wire:
             _close(writer, "reset")
         except asyncio.CancelledError:
             # Of the wire's end.
-            writer.transport.abort()
+            _abort(writer)
 
 
 class Link:
@@ -135,12 +135,16 @@ class Link:
         self.is_broken = False
         """Whether nothing passes any more, and no side is told of the other's end."""
 
+    def waits_for(self, side: Side) -> int:
+        """Return how many bytes wait in the wire until one side reads."""
+        return self._writers[side].transport.get_write_buffer_size()
+
     def abort(self) -> None:
         """End both sides, whatever still waits for one that reads nothing."""
         self.is_broken = True
         self.passed.end()
         for writer in self._writers.values():
-            writer.transport.abort()
+            _abort(writer)
 
     def break_(self) -> None:
         """Let nothing pass any more. Neither side is told."""
@@ -247,4 +251,11 @@ def _close(writer: asyncio.StreamWriter, how: End) -> None:
     # It may be closed already: the other end was faster.
     if sock.fileno() >= 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    writer.transport.abort()
+        writer.transport.abort()
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    sock: socket.socket = writer.get_extra_info("socket")
+    # A transport that has closed after it has sent what had waited cannot be aborted any more.
+    if sock.fileno() >= 0:
+        writer.transport.abort()
