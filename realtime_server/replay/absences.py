@@ -68,6 +68,11 @@ class Absence:
     may_be_here: bool = False
     """Whether the client may still be on a connection of another process, which has not asked the
     client yet. Then the absence is not removed before that process says so."""
+    seen: int = 0
+    """The ordinal of the last write behind which the client was certainly on the connection that it
+    has lost; 0: it is not known. Whose connection began before that is another client."""
+    may_lack: Place | None = None
+    """See :attr:`.Membership.may_lack`."""
     needs: Place = attrs.field(init=False)
     """The place from which on changes are kept for the absence. ``place`` may be lower, if it was
     lowered to the place of a client that was away for too long."""
@@ -169,6 +174,14 @@ class Absences:
             self._losing.append((self._away, why))
             self._away, self._kept = Shares(), NeededPlaces()
 
+    def lose_lacking(self, digest: bytes) -> None:
+        """Give up what those clients of a key have missed that may have gone on from another's
+        place: they get a gap when they come back."""
+        self._note_lost(digest)
+        for absence in list(self._here(digest)):
+            if absence.may_lack is not None and absence in self._away:
+                self._lose(absence, self._away, LostReason.LOST)
+
     def _note_lost(self, digest: bytes) -> None:
         """Note of each absence of a key whether its changes are not kept any more."""
         for losing, why in self._losing:
@@ -188,6 +201,8 @@ class Absences:
             last = absent[-1]
             last.is_shared = True
             last.ref = min(last.ref, absence.ref)
+            last.seen = min(last.seen, absence.seen)
+            last.may_lack = last.may_lack or absence.may_lack
             last.since = max(last.since, absence.since)
             last.repeats = max(last.repeats, absence.repeats)
             if last in self._away:

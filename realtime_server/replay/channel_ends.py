@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..phoenix.message_handler import Departure
+from .absences import LostReason
 from .channel_starts import ChannelStarts
 from .membership import Membership
 from .memberships import Memberships
@@ -55,6 +56,7 @@ class ChannelEnds:
         self._parking = parking
         self._clock = clock
         memberships.written_to = self._written_to
+        memberships.why_lost = self._why_lost
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
         """End a channel, and keep for its client what the client needs to come back.
@@ -141,6 +143,10 @@ class ChannelEnds:
     def _written_to(self, member: Membership) -> Place | None:
         standing = self._standings.of_member(member)
         return None if standing is None else self._written(standing)
+
+    def _why_lost(self, member: Membership) -> LostReason | None:
+        standing = self._standings.of_member(member)
+        return None if standing is None else standing.why_lost
 
     def _depart(self, standing: Standing, how: Departure) -> None:
         if how is Departure.LOST:

@@ -85,6 +85,8 @@ class ChannelStarts:
         self._inquiries = Inquiries(
             memberships.others, _charge, self._ask, self._decide, on_failure=self._fail
         )
+        memberships.shared_sessions.on_add = self._on_shared
+        memberships.on_lacking = self._on_lacking
         # The callbacks of channels of which it is not decided yet where they begin.
         self._starting: dict[Membership, OnStart] = {}
         # The membership that is being entered right now, and has not waited.
@@ -222,15 +224,18 @@ class ChannelStarts:
         assert isinstance(visit, Visit)
 
         def on_answer(is_there: bool) -> None:
-            if is_there and self._memberships.share(member.key):
-                self.shared_sessions += 1
-                logger.warning(
-                    "several clients have the same session, so each may get what another has "
-                    "missed; give each client object another one, as by crypto.randomUUID()"
-                )
+            if is_there:
+                self._memberships.shared_sessions.add(member.key)
             answer(is_there)
 
         visit.proof.ask(on_answer)
+
+    def _on_shared(self) -> None:
+        self.shared_sessions += 1
+        logger.warning(
+            "several clients have the same session, so each may get what another has missed; give "
+            "each client object another one, as by crypto.randomUUID()"
+        )
 
     def _decide(self, member: Membership, silent: Collection[Membership]) -> None:
         standing = self._standings.of_member(member)
@@ -327,6 +332,13 @@ class ChannelStarts:
         """Tell a channel with a new token of the changes that it misses, since they waited to be
         checked for its former viewer."""
         self._tell_gap(subscription, after, until, LostReason.TOKEN_REPLACED)
+
+    def _on_lacking(self, member: Membership, place: Place) -> None:
+        """Tell a channel that it most likely misses what came before it began."""
+        standing = self._standings.of_member(member)
+        if standing is not None and place < standing.first:
+            self._standings.lose(standing)
+            self._tell_gap(standing.subscription, place, standing.first, LostReason.LOST)
 
     def _on_lost(self, subscription: Subscription, place: Place, until: Place) -> None:
         self._tell_gap(subscription, place, until, LostReason.LOST)

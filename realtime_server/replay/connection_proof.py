@@ -120,6 +120,16 @@ class ConnectionProof:
         return ordinal
 
     @property
+    def began(self) -> int:
+        """The ordinal of the last write to any client when the connection began."""
+        return self._first
+
+    @property
+    def seen(self) -> int:
+        """The ordinal of the last ping that the client has answered; :attr:`began` if none."""
+        return self._last_answered
+
+    @property
     def has_answered(self) -> bool:
         """Whether the client has ever answered a ping with the ping's bytes."""
         return self._last_answered > self._first

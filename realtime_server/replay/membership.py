@@ -28,6 +28,17 @@ class ConnectedClient(Protocol):
         ...
 
     @property
+    def began(self) -> int:
+        """The ordinal of the last write to any client when the connection began."""
+        ...
+
+    @property
+    def seen(self) -> int:
+        """The ordinal of the last write behind which the client was certainly on the connection. A
+        connection that began before that write is another client's."""
+        ...
+
+    @property
     def heard(self) -> Hashable:
         """A value that changes whenever the client sends anything."""
         ...
@@ -50,6 +61,9 @@ class Membership:
     lowered_to: Place | None = attrs.field(default=None, init=False)
     """The highest place that the membership may leave behind, since another client may go on from
     it; None: its own place."""
+    may_lack: Place | None = attrs.field(default=None, init=False)
+    """The place that the client had if the place that it goes on from was another client's. All
+    changes between the two are missing then. None: no such place is known."""
     # What had been heard of the client when the membership was claimed; None: it was not.
     claimed_at: Hashable = attrs.field(default=None, init=False)
 

@@ -38,7 +38,8 @@ from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .membership import Choice, Membership
 from .places import Place
-from .taken_places import TakenPlaces
+from .shared_sessions import SharedSessions
+from .taken_places import Taken, TakenPlaces
 
 __all__ = ["MOST_REPEATS", "Memberships"]
 
@@ -50,9 +51,6 @@ _UNANSWERED: Final = 10
 MOST_HERE: Final = 250
 """Open channels that may have one key, if the key of a further one is to count. Each join asks the
 clients of all of them whether they are still there."""
-_MOST_SHARED: Final = 100_000
-"""Sessions of which it is remembered that several clients have them."""
-
 
 _NOBODY: Final = Choice(None)
 _PLACE: Final = attrgetter("place")
@@ -81,23 +79,28 @@ class Memberships:
         self.written_to: Callable[[Membership], Place | None] = lambda member: None
         """Returns the place up to which everything was written to an open membership's client;
         None: it is not known."""
+        self.why_lost: Callable[[Membership], LostReason | None] = lambda member: None
+        """Returns why no other membership can go on from an open one's place; None if one can."""
         self._clock = clock
         self.absences = Absences(window=window, most=most_away, clock=clock)
         """The absences of clients that may come back."""
         self._taken = TakenPlaces(window=window, clock=clock)
         # The open memberships by key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
-        # The exact keys that several clients turned out to have.
-        self._shared: dict[bytes, None] = {}
+        self.shared_sessions = SharedSessions()
+        """The exact keys that several clients turned out to have."""
         self.on_change: Callable[[Membership], None] = lambda member: None
         """Called with each open membership that was claimed or lowered, or that has another key."""
+        self.on_lacking: Callable[[Membership, Place], None] = lambda member, place: None
+        """Called with an open membership that most likely went on from another client's place, and
+        the place that its client had."""
 
     # Here
 
     def enter(self, member: Membership) -> None:
         """Add the membership of a new channel; :meth:`choose` says where it goes on."""
         if member.key.is_exact and self._is_outnumbered(member):
-            self.share(member.key)
+            self.shared_sessions.add(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
 
     def is_crowded(self, key: Key) -> bool:
@@ -132,16 +135,6 @@ class Memberships:
         member.is_chosen = True
         return choice
 
-    def share(self, key: Key) -> bool:
-        """Note that several clients use the same session; return whether that was not known
-        before."""
-        if not key.is_exact or key.digest in self._shared:
-            return False
-        self._shared[key.digest] = None
-        if len(self._shared) > _MOST_SHARED:
-            del self._shared[next(iter(self._shared))]
-        return True
-
     def end(self, member: Membership) -> None:
         """Remove a membership whose client cannot come back to it."""
         here = self._here.get(member.key.digest)
@@ -173,9 +166,14 @@ class Memberships:
         if member.is_claimed:
             self.end(member)
             return None
-        if not member.is_chosen and (self._fitting(member) or any(self._chosen_others(member))):
+        if not member.is_chosen and (
+            self._fitting(member)
+            or any(self._chosen_others(member))
+            or (not self.shared_sessions.is_exact(member.key) and self._find_taken(member))
+        ):
             # The absence that this membership would have gone on from is still there. A second one
-            # of the same client would keep the same changes for the whole window.
+            # of the same client would keep the same changes for the whole window. Or another client
+            # has taken it: then there is a gap, of which the client is told when it comes again.
             self.end(member)
             return None
         if member.lowered_to is not None:
@@ -194,6 +192,8 @@ class Memberships:
             repeats,
             lost,
             written=written,
+            seen=member.client.seen,
+            may_lack=member.may_lack,
         )
         return self.absences.add(absence)
 
@@ -204,8 +204,9 @@ class Memberships:
             member: the membership, which has ended.
             place: the highest place up to which the client may have everything.
         """
-        ref, now = member.client.last_ref, self._clock()
-        self.absences.add(Absence(member.key, ref, place, now, lost=LostReason.LOST))
+        client, now, lost = member.client, self._clock(), LostReason.LOST
+        absence = Absence(member.key, client.last_ref, place, now, lost=lost, seen=client.seen)
+        self.absences.add(absence)
 
     def change_key(self, member: Membership, key: Key) -> None:
         """Give a membership another key, because its token names somebody else now."""
@@ -225,22 +226,34 @@ class Memberships:
             one.client is not member.client
             and not one.is_claimed
             and (not member.ref or one.client.last_ref < member.ref)
+            and one.client.seen <= member.client.began
         )
 
     def _fitting(self, member: Membership) -> list[Absence]:
         """Return the absences that the client of a membership may have left."""
         absent = self.absences.of(member.key.digest)
-        ref = member.ref
+        ref, began = member.ref, member.client.began
         # An empty ref says nothing: some clients send one when they join again.
-        return [one for one in absent if not ref or one.ref < ref]
+        return [one for one in absent if (not ref or one.ref < ref) and one.seen <= began]
 
     def _chosen(self, member: Membership, silent: list[Membership]) -> Choice:
         absent = self._fitting(member)
-        if member.key.is_exact and self._are_several(absent):
-            self.share(member.key)
-        if member.key.is_exact and member.key.digest not in self._shared:
-            return self._take_all(member, absent, silent)
-        return self._take_one(member, absent, silent)
+        if self._are_several(absent):
+            self.shared_sessions.add(member.key)
+        # Whoever finds a place above one that was taken before may be the client that had that one.
+        taken = self._find_taken(member)
+        if self.shared_sessions.is_exact(member.key):
+            choice = self._take_all(member, absent, silent)
+        else:
+            choice = self._take_one(member, absent, silent)
+        lacking = [one.may_lack for one in absent] + [one.may_lack for one in silent]
+        places = [place for place in lacking if place is not None]
+        if taken is not None:
+            places.append(taken.place)
+        if choice.place is not None and choice.lost is None:
+            lowest = min(places, default=choice.place)
+            member.may_lack = lowest if lowest < choice.place else None
+        return choice
 
     def _are_several(self, absent: list[Absence]) -> bool:
         """Return whether several clients have left absences of an exact key, as far as is known.
@@ -252,14 +265,15 @@ class Memberships:
         return len(away) > 1 and not all(map(self.absences.has, away))
 
     def _is_outnumbered(self, member: Membership) -> bool:
-        """Return whether another client with the same key has sent more messages than this one."""
+        """Return whether another client has the same key: one that has sent more messages, or that
+        was there when this one was connected already."""
         # A join without a ref counts as a first message.
-        digest, ref = member.key.digest, member.ref or 1
+        digest, ref, began = member.key.digest, member.ref or 1, member.client.began
         return (
-            any(one.ref >= ref for one in self.absences.of(digest))
+            any(one.ref >= ref or one.seen > began for one in self.absences.of(digest))
             or self._taken.is_by_another(digest, ref, member.client)
             or any(
-                one.client.last_ref >= ref
+                one.client.last_ref >= ref or one.client.seen > began
                 for one in self._here.get(digest, ())
                 if one.client is not member.client and not one.is_claimed
             )
@@ -267,7 +281,7 @@ class Memberships:
 
     def _taken_from(self, member: Membership, candidates: list[Absence]) -> Choice | None:
         """Return that another client may have gone on from a client's place; None if none has."""
-        taken = self._taken.find(member.key.digest, member.ref, member.client)
+        taken = self._find_taken(member)
         # A candidate with a lower ref than the client had whose place was taken over is not that
         # client, but perhaps the one that took the place over without a ref. Otherwise it may be
         # the joining client itself, which has counted on while it was away.
@@ -276,7 +290,22 @@ class Memberships:
             for one in candidates
         ):
             return None
+        taken.add_taker(member.client)
+        self._tell_lacking(member.key.digest)
         return Choice(taken.place, LostReason.LOST)
+
+    def _find_taken(self, member: Membership) -> Taken | None:
+        """Return the places that others have taken, one of which the client may have left."""
+        return self._taken.find(member.key.digest, member.ref, member.client)
+
+    def _tell_lacking(self, digest: bytes) -> None:
+        """Have the clients of a key be told of a gap that may have gone on from another's place:
+        there are more clients than places."""
+        for one in self._here.get(digest, ()):
+            if one.may_lack is not None:
+                place, one.may_lack = one.may_lack, None
+                self.on_lacking(one, place)
+        self.absences.lose_lacking(digest)
 
     def _take_all(
         self, member: Membership, absent: list[Absence], silent: list[Membership]
@@ -291,9 +320,10 @@ class Memberships:
             return _NOBODY
         best = max(candidates, key=_PLACE)
         # In case several clients have the key after all.
-        self._taken.note(member.key.digest, best.ref, best.place, member.client)
+        seen = min(one.seen for one in candidates)
+        self._taken.note(member.key.digest, best.ref, best.place, member.client, seen=seen)
         written = max((one.written for one in candidates if one.written), default=None)
-        lost = _reason_without_proof(absent) or best.lost
+        lost = _reason_without_proof(candidates) or best.lost
         return Choice(best.place, lost, best.repeats, written)
 
     def _take_one(
@@ -309,14 +339,16 @@ class Memberships:
         if not candidates:
             return _NOBODY
         lowest = min(candidates, key=_PLACE)
-        lost = _reason_without_proof(absent) or lowest.lost
+        lost = _reason_without_proof(candidates) or lowest.lost
         takeable = [one for one in candidates if not one.is_shared]
         if not takeable or not (member.ref or len(candidates) == 1):
             return Choice(lowest.place, lost, max(one.repeats for one in candidates))
         taken = max(takeable, key=_REF_AND_PLACE)
         choice = Choice(lowest.place, lost, taken.repeats, taken.written)
         has_ref = bool(member.ref)
-        self._taken.note(digest, taken.ref, taken.place, member.client, has_ref=has_ref)
+        self._taken.note(
+            digest, taken.ref, taken.place, member.client, seen=taken.seen, has_ref=has_ref
+        )
         if taken in open_ones:
             self._claim(open_ones[taken])
         else:
@@ -345,7 +377,9 @@ class Memberships:
             place,
             self._clock(),
             repeats=member.repeats,
+            lost=self.why_lost(member),
             written=self.written_to(member),
+            seen=member.client.seen,
         )
 
     def _place(self, member: Membership) -> Place:
@@ -353,7 +387,7 @@ class Memberships:
         return place if member.lowered_to is None else min(place, member.lowered_to)
 
 
-def _reason_without_proof(absent: list[Absence]) -> LostReason | None:
+def _reason_without_proof(candidates: list[Absence]) -> LostReason | None:
     """Return UNPROVEN if any of the clients has proven nothing; else None."""
-    is_without = any(one.lost is LostReason.UNPROVEN for one in absent)
+    is_without = any(one.lost is LostReason.UNPROVEN for one in candidates)
     return LostReason.UNPROVEN if is_without else None

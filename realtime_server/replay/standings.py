@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..fanout.groups import Subscription
+from .absences import LostReason
 from .membership import Membership
 from .places import BEFORE, Place
 from .standing import LASTS, LivePlaces, Standing
@@ -56,6 +57,14 @@ class Standings:
         self.on_change(standing)
         if not standing.proof.is_unprovable:
             self.on_place(standing.sure_place(self._live))
+
+    def lose(self, standing: Standing) -> None:
+        """Note that a channel is about to be told of a gap. Until that is proven to have arrived,
+        no later channel can go on from its place."""
+        if standing.since is not None:
+            standing.hold(standing.sure_place(self._live))
+        standing.lost = LostReason.LOST
+        self.unsettle(standing)
 
     def remove(self, standing: Standing) -> None:
         """Remove the standing of a channel that has ended for good."""

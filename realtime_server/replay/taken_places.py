@@ -17,6 +17,7 @@ from typing import Final
 
 import attrs
 
+from .membership import ConnectedClient
 from .places import Place
 
 __all__ = ["Taken", "TakenPlaces"]
@@ -33,6 +34,8 @@ class Taken:
 
     ref: int
     """The lowest of the refs of the clients that had left the places."""
+    seen: int
+    """The lowest of the ordinals behind which the clients were certainly there."""
     place: Place
     """The lowest place."""
     until: float
@@ -64,7 +67,14 @@ class TakenPlaces:
         self._by_key: OrderedDict[bytes, Taken] = OrderedDict()
 
     def note(
-        self, digest: bytes, ref: int, place: Place, taker: object, *, has_ref: bool = True
+        self,
+        digest: bytes,
+        ref: int,
+        place: Place,
+        taker: object,
+        *,
+        seen: int = 0,
+        has_ref: bool = True,
     ) -> None:
         """Note that a place was taken over.
 
@@ -73,13 +83,15 @@ class TakenPlaces:
             ref: the highest ref that the client had sent that left the place.
             place: the place.
             taker: the connection whose client has taken the place over.
+            seen: the ordinal behind which the client was certainly there that left the place.
             has_ref: whether that client's join had a ref.
         """
         now = self._clock()
         taken = self._by_key.pop(digest, None)
         if taken is None or taken.until <= now:
-            taken = Taken(ref, place, now)
+            taken = Taken(ref, seen, place, now)
         taken.ref, taken.place = min(taken.ref, ref), min(taken.place, place)
+        taken.seen = min(taken.seen, seen)
         taken.lacks_ref = taken.lacks_ref or not has_ref
         taken.until = now + self._window
         taken.add_taker(taker)
@@ -88,20 +100,20 @@ class TakenPlaces:
         if oldest.until <= now or len(self._by_key) > _MOST:
             self._by_key.popitem(last=False)
 
-    def find(self, digest: bytes, ref: int | None, client: object) -> Taken | None:
+    def find(self, digest: bytes, ref: int | None, client: ConnectedClient) -> Taken | None:
         """Return what was taken over that a client may have left; None if nothing was.
 
         Args:
             digest: the digest of the client's key.
             ref: the ref of the client's join; None if there is none.
-            client: the client's connection; None is returned if that has taken a place over itself.
+            client: the client's connection; None is returned if that has taken a place over itself,
+                or had begun when those that left the places were certainly on theirs.
         """
         taken = self._by_key.get(digest)
         if taken is None or taken.until <= self._clock() or (ref and taken.ref >= ref):
             return None
-        if any(one() is client for one in taken.takers):
+        if taken.seen > client.began or any(one() is client for one in taken.takers):
             return None
-        taken.add_taker(client)
         return taken
 
     def note_end(self, digest: bytes, client: object, last_ref: int) -> None:

@@ -82,6 +82,16 @@ class Visit:
         return self.proof.has_answered
 
     @property
+    def began(self) -> int:
+        """The ordinal of the last write to any client when the connection began."""
+        return self.proof.began
+
+    @property
+    def seen(self) -> int:
+        """The ordinal of the last write behind which the client was certainly here."""
+        return self.proof.seen
+
+    @property
     def heard(self) -> tuple[int, int]:
         """A value that changes whenever the client sends a message or answers a ping."""
         return self.messages, self.proof.proven

@@ -50,6 +50,8 @@ class Connection:
     last_ref: int = 0
     messages: int = 0
     has_answered: bool = True
+    began: int = 0
+    seen: int = 0
     written: int = 0
     proven: int = 0
     proven_before_close: int = 0

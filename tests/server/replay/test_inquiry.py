@@ -22,6 +22,8 @@ class Client:
     last_ref: int = 0
     heard: int = 0
     has_answered: bool = False
+    began: int = 0
+    seen: int = 0
 
 
 class World:

@@ -29,6 +29,8 @@ class Connection:
 
     last_ref: int = 1
     has_answered: bool = True
+    began: int = 0
+    seen: int = 0
     heard: int = 1
     written: int = 0
     proven: int = 0

@@ -23,6 +23,8 @@ class Client:
     place: Place = (0, 0)
     heard: int = 0
     has_answered: bool = False
+    began: int = 0
+    seen: int = 0
 
 
 class World:
@@ -184,9 +186,12 @@ def test_who_answers_is_no_candidate() -> None:
 
 def test_a_session_that_several_clients_have_is_treated_like_claims() -> None:
     world = World()
-    assert world.memberships.share(SESSION)
-    assert not world.memberships.share(SESSION)
-    assert not world.memberships.share(CLAIMS)
+    found: list[None] = []
+    shared = world.memberships.shared_sessions
+    shared.on_add = lambda: found.append(None)
+    for key in (SESSION, SESSION, CLAIMS):
+        shared.add(key)
+    assert found == [None]
     for ref, at in ((2, 5), (4, 9)):
         world.leave_behind(SESSION, ref, at)
     assert place(world.join(SESSION, 5)[1]) == 5
@@ -197,7 +202,7 @@ def test_a_join_below_the_refs_of_others_shows_that_a_session_is_shared() -> Non
     world = World()
     world.join(SESSION, 50)
     world.join(SESSION, 3)
-    assert not world.memberships.share(SESSION)
+    assert not world.memberships.shared_sessions.is_exact(SESSION)
 
 
 def test_who_takes_a_session_without_a_ref_hides_nothing_from_its_client() -> None:
@@ -513,7 +518,8 @@ def test_who_leaves_a_channel_of_a_session_and_joins_it_again_is_told_of_no_gap(
     world.memberships.end(member)
     world.memberships.enter(again)
     assert world.memberships.choose(again, ()) == Choice(None)
-    assert world.memberships.share(SESSION), "the session is taken to be shared"
+    is_exact = world.memberships.shared_sessions.is_exact(SESSION)
+    assert is_exact, "the session is taken to be shared"
 
 
 def test_who_takes_its_own_session_again_on_another_connection_is_told_of_no_gap() -> None:
@@ -530,6 +536,75 @@ def test_of_a_session_nothing_is_taken_by_others() -> None:
     world.leave_behind(SESSION, 5, 7)
     assert place(world.join(SESSION, 6)[1]) == 7
     assert world.join(SESSION, 8)[1] == Choice(None)
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+def test_who_was_connected_while_another_answered_is_not_taken_for_it(key: Key) -> None:
+    world = World()
+    member = world.enter(key, 5)
+    member.is_chosen = True
+    member.client.seen = 4  # type: ignore[misc]
+    world.memberships.depart(member, (7, 0), began=(0, 0))
+    other = world.enter(key, 50)
+    other.client.began = 3  # type: ignore[misc]
+    assert world.memberships.choose(other, ()) == Choice(None)
+    assert not world.memberships.shared_sessions.is_exact(key)
+    again = world.enter(key, 6)
+    again.client.began = 4  # type: ignore[misc]
+    assert world.memberships.choose(again, ()) == Choice((7, 0))
+    # Nor can it be the one whose place was taken over.
+    later = world.enter(key, 60)
+    later.client.began = 3  # type: ignore[misc]
+    assert world.memberships.choose(later, ()) == Choice(None)
+
+
+def test_who_went_on_behind_its_place_is_told_when_another_finds_nothing() -> None:
+    world = World()
+    told: list[tuple[Membership, Place]] = []
+    world.memberships.on_lacking = lambda member, place: told.append((member, place))
+    world.leave_behind(CLAIMS, 5, 7)
+    world.join(CLAIMS, 20)  # a neighbour, who comes for the first time
+    world.leave_behind(CLAIMS, 6, 9)  # a third one
+    member, choice = world.join(CLAIMS, 8)
+    assert choice == Choice((9, 0))
+    assert told == []
+    assert world.join(CLAIMS, 7)[1] == Choice((7, 0), LostReason.LOST)
+    assert told == [(member, (7, 0))]
+    assert world.join(CLAIMS, 11)[1] == Choice((7, 0), LostReason.LOST)
+    assert len(told) == 1, "it is told twice"
+
+
+def test_who_went_on_behind_its_place_and_is_away_is_told_when_it_comes_back() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 5, 7)
+    world.join(CLAIMS, 20)
+    world.leave_behind(CLAIMS, 6, 9)
+    member, _ = world.join(CLAIMS, 8)
+    # It goes away, comes back, and goes away again.
+    world.memberships.depart(member, (10, 0), began=(9, 0))
+    member, choice = world.join(CLAIMS, 9)
+    assert choice == Choice((10, 0))
+    world.memberships.depart(member, (11, 0), began=(10, 0))
+    assert world.join(CLAIMS, 7)[1] == Choice((7, 0), LostReason.LOST)
+    assert world.join(CLAIMS, 12)[1] == Choice((11, 0), LostReason.LOST)
+
+
+def test_whose_place_is_taken_while_it_waits_is_told_of_a_gap_though_it_is_cut() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 5, 7)
+    waiting = world.enter(CLAIMS, 6, at=9)
+    assert place(world.join(CLAIMS, 20)[1]) == 7
+    assert world.memberships.depart(waiting, (9, 0), began=(9, 0)) is None
+    assert world.join(CLAIMS, 8)[1] == Choice((7, 0), LostReason.LOST)
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+@pytest.mark.parametrize("why", [LostReason.LOST, LostReason.UNPROVEN])
+def test_an_open_membership_that_is_claimed_hides_no_gap(key: Key, why: LostReason) -> None:
+    world = World()
+    former, _ = world.join(key, 1, at=7)
+    world.memberships.why_lost = lambda member: why if member is former else None
+    assert world.join(key, 3, silent=(former,))[1] == Choice((7, 0), why)
 
 
 def test_a_bounded_number_of_what_was_taken_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
