@@ -73,15 +73,17 @@ class NeededPlaces:
             return
         kept: list[Place] = []
         added = self._added_meanwhile = []
-        for place in list(self._counts):
-            count = self._counts.get(place)
-            if count:
-                kept.append(place)
-            elif count == 0:
-                del self._counts[place]
-                self._unused -= 1
-            yield
-        self._added_meanwhile = None
+        try:
+            for place in list(self._counts):
+                count = self._counts.get(place)
+                if count:
+                    kept.append(place)
+                elif count == 0:
+                    del self._counts[place]
+                    self._unused -= 1
+                yield
+        finally:
+            self._added_meanwhile = None
         kept += added
         heapify(kept)
         self._heap = kept

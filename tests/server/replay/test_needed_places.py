@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from heapq import heappop
 
 import pytest
@@ -77,3 +78,19 @@ def test_it_is_exact_when_what_is_unneeded_was_given_up() -> None:
     places.remove((2, 0))
     assert places.lowest() == (MANY - 3, 1)
     assert next(places.tidying(), "nothing") == "nothing"
+
+
+def test_nothing_is_kept_for_a_tidying_that_was_given_up() -> None:
+    places = NeededPlaces()
+    for number in range(MANY):
+        places.add((number, 0))
+    for number in range(1, MANY):
+        places.remove((number, 0))
+    tidying = places.tidying()
+    next(tidying)
+    tidying.close()
+    for number in range(MANY):
+        places.add((number, 1))
+    # The heap, and no list of what was added to it.
+    assert sum(isinstance(one, list) for one in gc.get_referents(places)) == 1
+    assert places.lowest() == (0, 0)

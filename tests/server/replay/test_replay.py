@@ -59,6 +59,54 @@ async def test_a_client_that_comes_back_gets_what_it_missed(stage: Stage) -> Non
     assert client.gaps == []
 
 
+async def test_who_went_on_behind_its_place_is_told_late(stage: Stage) -> None:
+    async def come(client: Client) -> None:
+        client.connect()
+        client.join()
+        for other in (one, third, stranger):
+            other.prove()
+        await asyncio.sleep(0)
+
+    one, third, stranger = (Client(stage, session=False) for _ in range(3))
+    one.come()
+    third.ref = 4
+    await come(third)
+    stage.publish(*batch(16, 1))
+    one.prove()
+    third.prove()
+    one.leave()
+    stage.publish(*batch(32, 2))
+    # Somebody who has the same address, and comes for the first time.
+    stranger.ref = 10
+    await come(stranger)
+    await running(stage, lambda: stranger.ids == [2])
+    third.prove()
+    third.leave()
+    stage.publish(*batch(48, 3))
+    # It is taken for the third one.
+    one.ref = 7
+    await come(one)
+    await running(stage, lambda: one.ids == [1, 3])
+    assert one.gaps == []
+    third.ref = 8
+    await come(third)
+    assert third.gaps == ["replay_lost"]
+    assert one.gaps == ["replay_lost"]
+    gap = one.messages[-1]["payload"]["gap"]
+    assert [gap[name].split("@")[0] for name in ("after", "until")] == [
+        str(Position(LSN(lsn), LAST_INDEX)) for lsn in (16, 32)
+    ]
+    # Before that has arrived, its client does not know.
+    one.leave()
+    await come(one)
+    assert one.gaps == ["replay_lost"] * 2
+    one.proof.ask()
+    one.prove()
+    one.leave()
+    await come(one)
+    assert one.gaps == ["replay_lost"] * 2
+
+
 # Another stream, whose places begin below those of the former one.
 
 
