@@ -32,7 +32,7 @@ settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_rls"]
+pytest_plugins = ["tests.fix_nats", "tests.fix_postgres", "tests.fix_rls"]
 
 
 MOST_FLAKY = 2
