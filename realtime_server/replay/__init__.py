@@ -54,6 +54,7 @@ What outlives a server process
 * *second slot* (:mod:`.second_slot`): a replication slot that keeps the WAL that clients may need.
 * *journal* (:mod:`.journal`): what all server processes of a database write into the WAL about
   their channels, as *records* (:mod:`.records`).
+* :mod:`.journal_writer` writes the records, and :mod:`.journal_reader` reads them.
 * *ledger* (:mod:`.ledger`): what the journal still has to be told of this process's channels.
 * *other processes* (:mod:`.other_processes`, :mod:`.process`): their channels, as the journal has
   them.

@@ -27,8 +27,9 @@ from ..config.database.addresses import resolve_dsn
 from ..config.database.source import make_window_source
 from .change_log import ChangeLog
 from .channel_starts import ChannelStarts
-from .durable import Durable, Reached
+from .durable import Durable
 from .journal import MOST_CHANNELS, Journal
+from .journal_writer import Reached
 from .ledger import Ledger
 from .memberships import Memberships
 from .origin import Origin

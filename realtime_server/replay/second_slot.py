@@ -90,6 +90,15 @@ class _Look:
     """Whether the role may move a slot."""
 
 
+@attrs.frozen
+class _Move:
+    """What :meth:`SecondSlot.keep` is called with."""
+
+    needed: Callable[[], LSN | None]
+    before_move: Callable[[LSN], Awaitable[bool]]
+    least_step: int
+
+
 class SecondSlot:
     """Creates the second slot, moves it on, and drops it.
 
@@ -118,14 +127,6 @@ class SecondSlot:
         """Bytes of WAL that the slot keeps."""
         self.lost = 0
         """How often the slot was lost."""
-        self.least_step = 0
-        """How many bytes of WAL the slot is moved by at least, since before each move something is
-        written. If this is more than a quarter of what the slot may keep, the quarter counts."""
-        self.before_move: Callable[[LSN], Awaitable[bool]] = _nothing_to_write
-        """Called before the slot is moved, and when it was made, with an LSN that the stream has
-        passed: everything that committed before it was handed out. It writes everything that is
-        known of the clients into the WAL, waits until that is on the disk, and returns whether it
-        did: what was written earlier may be gone afterwards."""
         self._dsn = dsn
         self._slot = slot
         self._max_bytes = max_bytes
@@ -135,7 +136,13 @@ class SecondSlot:
         # The last line in the log about what is wrong, so that it is there once.
         self._said = ""
 
-    async def keep(self, needed: Callable[[], LSN | None]) -> None:
+    async def keep(
+        self,
+        needed: Callable[[], LSN | None],
+        before_move: Callable[[LSN], Awaitable[bool]],
+        *,
+        least_step: int = 0,
+    ) -> None:
         """Create the second slot if it is missing, or move it on.
 
         What fails is logged, once, and tried again with the next call.
@@ -144,12 +151,20 @@ class SecondSlot:
             needed: returns the LSN from which on commits have to be kept; None if no client needs a
                 change that was handed out. It is called after the slots were looked at, and again
                 right before the slot is moved, as a client may need more by then.
+            before_move: called before the slot is moved, and when it was made, with an LSN that the
+                stream has passed: everything that committed before it was handed out. It writes
+                everything that is known of the clients into the WAL, waits until that is on the
+                disk, and returns whether it did: what was written earlier may be gone afterwards.
+            least_step: how many bytes of WAL the slot is moved by at least, since something is
+                written before each move. If this is more than a quarter of what the slot may keep,
+                the quarter counts.
         """
+        move = _Move(needed, before_move, least_step)
         try:
             async with await connect(await self._dsn(), name="replay slot") as connection:
                 # To move the slot may take long, and the role may have a limit.
                 await connection.execute("SET statement_timeout = 0")
-                await self._keep(connection, needed)
+                await self._keep(connection, move)
         except psycopg.errors.ObjectInUse:
             # A process that begins is reading it.
             logger.debug("slot %r is in use", self.name)
@@ -185,9 +200,7 @@ class SecondSlot:
         except (psycopg.Error, SourceError) as exc:
             logger.warning("slot %r cannot be dropped: %s", self.name, one_line(exc))
 
-    async def _keep(
-        self, connection: AsyncConnection[Any], needed: Callable[[], LSN | None]
-    ) -> None:
+    async def _keep(self, connection: AsyncConnection[Any], move: _Move) -> None:
         look = await self._look(connection)
         main, second = look.main, look.second
         if look.in_recovery:
@@ -212,7 +225,7 @@ class SecondSlot:
                 "pg_replication_slot_advance(name, pg_lsn); grant that, or set REPLAY_WAL_MB=0",
             )
         elif second is None:
-            await self._make(connection)
+            await self._make(connection, move)
         elif not self._is_ours(look):
             self._none(
                 logger.error,
@@ -221,7 +234,7 @@ class SecondSlot:
             )
         else:
             self._kept(second)
-            await self._move(connection, look, main, second, needed)
+            await self._move(connection, look, main, second, move)
 
     async def _look(self, connection: AsyncConnection[Any]) -> _Look:
         ((in_recovery, keep_size, idle_timeout, may_move),) = await (
@@ -245,7 +258,7 @@ class SecondSlot:
             return second.slot_type == "logical"
         return (second.plugin, second.database) == (main.plugin, main.database)
 
-    async def _make(self, connection: AsyncConnection[Any]) -> None:
+    async def _make(self, connection: AsyncConnection[Any], move: _Move) -> None:
         try:
             await connection.execute(_COPY, [self._slot, self.name])
         except psycopg.errors.DuplicateObject:
@@ -272,7 +285,7 @@ class SecondSlot:
         made = await catalog.slot(connection, self.name)
         if made is not None:
             self._kept(made)
-            await self.before_move(made.confirmed_flush_lsn)
+            await move.before_move(made.confirmed_flush_lsn)
 
     def _kept(self, second: SlotStatus) -> None:
         self.state = SlotState.KEPT
@@ -284,7 +297,7 @@ class SecondSlot:
         look: _Look,
         main: SlotStatus,
         second: SlotStatus,
-        needed: Callable[[], LSN | None],
+        move: _Move,
     ) -> None:
         assert second.restart_lsn is not None
         confirmed, passed = second.confirmed_flush_lsn, main.confirmed_flush_lsn
@@ -295,16 +308,16 @@ class SecondSlot:
             least = max(least, min(LSN(end - limit // 2), passed))
 
         def target() -> LSN:
-            first = needed()
+            first = move.needed()
             return max(least, passed if first is None else min(first, passed))
 
         # PostgreSQL begins to read where the slot's oldest transaction does.
         again = confirmed - second.restart_lsn
-        step = max(_STEP, again // 4, min(self.least_step, limit // 4))
+        step = max(_STEP, again // 4, min(move.least_step, limit // 4))
         if target() - confirmed >= step:
-            if not await self.before_move(passed) or (to := target()) <= confirmed:
+            if not await move.before_move(passed) or (to := target()) <= confirmed:
                 return
-            if (first := needed()) is not None and first < least:
+            if (first := move.needed()) is not None and first < least:
                 self._say(
                     logger.warning,
                     "slot %r keeps no more than %d MB (REPLAY_WAL_MB, and half of "
@@ -347,10 +360,6 @@ class SecondSlot:
         if line != self._said:
             self._said = line
             log(text, *arguments)
-
-
-async def _nothing_to_write(passed: LSN) -> bool:
-    return True
 
 
 async def slots_left_over(dsn: str) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import LSN, Gap, Insert, LogicalMessage, SlotStatus, drop_slot, slot_status
-from realtime_server.replay import durable, second_slot
+from realtime_server.replay import durable, second_slot, window
 from realtime_server.replay.records import PREFIX
 from realtime_server.replay.second_slot import SlotState
 from tests.fix_postgres import Database, unique_name
@@ -170,9 +170,9 @@ async def test_an_idle_database_is_left_alone(shop: Database) -> None:
         looked = 0
         keep = node.second_slot.keep
 
-        async def counted(needed: Callable[[], LSN | None]) -> None:
+        async def counted(*arguments: Any, **options: Any) -> None:
             nonlocal looked
-            await keep(needed)
+            await keep(*arguments, **options)
             looked += 1
 
         node.second_slot.keep = counted  # type: ignore[method-assign]
@@ -222,6 +222,10 @@ def short_of_wal(shop: Database) -> Iterator[Database]:
     pg.execute("select pg_reload_conf()")
 
 
+async def write_nothing(passed: LSN) -> bool:
+    return True
+
+
 async def test_an_invalidated_second_slot_is_made_anew(
     short_of_wal: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -245,7 +249,7 @@ async def test_an_invalidated_second_slot_is_made_anew(
 
         # The main slot was lost, too, and is made anew by the stream.
         for _ in range(100):
-            await node.second_slot.keep(lambda: None)
+            await node.second_slot.keep(lambda: None, write_nothing)
             if node.second_slot.lost:
                 break
         assert node.second_slot.lost == 1
@@ -280,7 +284,7 @@ async def test_a_slot_in_use_is_waited_for(shop: Database, monkeypatch: pytest.M
         killed.needed = (await second(killed)).confirmed_flush_lsn
         insert(shop, 1)
         await eventually(lambda: ids(killed.live) == [1])
-    monkeypatch.setattr(durable, "_PAUSE", 0.05)
+    monkeypatch.setattr(window, "_PAUSE", 0.05)
     node = Node(shop, slot)
     async with open_source(shop, slot=f"{slot}_replay"):
         opening = asyncio.create_task(node.open())

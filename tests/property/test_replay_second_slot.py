@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from realtime_core import LSN, StreamIdentity
 from realtime_core.positions import LAST_INDEX
-from realtime_server.replay import durable, second_slot
+from realtime_server.replay import durable, journal_writer, second_slot
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import Place
@@ -298,8 +298,9 @@ def fake_database(monkeypatch: pytest.MonkeyPatch) -> None:
     async def slot(connection: World, name: str) -> Any:
         return await connection.slot(connection, name)
 
-    for name in ("_TOGETHER", "_PAUSE", "_INTERVAL"):
-        monkeypatch.setattr(durable, name, 0.0)
+    monkeypatch.setattr(durable, "_INTERVAL", 0.0)
+    for name in ("_TOGETHER", "_PAUSE"):
+        monkeypatch.setattr(journal_writer, name, 0.0)
     monkeypatch.setattr(second_slot, "_STEP", 1)
     monkeypatch.setattr(second_slot, "connect", connect)
     monkeypatch.setattr(second_slot.catalog, "slot", slot)

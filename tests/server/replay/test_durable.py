@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
 from realtime_core.errors import SlotInUseError, SourceError
-from realtime_server.replay import durable, window
+from realtime_server.replay import durable, journal_writer, window
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import MOST_CHANNELS, Journal
 from realtime_server.replay.places import BEFORE, Place
@@ -71,8 +71,8 @@ class SecondSlot:
     async def find(self) -> Any:
         return SimpleNamespace(confirmed_flush_lsn=self.begins.pop(0)) if self.begins else None
 
-    async def keep(self, *_: object) -> None:
-        await asyncio.Event().wait()
+    async def keep(self, _: object, before_move: Any, *, least_step: int) -> None:
+        self.before_move, self.least_step = before_move, least_step
 
 
 class Window:
@@ -142,8 +142,8 @@ class World:
 
 @pytest_asyncio.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(durable, "_TOGETHER", 0.001)
-    monkeypatch.setattr(durable, "_PAUSE", 0.001)
+    monkeypatch.setattr(journal_writer, "_TOGETHER", 0.001)
+    monkeypatch.setattr(journal_writer, "_PAUSE", 0.001)
     world = World()
     running = await world.begin()
     yield world
@@ -155,7 +155,7 @@ async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate = 1_000_000
-    monkeypatch.setattr(durable, "_SNAPSHOT_RATE", rate)
+    monkeypatch.setattr(journal_writer, "_SNAPSHOT_RATE", rate)
     world.join_all()
     await eventually(lambda: not world.journal.is_due)
     loop = asyncio.get_running_loop()
@@ -210,17 +210,27 @@ async def test_who_has_everything_is_told_of_behind_where_a_process_begins_that_
     assert channel.place == (100, -1)
 
 
-async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(world: World) -> None:
+async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(durable, "_INTERVAL", 0.001)
+    monkeypatch.setattr(journal_writer, "_TOGETHER", 0.001)
+    world = World()
+    running = await world.begin()
     world.join_all()
     await eventually(lambda: not world.journal.is_due)
     await world.second_slot.before_move(LSN(1))
-    assert world.second_slot.least_step >= 4 * world.messages.records[-1] > 100_000
+    snapshot = world.messages.records[-1]
+    assert snapshot > 25_000
+    await eventually(lambda: world.second_slot.least_step == 4 * snapshot)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_database_that_hangs_is_given_up_and_everything_is_written_afterwards(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(durable, "_LONGEST", 0.01)
+    monkeypatch.setattr(journal_writer, "_LONGEST", 0.01)
     world.messages.hangs = True
     world.join_all()
     await eventually(lambda: "takes longer than" in caplog.text)
@@ -244,8 +254,8 @@ async def test_a_boot_that_becomes_due_while_a_record_fails_is_written(world: Wo
 async def test_a_start_gives_up_a_journal_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(durable, "_PATIENCE", 0.05)
-    monkeypatch.setattr(durable, "_PAUSE", 0.01)
+    monkeypatch.setattr(journal_writer, "_PATIENCE", 0.05)
+    monkeypatch.setattr(journal_writer, "_PAUSE", 0.01)
     world = World()
     world.messages.fails = True
     async for _ in world.durable.restore((0, -1)):
@@ -266,7 +276,7 @@ async def test_nothing_is_written_where_the_changes_do_not_come_from(
     said = "the changes do not come from the same cluster and timeline yet"
     await eventually(lambda: said in caplog.text)
     assert "cannot be written" not in caplog.text
-    monkeypatch.setattr(durable, "_PATIENCE", 0.0)
+    monkeypatch.setattr(journal_writer, "_PATIENCE", 0.0)
     await eventually(lambda: "it leads to another cluster or timeline" in caplog.text)
     assert len(world.messages.records) == known
     world.stream = StreamIdentity(1, 2, ("shop",))
@@ -277,7 +287,7 @@ async def test_nothing_is_written_where_the_changes_do_not_come_from(
 async def test_a_full_journal_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(durable, "_TOGETHER", 0.001)
+    monkeypatch.setattr(journal_writer, "_TOGETHER", 0.001)
     world = World(most=100)
     running = await world.begin()
     world.join_all()

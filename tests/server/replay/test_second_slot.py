@@ -77,14 +77,13 @@ async def test_a_slot_that_must_not_idle_is_used_and_not_moved_past_the_last_sna
         return True
 
     kept = SecondSlot(dsn, slot="main", name="second", max_bytes=1 << 40, clock=lambda: now)
-    kept.before_move = before_move
-    await kept.keep(lambda: None)
+    await kept.keep(lambda: None, before_move)
     assert database.moves == []
     # It would be lost before long. So little lies behind it that nothing is written for a move.
     now = IDLE_TIMEOUT / 2
-    await kept.keep(lambda: None)
+    await kept.keep(lambda: None, before_move)
     assert (database.moves, snapshots) == ([database.second], 0)
     # With a snapshot, it is moved.
     database.main = 50 * MEGABYTE
-    await kept.keep(lambda: None)
+    await kept.keep(lambda: None, before_move)
     assert (database.moves[1:], snapshots) == ([database.main], 1)
