@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for warning in warnings:
             print(f"configuration warning: {warning}", file=sys.stderr)
         return _refuse(exc)
-    logs.configure(config.log_level, config.log_format)
+    worker = None if arguments.worker is None else arguments.worker[0]
+    logs.configure(config.log_level, config.log_format, worker=worker)
     if arguments.worker is None:  # the supervisor of several has said it
         for warning in (*warnings, *config.shortcomings()):
             logger.warning("configuration: %s", warning)
@@ -92,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         return _refuse(exc)
     except ServerError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        named = "" if worker is None else f"worker {worker}: "
+        print(f"{named}error: {exc}", file=sys.stderr)
         return 2
     except RealtimeError as exc:
         logger.critical("the stream cannot go on: %s", exc)

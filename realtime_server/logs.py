@@ -41,14 +41,22 @@ _INTERVAL: Final = 10.0
 """Seconds from one line to the next of the same kind, for events that may concern thousands."""
 
 
-def configure(level: LogLevel, style: LogFormat) -> None:
+def configure(level: LogLevel, style: LogFormat, *, worker: int | None = None) -> None:
     """Write log lines to standard error.
 
     Args:
         level: the level of the least important lines that are written.
         style: whether the lines are text or JSON.
+        worker: the number of a process of several, which its lines name.
     """
     handler = logging.StreamHandler(sys.stderr)
+    if worker is not None:
+
+        def name_worker(record: logging.LogRecord) -> bool:
+            record.worker = worker
+            return True
+
+        handler.addFilter(name_worker)
     handler.setFormatter(JsonFormatter() if style is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level.value, handlers=[handler])
     # At lower levels websockets logs handshakes and frames, which contain tokens and rows.
@@ -102,13 +110,19 @@ def _cut(values: dict[str, object]) -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """``time level logger: message``; control characters in the message are escaped."""
+    """``time level logger: message``; control characters in the message are escaped.
+
+    The line of a worker has ``worker 2:`` before its message.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = record.message.translate(_CONTROLS)
+        worker = vars(record).get("worker")
+        if worker is not None:
+            record.message = f"worker {worker}: {record.message}"
         return super().formatMessage(record)
 
 

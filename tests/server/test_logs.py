@@ -96,6 +96,25 @@ def test_the_root_logger_is_set_up_and_websockets_kept_quiet(
     assert handler.stream is sys.stderr
 
 
+@pytest.mark.parametrize("style", LogFormat)
+def test_the_lines_of_a_worker_name_it(
+    style: LogFormat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+    websockets = logging.getLogger("websockets")
+    level = websockets.level
+    configure(LogLevel.INFO, style, worker=2)
+    websockets.setLevel(level)
+    (handler,) = logging.root.handlers
+    handler.handle(record("joined: %s", "x"))
+    line = capsys.readouterr().err
+    if style is LogFormat.JSON:
+        assert json.loads(line)["worker"] == 2
+        assert json.loads(line)["message"] == "joined: x"
+    else:
+        assert line.endswith(" INFO realtime.connection: worker 2: joined: x\n")
+
+
 def test_every_line_about_webhooks_names_an_event_that_the_documentation_lists() -> None:
     root = Path(__file__).parents[2]
     listed = (root / "docs" / "reference" / "logs.md").read_text(encoding="utf-8")
