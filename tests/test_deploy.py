@@ -19,6 +19,7 @@ from realtime_core import SourceStats, __version__
 from realtime_server.config import ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
+from realtime_server.workers.stats import WorkerStats
 from tests.dockerfile import Dockerfile
 from tests.server_helpers import make_backlog
 from tests.tokens import SECRET
@@ -299,7 +300,8 @@ def only_container(manifests: dict[str, Any]) -> Any:
 
 def exposed_metrics() -> set[str]:
     """Return the names of the samples that the server's /metrics has."""
-    text = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog()).render().decode()
+    metrics = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog(), workers=WorkerStats)
+    text = metrics.render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     names = set()
     for name, kind in types.items():

@@ -97,6 +97,8 @@ CASES = [
     ("RealtimeGap", [of("realtime_gaps_total", "_x10 0x9")], 0),
     ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+20x20")], 1),
     ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+5x20")], 0),
+    ("RealtimeWorkerRestarts", [of("realtime_worker_restarts_total", "0x15 1x5")], 1),
+    ("RealtimeWorkerRestarts", [of("realtime_worker_restarts_total", OLD)], 0),
     ("RealtimeLimits", [of("realtime_limits_total", "0+100x20", limit="joins")], 1),
     ("RealtimeLimits", [of("realtime_limits_total", "0+50x20", limit="joins")], 0),
     (
@@ -227,10 +229,10 @@ def test_a_query_that_prometheus_cannot_read_would_be_found(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def scraped() -> Iterator[str]:
-    """What Prometheus gets from a server."""
+    """What Prometheus gets from a server with several workers, which has all metrics."""
     nowhere = "host=127.0.0.1 port=1 dbname=none user=nobody"
     with (
-        ServerProcess(nowhere, EXPOSE_METRICS="true") as server,
+        ServerProcess(nowhere, patience=90, EXPOSE_METRICS="true", WORKERS="2") as server,
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=30) as answer,
     ):
         yield answer.read().decode()
