@@ -271,6 +271,8 @@ class RealtimeServer:
 
     def why_not_ready(self) -> str | None:
         """Return why clients would not get changes now, None if they would; for ``/ready``."""
+        if self._worker is not None and (why := self._worker.why_not_ready()) is not None:
+            return why
         return why_not_ready(self.source.stats(), self.config)
 
     async def listening(self) -> None:
@@ -333,7 +335,14 @@ class RealtimeServer:
         if worker is not None and self.config.expose_metrics:
 
             async def metrics(_: HttpRequest) -> Response:
-                return Response(HTTPStatus.OK, CONTENT_TYPE, await worker.metrics(), NO_STORE)
+                try:
+                    return Response(HTTPStatus.OK, CONTENT_TYPE, await worker.metrics(), NO_STORE)
+                except TimeoutError:
+                    return Response(
+                        HTTPStatus.SERVICE_UNAVAILABLE,
+                        body=b"the supervisor does not answer\n",
+                        headers=NO_STORE,
+                    )
 
             more["/metrics"] = metrics
         return more

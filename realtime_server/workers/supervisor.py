@@ -174,10 +174,10 @@ class Supervisor:
         """Wait until the stream ends, which it does only if it cannot go on.
 
         Raises:
-            RealtimeError: if the stream cannot go on, or a worker cannot be started.
+            RealtimeError: if the stream cannot go on, or a worker cannot.
         """
         workers = asyncio.create_task(self._processes.wait())
-        tasks = {self._reading, workers}
+        tasks = {self._reading, self._telling, workers}
         if self._webhooks is not None:
             tasks.add(self._webhooks.running)
         try:

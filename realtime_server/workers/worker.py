@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from itertools import count
-from typing import Self
+from typing import Final, Self
 
 from realtime_core.errors import ServerError
 
@@ -16,6 +17,12 @@ from .feed import LinkFeed
 
 __all__ = ["Worker"]
 
+_SILENT: Final = 10.0
+"""After how many seconds the supervisor counts as one that stands still. It says something each
+second."""
+_ANSWER: Final = 8.0
+"""Seconds that the supervisor may take to answer. Prometheus waits for ten."""
+
 
 class Worker:
     """What a server has that is one of several workers.
@@ -24,14 +31,24 @@ class Worker:
         number: of the worker, from 1 on.
         source: the changes, which the supervisor reads.
         control: the link for everything else.
+        clock: seconds, which only grow.
     """
 
-    def __init__(self, number: int, source: LinkFeed, control: ControlLink) -> None:
+    def __init__(
+        self,
+        number: int,
+        source: LinkFeed,
+        control: ControlLink,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.number = number
         """The worker's number, from 1 on. One that takes the place of another has the same."""
         self.source = source
         """The changes, which the supervisor reads."""
         self._control = control
+        self._clock = clock
+        self._heard_at = clock()
         self._ids = count()
         # The requests for the metrics of all that were not answered yet.
         self._asked: dict[int, asyncio.Future[str]] = {}
@@ -71,6 +88,7 @@ class Worker:
             ServerError: when the supervisor has ended.
         """
         async for message in self._control.messages():
+            self._heard_at = self._clock()
             match message:
                 case {"kind": "stats", "stats": stats}:
                     self.source.note(stats_from_json(stats))
@@ -84,13 +102,25 @@ class Worker:
                         asked.set_result(text)
         raise ServerError(f"the supervisor has ended, and so does worker {self.number}")
 
+    def why_not_ready(self) -> str | None:
+        """Return why the supervisor may bring no changes, None if it is there; for ``/ready``."""
+        silent = self._clock() - self._heard_at
+        if silent < _SILENT:
+            return None
+        return f"the supervisor has said nothing for {silent:.0f} s"
+
     async def metrics(self) -> bytes:
-        """Return the metrics of all workers together."""
+        """Return the metrics of all workers together.
+
+        Raises:
+            TimeoutError: if the supervisor does not answer.
+        """
         number = next(self._ids)
         self._asked[number] = answer = asyncio.get_running_loop().create_future()
         try:
             self._control.send("ask", id=number)
-            text: str = await answer
+            async with asyncio.timeout(_ANSWER):
+                text: str = await answer
             return text.encode()
         finally:
             del self._asked[number]

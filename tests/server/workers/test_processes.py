@@ -146,6 +146,29 @@ async def test_a_worker_says_that_it_is_alive_until_the_supervisor_has_ended() -
 
 
 @pytest.mark.asyncio
+async def test_a_worker_says_that_its_supervisor_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.workers.worker._ANSWER", 0.01)
+    ours, theirs = socket.socketpair()
+    supervisor, control = await ControlLink.over(ours), await ControlLink.over(theirs)
+    feed: Any = None
+    now = 0.0
+    worker = Worker(1, feed, control, clock=lambda: now)
+    running = asyncio.create_task(worker.run(bytes))
+    assert worker.why_not_ready() is None
+    now = 12.0
+    assert worker.why_not_ready() == "the supervisor has said nothing for 12 s"
+    with pytest.raises(TimeoutError):
+        await worker.metrics()
+    supervisor.send("ping")
+    await eventually(lambda: worker.why_not_ready() is None)
+    supervisor.close()
+    await asyncio.gather(running, return_exceptions=True)
+    control.close()
+
+
+@pytest.mark.asyncio
 async def test_many_requests_for_metrics_share_the_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
