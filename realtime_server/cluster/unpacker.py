@@ -69,7 +69,8 @@ class Unpacker:
         self.last = last
         """The place up to which everything was read; None if nothing was."""
         self.stream: StreamIdentity | None = None
-        """The stream of the last envelope; None before the first one."""
+        """The stream of the last envelope; None before the first one. From one gap to the next the
+        positions of all events of one timeline have this object, and behind a gap another one."""
         self._decoder = ChangeDecoder()
         # The commit LSN of the transaction that the decoder is in; None if it is in none.
         self._open: int | None = None
@@ -88,6 +89,10 @@ class Unpacker:
         self.last = None
         self._pieces = []
         self._renew(self.stream)
+
+    def describe_anew(self) -> None:
+        """Have the decoder told of all tables anew, so that their relations are other objects."""
+        self._described.clear()
 
     def feed(self, data: bytes, sequence: int) -> list[Event]:
         """Take the next envelope; return the events that it completes.
@@ -120,7 +125,7 @@ class Unpacker:
         if self.stream is not whole.stream:
             self._change_stream(whole.stream)
         if whole.kind is Kind.MARK:
-            events: list[Event] = [Idle(position_at(whole.last, whole.stream))]
+            events: list[Event] = [Idle(position_at(whole.last, self.stream or whole.stream))]
         else:
             try:
                 events = self._changes(whole, sequence)

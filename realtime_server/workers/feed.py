@@ -14,13 +14,15 @@ from typing import Final, Self, TypeAlias
 
 import attrs
 
-from realtime_core import Begin, Commit, Event, Gap, Position, SourceStats
+from realtime_core import Begin, Commit, Event, Gap, Position, SourceStats, StreamIdentity
 from realtime_core.errors import RealtimeError, ServerError
+from realtime_core.positions import LAST_INDEX
 
 from ..cluster.envelope import Place
 from ..cluster.unpacker import Unpacker
 from .frames import (
     AttachedFrame,
+    EnumsFrame,
     EnvelopeFrame,
     FrameBuffer,
     HandedOutFrame,
@@ -52,10 +54,11 @@ class LinkFeed:
         self._writer = writer
         self._unpacker = Unpacker()
         # The envelopes that were not unpacked yet, and their bytes.
-        self._queue: deque[EnvelopeFrame] = deque()
+        self._queue: deque[EnvelopeFrame | EnumsFrame] = deque()
         self._queued = 0
-        # The envelopes whose events were handed over: the place of the last one, and the sequence.
-        self._handed: deque[tuple[Place, int]] = deque()
+        # The envelopes whose events were handed over: the place of the last one, the stream that
+        # their positions have, and the sequence.
+        self._handed: deque[tuple[Place, StreamIdentity | None, int]] = deque()
         self.begin: Behind | None = None
         """Where the changes begin; None until the supervisor's source is attached."""
         # What the supervisor said last of its source.
@@ -118,6 +121,10 @@ class LinkFeed:
             while not (self._queue and self._knows_all):
                 await self._something()
             frame = self._queue.popleft()
+            if isinstance(frame, EnumsFrame):
+                # What filters have made of the tables' descriptions has the former orders.
+                self._unpacker.describe_anew()
+                continue
             self._queued -= len(frame.data)
             if self._room is not None and self._queued <= _QUEUE_BYTES and not self._room.done():
                 self._room.set_result(None)
@@ -127,7 +134,7 @@ class LinkFeed:
                 self._unreadable = exc
                 raise
             if self._unpacker.last is not None:
-                self._handed.append((self._unpacker.last, frame.sequence))
+                self._handed.append((self._unpacker.last, self._unpacker.stream, frame.sequence))
             if events:
                 return events
 
@@ -139,16 +146,20 @@ class LinkFeed:
         if isinstance(upto, Begin | Gap):
             return
         position = upto if isinstance(upto, Position) else upto.position
-        last = self._unpacker.last
-        if last is None:
+        # What was read ahead may be behind a gap, where LSNs may be lower. The unpacker gives the
+        # positions from one gap to the next the same object as their stream.
+        generations = (
+            place[0] for place, stream, _ in reversed(self._handed) if stream is position.stream
+        )
+        generation = next(generations, None)
+        if generation is None:
             return
-        place = (last[0], position.lsn, position.index)
-        if isinstance(upto, Commit):
-            # Its position is that of the last change, and an envelope ends behind the Commit.
-            place = (last[0], position.lsn, last[2] if last[1] == position.lsn else position.index)
+        # The position of a Commit is that of the last change, and an envelope ends behind it.
+        index = LAST_INDEX if isinstance(upto, Commit) else position.index
+        place = (generation, position.lsn, index)
         done: int | None = None
         while self._handed and self._handed[0][0] <= place:
-            done = self._handed.popleft()[1]
+            done = self._handed.popleft()[2]
         if done is not None:
             self._writer.write(encode_frame(HandedOutFrame(done)))
 
@@ -182,9 +193,11 @@ class LinkFeed:
                     if isinstance(frame, EnvelopeFrame):
                         self._queue.append(frame)
                         self._queued += len(frame.data)
-                    elif isinstance(frame, AttachedFrame):
+                    elif isinstance(frame, EnumsFrame):
                         self.enum_orders.clear()
-                        self.enum_orders.update(frame.enum_orders)
+                        self.enum_orders.update(frame.orders)
+                        self._queue.append(frame)
+                    elif isinstance(frame, AttachedFrame):
                         self.begin = frame.begin
                 self._wake()
                 if self._queued > _QUEUE_BYTES:

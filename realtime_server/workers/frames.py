@@ -2,16 +2,17 @@
 
 A frame is its length, in four bytes, and its content, of which the first byte says the kind. A
 worker says when it is ready for changes. The supervisor sends envelopes, each with a sequence
-number, and before them, once its source is attached, where they begin. A worker sends the number up
-to which it has handed everything out.
+number, and before them, once its source is attached, where they begin. The orders of enum types
+come with that, and again when they have changed. A worker sends the number up to which it has
+handed everything out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from struct import Struct, error
-from typing import Any, Final
+from struct import Struct
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -22,6 +23,8 @@ from .window import Behind
 __all__ = [
     "MAX_FRAME",
     "AttachedFrame",
+    "EnumOrders",
+    "EnumsFrame",
     "EnvelopeFrame",
     "FrameBuffer",
     "HandedOutFrame",
@@ -32,13 +35,15 @@ __all__ = [
 MAX_FRAME: Final = 1 << 31
 """The most bytes of a frame: a row may have 1 GB, and PostgreSQL writes it as up to twice that."""
 
-EnumOrders = Mapping[tuple[str, str], tuple[str, ...]]
+EnumOrders: TypeAlias = Mapping[tuple[str, str], tuple[str, ...]]
+"""The labels of enum types in their declared order, by schema and name."""
 
 _LENGTH: Final = Struct("!I")
 _NUMBERED: Final = Struct("!cQ")
 _ENVELOPE: Final = b"E"
 _HANDED_OUT: Final = b"H"
 _ATTACHED: Final = b"A"
+_ENUMS: Final = b"O"
 _READY: Final = b"R"
 _PLACE: Final = Struct("!QqQ")
 """LSN, index and gaps. The index before a transaction's first change is -1."""
@@ -67,8 +72,13 @@ class AttachedFrame:
 
     begin: Behind
     """What comes with the envelopes is behind this."""
-    enum_orders: EnumOrders
-    """The labels of enum types in their declared order, by schema and name."""
+
+
+@attrs.define
+class EnumsFrame:
+    """The orders of enum types from here on, for a worker."""
+
+    orders: EnumOrders
 
 
 @attrs.define
@@ -76,7 +86,7 @@ class ReadyFrame:
     """A worker takes changes from now on, for the supervisor."""
 
 
-Frame = EnvelopeFrame | HandedOutFrame | AttachedFrame | ReadyFrame
+Frame: TypeAlias = EnvelopeFrame | HandedOutFrame | AttachedFrame | EnumsFrame | ReadyFrame
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -87,10 +97,12 @@ def encode_frame(frame: Frame) -> bytes:
             return b"".join((_LENGTH.pack(len(head) + len(data)), head, data))
         case HandedOutFrame(sequence):
             return _LENGTH.pack(_NUMBERED.size) + _NUMBERED.pack(_HANDED_OUT, sequence)
-        case AttachedFrame(begin, orders):
-            listed = [[schema, name, *labels] for (schema, name), labels in orders.items()]
+        case AttachedFrame(begin):
             place = _PLACE.pack(begin.lsn, begin.index, begin.gaps)
-            content = b"".join((_ATTACHED, place, json.dumps(listed).encode()))
+            return _LENGTH.pack(len(_ATTACHED) + len(place)) + _ATTACHED + place
+        case EnumsFrame(orders):
+            listed = [[schema, name, *labels] for (schema, name), labels in orders.items()]
+            content = _ENUMS + json.dumps(listed).encode()
             return _LENGTH.pack(len(content)) + content
         case ReadyFrame():
             return _LENGTH.pack(len(_READY)) + _READY
@@ -128,12 +140,13 @@ class FrameBuffer:
 
 def _read(content: bytes) -> Frame:
     kind = content[:1]
-    if kind == _ATTACHED:
+    if kind == _ATTACHED and len(content) == len(_ATTACHED) + _PLACE.size:
+        return AttachedFrame(Behind(*_PLACE.unpack_from(content, len(_ATTACHED))))
+    if kind == _ENUMS:
         try:
-            begin = Behind(*_PLACE.unpack_from(content, 1))
-            listed: list[list[Any]] = json.loads(content[1 + _PLACE.size :])
-            return AttachedFrame(begin, {(item[0], item[1]): tuple(item[2:]) for item in listed})
-        except (error, ValueError, TypeError, IndexError) as exc:
+            listed: list[list[Any]] = json.loads(content[len(_ENUMS) :])
+            return EnumsFrame({(item[0], item[1]): tuple(item[2:]) for item in listed})
+        except (ValueError, TypeError, IndexError) as exc:
             raise _unreadable(str(exc)) from exc
     if content == _READY:
         return ReadyFrame()

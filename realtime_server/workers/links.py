@@ -21,20 +21,22 @@ from realtime_core import (
     RawPgoutputSource,
     StreamIdentity,
 )
-from realtime_core.errors import ServerError
+from realtime_core.errors import RealtimeError, ServerError
 
 from ..cluster.envelope import NOWHERE
 from ..cluster.packer import Packed, Packer
 from .frames import (
     MAX_FRAME,
     AttachedFrame,
+    EnumOrders,
+    EnumsFrame,
     EnvelopeFrame,
     FrameBuffer,
     HandedOutFrame,
     ReadyFrame,
     encode_frame,
 )
-from .window import Behind, Window
+from .window import MOST_ENDS, Behind, Window
 
 __all__ = ["Links"]
 
@@ -78,6 +80,8 @@ class Links:
         self._stalled = stalled
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._is_attached = False
+        # The orders of enum types that the workers were told.
+        self._enum_orders: EnumOrders = {}
         # Made with the first event, which says which stream it is.
         self._packer: Packer | None = None
         # How many gaps were sent.
@@ -115,15 +119,23 @@ class Links:
                 self._window.leave(worker, self._clock())
             writer.close()
 
-    @property
-    def ready(self) -> int:
-        """How many workers take changes now."""
-        return len(self._writers)
+    def check_can_go_on(self, worker: int) -> None:
+        """Check that a worker that has ended is worth being started again.
+
+        Raises:
+            RealtimeError: if several of its processes have ended at the same change.
+        """
+        if self._window.is_stuck(worker):
+            raise RealtimeError(
+                f"worker {worker} has ended {MOST_ENDS} times in a row at the same change: its "
+                "errors are above. The slot keeps everything behind "
+                f"{self._source.stats().confirmed_lsn}, and that comes again at the next start"
+            )
 
     def _join(self, worker: int, writer: asyncio.StreamWriter) -> None:
         missed = self._window.join(worker, self._clock())
         if self._is_attached:
-            writer.write(self._attached_frame(worker))
+            self._tell_begin(worker, writer)
         for sequence, data in missed:
             writer.write(encode_frame(EnvelopeFrame(sequence, data)))
         self._writers[worker] = writer
@@ -146,8 +158,9 @@ class Links:
         await self._wait_for_workers()
         await self._source.attached()
         self._is_attached = True
+        self._enum_orders = dict(self._source.enum_orders)
         for worker, writer in self._writers.items():
-            writer.write(self._attached_frame(worker))
+            self._tell_begin(worker, writer)
         batches = self._source.batches()
         while True:
             await self._wait_for_room()
@@ -155,6 +168,10 @@ class Links:
                 batch = await anext(batches)
             except StopAsyncIteration:
                 return
+            if self._source.enum_orders != self._enum_orders:
+                # The source has attached again.
+                self._enum_orders = dict(self._source.enum_orders)
+                self._write(encode_frame(EnumsFrame(self._enum_orders)))
             packer = self._packer
             if packer is None:
                 packer = self._packer = Packer(
@@ -217,16 +234,19 @@ class Links:
         _, lsn, index = packed.last
         behind = Behind(lsn, index, self._gaps)
         sequence = self._window.append(packed.data, packed.upto, behind, self._clock())
-        frame = encode_frame(EnvelopeFrame(sequence, packed.data))
+        self._write(encode_frame(EnvelopeFrame(sequence, packed.data)))
+
+    def _write(self, frame: bytes) -> None:
         for writer in self._writers.values():
             writer.write(frame)
 
-    def _attached_frame(self, worker: int) -> bytes:
+    def _tell_begin(self, worker: int, writer: asyncio.StreamWriter) -> None:
         begin = self._window.begin_of(worker)
         if begin is None:
             # Nothing was read from the slot so far.
             begin = Behind(self._source.stats().confirmed_lsn, -1, 0)
-        return encode_frame(AttachedFrame(begin, self._source.enum_orders))
+        writer.write(encode_frame(EnumsFrame(self._enum_orders)))
+        writer.write(encode_frame(AttachedFrame(begin)))
 
 
 def _stream_of(event: RawEvent) -> StreamIdentity:

@@ -131,10 +131,11 @@ class Processes:
         ]
 
     async def wait(self) -> None:
-        """Wait until a worker cannot be started.
+        """Wait until a worker cannot be started, or starting it again brings nothing.
 
         Raises:
-            ServerError: if one cannot be.
+            ServerError: if one cannot be started.
+            RealtimeError: if one ends again and again at the same change.
         """
         done, _ = await asyncio.wait(self._keeping, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -252,6 +253,7 @@ class Processes:
                     return
                 if code == _CANNOT_START and worker not in self._proven:
                     raise ServerError(f"worker {worker} cannot start: its error is above")
+                self._links.check_can_go_on(worker)
                 logger.error("worker %d has ended (%s); it is started again", worker, _told(code))
                 self.restarts += 1
             with contextlib.suppress(TimeoutError):

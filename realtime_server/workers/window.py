@@ -8,6 +8,9 @@ The window is bounded. While the worker that is furthest behind is behind by mor
 ``max_bytes``, nothing more is to be read; if it makes no progress for ``patience`` seconds
 meanwhile, it is to be ended.
 
+A worker whose processes end again and again without handing anything out of what waits for them has
+something before it that none of them can read, so starting it once more brings nothing.
+
 It does no I/O, and the time is passed in.
 """
 
@@ -20,12 +23,14 @@ import attrs
 
 from realtime_core import Position
 
-__all__ = ["MAX_BYTES", "PATIENCE", "Behind", "Window"]
+__all__ = ["MAX_BYTES", "MOST_ENDS", "PATIENCE", "Behind", "Window"]
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """How many bytes of envelopes a worker may be behind."""
 PATIENCE: Final = 30.0
 """After how many seconds without progress a worker is given up that holds the others back."""
+MOST_ENDS: Final = 5
+"""How many processes of a worker may end, one after the other, at the same envelope."""
 
 
 @attrs.frozen
@@ -55,6 +60,8 @@ class _Standing:
     """The sequence of the last envelope that it has handed out."""
     moved_at: float
     """When it made progress, or had nothing to do; or when it left."""
+    ends: int = 0
+    """How many of its processes have ended since then, although something waited for them."""
 
 
 class Window:
@@ -94,8 +101,11 @@ class Window:
             now: the time, in seconds.
         """
         left = self._left.pop(worker, None)
-        stands = self.sequence if left is None else left.handed_out
-        self._workers[worker] = _Standing(stands, now)
+        standing = _Standing(self.sequence, now)
+        if left is not None:
+            standing = _Standing(left.handed_out, now, left.ends)
+        self._workers[worker] = standing
+        stands = standing.handed_out
         return [(kept.sequence, kept.data) for kept in self._kept if kept.sequence > stands]
 
     def begin_of(self, worker: int) -> Behind | None:
@@ -116,7 +126,17 @@ class Window:
         standing = self._workers.pop(worker, None)
         if standing is not None:
             standing.moved_at = now
+            standing.ends += standing.handed_out < self.sequence
             self._left[worker] = standing
+
+    def is_stuck(self, worker: int) -> bool:
+        """Return whether a worker that has left cannot go on from where it stands.
+
+        That is so when ``MOST_ENDS`` of its processes in a row have ended before they had handed
+        out the next envelope.
+        """
+        left = self._left.get(worker)
+        return left is not None and left.ends >= MOST_ENDS
 
     def forget_left(self, now: float) -> list[int]:
         """Give up workers that have left too long ago; return their numbers.
@@ -162,7 +182,7 @@ class Window:
                 f"{standing.handed_out}, of {self.sequence}"
             )
         if sequence > standing.handed_out:
-            standing.handed_out, standing.moved_at = sequence, now
+            standing.handed_out, standing.moved_at, standing.ends = sequence, now, 0
         return self.let_go()
 
     def let_go(self) -> Position | None:

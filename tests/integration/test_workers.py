@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -280,6 +281,41 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+async def test_workers_that_are_killed_at_once_and_while_they_start_cost_no_client_a_change(
+    item: Database,
+) -> None:
+    slot = unique_name("slot")
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        clients = [ReplayClient(server.port, session=f"{SESSION}{n}") for n in range(4)]
+        tasks = [asyncio.create_task(returning(client, [])) for client in clients]
+        await eventually(lambda: all(client.websocket and client.systems for client in clients))
+        async with Writer(item) as writer:
+            await eventually(lambda: all(len(client.ids) > 50 for client in clients))
+            for times in (1, 2):
+                for _ in range(times):
+                    pids = server.pids()
+                    for pid in pids:
+                        os.kill(pid, signal.SIGKILL)
+                    await eventually(lambda pids=pids: len({*server.pids()} - {*pids}) == 2)  # type: ignore[misc]
+                last = writer.last
+                await eventually(
+                    lambda last=last: all(  # type: ignore[misc]
+                        client.websocket and client.ids[-1] > last + 100 for client in clients
+                    ),
+                    within=90,
+                )
+        for client in clients:
+            await client.until(writer.last)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in clients:
+            assert client.gaps == []
+            assert {*client.ids} == {*range(min(client.ids), writer.last + 1)}
+            await client.close()
+
+
 async def test_sigterm_drains_all_and_a_new_start_goes_on_from_there(item: Database) -> None:
     slot = unique_name("slot")
     clients = [ReplayClient(0, session=f"{SESSION}{n}") for n in range(CLIENTS)]
@@ -308,6 +344,98 @@ async def test_sigterm_drains_all_and_a_new_start_goes_on_from_there(item: Datab
             # Nor does anything come twice.
             assert client.ids == [*range(1, writer.last + 1), 1000000]
             await client.close()
+
+
+UNREADABLE = """\
+import sys
+
+if "--worker" in sys.argv:
+    from realtime_core import DecodeError
+    from realtime_server.cluster.unpacker import Unpacker
+
+    feed = Unpacker.feed
+
+    def fails(self, data, sequence):
+        if b"unreadable" in data:
+            raise DecodeError("as if something were wrong with it")
+        return feed(self, data, sequence)
+
+    Unpacker.feed = fails
+"""
+
+
+async def test_a_change_that_no_worker_can_read_ends_the_server_and_stays_in_the_slot(
+    item: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(UNREADABLE)
+    slot = unique_name("slot")
+    async with serve(item, slot, PYTHONPATH=str(tmp_path)) as server:
+        await asyncio.to_thread(item.execute, "insert into item values (1, 'unreadable')")
+        assert await asyncio.to_thread(server.process.wait, 90) == 1
+        said = server.whole_log()
+        assert re.search(r"worker \d: the stream cannot go on: as if something were wrong", said)
+        assert re.search(
+            r": the stream cannot go on: worker \d has ended 5 times in a row at the same change",
+            said,
+        )
+    # Whoever can read it gets it.
+    client = ReplayClient(0, session=f"{SESSION}a")
+    async with serve(item, slot) as server:
+        await asyncio.to_thread(item.execute, "insert into item values (2, 'x')")
+        client.port = server.port
+        await client.come()
+        await eventually(
+            lambda: item.execute(
+                "select 1 from pg_replication_slots where slot_name = %s and confirmed_flush_lsn"
+                " >= %s",
+                (slot, item.execute("select pg_current_wal_lsn()")[0][0]),
+            )
+        )
+        await client.close()
+
+
+async def test_a_supervisor_that_stands_still_is_no_ready_server(item: Database) -> None:
+    async with serve(item, unique_name("slot")) as server:
+        await until_ready(server.port)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(60):
+                while await statuses(server.port) != {503}:  # noqa: ASYNC110 (nothing tells it)
+                    await asyncio.sleep(0.05)
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                await asyncio.to_thread(server.metrics)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        await until_ready(server.port)
+        assert (await asyncio.to_thread(server.metrics))["realtime_worker_restarts_total"] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_labels_that_an_enum_gets_while_the_server_runs_are_compared_once_it_reconnects(
+    item: Database, workers: int
+) -> None:
+    item.execute("create type mood as enum ('sad', 'glad')")
+    item.execute("alter table item add mood mood")
+    slot = unique_name("slot")
+    async with serve(item, slot, WORKERS=str(workers)) as server:
+        binding = {"event": "*", "schema": "public", "table": "item", "filter": "mood=gt.sad"}
+        client = ReplayClient(server.port, session=f"{SESSION}a", binding=binding)
+        await client.come()
+        await asyncio.to_thread(item.execute, "insert into item values (1, 'x', 'glad')")
+        await client.until(1)
+        await asyncio.to_thread(item.execute, "alter type mood add value 'ok' before 'glad'")
+        terminate = (
+            "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots "
+            "where slot_name = %s"
+        )
+        await asyncio.to_thread(item.execute, terminate, (slot,))
+        await asyncio.to_thread(
+            item.execute,
+            "insert into item values (2, 'x', 'ok'), (3, 'x', 'sad'), (4, 'x', 'glad')",
+        )
+        await client.until(4)
+        assert client.ids == [1, 2, 4]
+        await client.close()
 
 
 async def test_a_signal_to_a_worker_alone_restarts_it(item: Database) -> None:

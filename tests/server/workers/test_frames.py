@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from realtime_core.errors import ServerError
 from realtime_server.workers.frames import (
     AttachedFrame,
+    EnumsFrame,
     EnvelopeFrame,
     FrameBuffer,
     HandedOutFrame,
@@ -24,9 +25,9 @@ frames = st.one_of(
     st.builds(EnvelopeFrame, numbers, st.binary(max_size=300)),
     st.builds(HandedOutFrame, numbers),
     st.builds(ReadyFrame),
+    st.builds(AttachedFrame, st.builds(Behind, numbers, st.integers(-1, 2**32), numbers)),
     st.builds(
-        AttachedFrame,
-        st.builds(Behind, numbers, st.integers(-1, 2**32), numbers),
+        EnumsFrame,
         st.dictionaries(st.tuples(st.text(), st.text()), st.lists(st.text()).map(tuple)),
     ),
 )
@@ -54,9 +55,10 @@ def test_frames_come_out_as_they_went_in(sent: list[EnvelopeFrame], seed: int) -
         b"\0\0\0\3H\0\0",
         b"\0\0\0\3E\0\0",
         b"\0\0\0\x0aH" + b"\0" * 9,
-        b"\0\0\0\x1eA" + b"\0" * 24 + b"[[1]]",
-        b"\0\0\0\x1bA" + b"\0" * 24 + b"[1",
+        b"\0\0\0\x1aA" + b"\0" * 25,
         b"\0\0\0\3A[1",
+        b"\0\0\0\6O[[1]]",
+        b"\0\0\0\3O[1",
     ],
 )
 def test_what_is_no_frame_is_told_what_to_do(wrong: bytes) -> None:

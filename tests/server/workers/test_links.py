@@ -18,13 +18,22 @@ from realtime_core import (
     Gap,
     GapReason,
     Idle,
+    Insert,
     Position,
     RawEvent,
     SourceStats,
     StreamIdentity,
 )
 from realtime_core.errors import ServerError
-from realtime_core.pgoutput import RawDecoder
+from realtime_core.pgoutput import (
+    BeginMessage,
+    CommitMessage,
+    InsertMessage,
+    Message,
+    RawDecoder,
+    RelationColumn,
+    RelationMessage,
+)
 from realtime_server.cluster.envelope import EnvelopeError
 from realtime_server.workers.feed import LinkFeed
 from realtime_server.workers.frames import AttachedFrame, EnvelopeFrame, encode_frame
@@ -165,6 +174,10 @@ def cut(events: list[RawEvent], random: Random) -> list[list[RawEvent]]:
     return batches
 
 
+def row(lsn: int) -> tuple[Message, ...]:
+    return (InsertMessage(1, ("1",)), CommitMessage(0, LSN(lsn), LSN(lsn + 1), 0))
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_every_worker_hands_out_everything_and_then_it_is_acknowledged(seed: int) -> None:
     events, expected = stream(seed)
@@ -249,6 +262,28 @@ async def test_cancelling_a_step_loses_nothing() -> None:
         assert [event.position.lsn for event in found] == list(range(1, 40))  # type: ignore[union-attr]
 
 
+async def test_new_labels_of_enums_come_with_tables_that_are_described_anew() -> None:
+    """What filters have made of a table's description has the labels of before."""
+    decoder = RawDecoder(STREAM)
+    relation = RelationMessage(1, "public", "item", "d", (RelationColumn(1, "id", 23, -1),))
+    first, second = (
+        [*decoder.decode(map(encode, (BeginMessage(LSN(lsn), 0, 7), *messages)))]
+        for lsn, messages in ((10, (relation, *row(10))), (20, row(20)))
+    )
+    async with Stage() as stage, stage.worker(1) as one:
+        await soon(one.attached())
+        stage.put(*first)
+        before = await read(one, lambda found: any(isinstance(e, Insert) for e in found))
+        stage.source.enum_orders["public", "mood"] = ("sad", "ok", "glad")
+        stage.put(*second)
+        after = await read(one, lambda found: any(isinstance(e, Insert) for e in found))
+        assert one.enum_orders == {("public", "mood"): ("sad", "ok", "glad")}
+        (old,), (new,) = (
+            [e.relation for e in events if isinstance(e, Insert)] for events in (before, after)
+        )
+        assert old is not new
+
+
 async def test_gaps_come_through() -> None:
     gap = Gap(None, Position(LSN(50), 0, STREAM), GapReason.SLOT_MISSING)
     async with Stage() as stage, stage.worker(1) as one:
@@ -259,12 +294,33 @@ async def test_gaps_come_through() -> None:
         ]
 
 
+async def test_what_was_read_ahead_behind_a_gap_is_not_acknowledged_with_what_is_before() -> None:
+    """Behind the gap the stream begins at a lower LSN, as after a restored backup."""
+    gap = Gap(None, Position(LSN(50), 0, STREAM), GapReason.SLOT_MISSING)
+    before = [Idle(Position(LSN(number), 0, STREAM)) for number in (60, 70)]
+    behind = [Idle(Position(LSN(number), 0, STREAM)) for number in (65, 75)]
+    async with Stage() as stage, stage.worker(1) as one:
+        stage.put(*before, gap, *behind)
+        batches = one.batches()
+        events = [event for _ in range(5) for event in await soon(anext(batches))]
+        assert [type(event) for event in events] == [Idle, Idle, Gap, Idle, Idle]
+        del events[2]
+        acknowledged = stage.source.acknowledged
+        for count, event in enumerate(events, 1):
+            one.ack(event)
+            # A second time, that changes nothing.
+            one.ack(event)
+            await eventually(lambda count=count: len(acknowledged) >= count)  # type: ignore[misc]
+            assert acknowledged == [each.position for each in [*before, *behind][:count]]
+        assert stage.window.size == 0
+
+
 async def test_an_envelope_that_cannot_be_read_is_an_error_at_each_step() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
             feed.note(SourceStats(stream=STREAM))
-            ours.sendall(encode_frame(AttachedFrame(Behind(0, -1, 0), {})))
+            ours.sendall(encode_frame(AttachedFrame(Behind(0, -1, 0))))
             ours.sendall(encode_frame(EnvelopeFrame(1, b"?")))
             batches = feed.batches()
             for _ in range(2):

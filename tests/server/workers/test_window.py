@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_core import LSN, Position
-from realtime_server.workers.window import Behind, Window
+from realtime_server.workers.window import MOST_ENDS, Behind, Window
 
 BEHIND = Behind(0, -1, 0)
 
@@ -182,3 +182,38 @@ def test_a_worker_that_does_not_come_back_is_not_waited_for_any_more() -> None:
     assert window.size == 0
     assert window.join(2, 131) == []
     assert window.begin_of(2) == behind(10)
+
+
+def test_a_worker_is_stuck_whose_processes_end_at_the_same_envelope() -> None:
+    window = Window()
+    window.join(1, 0)
+    window.join(2, 0)
+
+    def end(times: int) -> None:
+        for _ in range(times):
+            window.leave(1, 0)
+            window.join(1, 0)
+
+    # Nothing waits for it: whatever it ends of, it is no change.
+    end(MOST_ENDS)
+    window.append(b"10", place(10), BEHIND, 0)
+    window.append(b"20", place(20), BEHIND, 0)
+    end(MOST_ENDS - 1)
+    window.handed_out(1, 1, 0)
+    # It has made progress.
+    end(MOST_ENDS - 1)
+    window.leave(1, 0)
+    assert window.is_stuck(1)
+    assert not window.is_stuck(2)
+
+
+def test_a_worker_that_ends_now_and_then_is_not_stuck() -> None:
+    window = Window()
+    window.join(1, 0)
+    for number in range(1, 4 * MOST_ENDS):
+        window.append(b"%d" % number, place(number), BEHIND, 0)
+        if number > 2:
+            window.handed_out(1, number - 2, 0)
+        window.leave(1, 0)
+        assert not window.is_stuck(1)
+        window.join(1, 0)
