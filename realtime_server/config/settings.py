@@ -20,6 +20,7 @@ from realtime_core.errors import ConfigError
 from . import _kinds as kinds
 from ._contradictions import contradictions
 from ._environment import dev_defaults, near_misses, structure, variable
+from ._shortcomings import shortcomings
 from .choices import (
     EventLoop,
     IdentityKind,
@@ -352,12 +353,13 @@ class ServerConfig(ConnectionSettings):
     @property
     def replay_slot(self) -> str | None:
         """Name of the slot that keeps WAL for replay; None: there is none."""
-        if not self._is_replay_slot_wanted or not self.has_replay_secret:
+        if not self.wants_replay_slot or not self.has_replay_secret:
             return None
         return f"{self.slot_name}_replay"
 
     @property
-    def _is_replay_slot_wanted(self) -> bool:
+    def wants_replay_slot(self) -> bool:
+        """Whether replay is to have a slot, for which it needs a secret as well."""
         if self.slot_name is None or not (self.replay_window and self.replay_wal_mb):
             return False
         return not self.temporary_slot and self.output_plugin is OutputPlugin.PGOUTPUT
@@ -372,31 +374,7 @@ class ServerConfig(ConnectionSettings):
 
     def shortcomings(self) -> list[str]:
         """Return a sentence for each thing that may be lost with these settings."""
-        found = []
-        if self.replay_window and not self.replays:
-            found.append(
-                f"with WORKERS={self.workers} nothing is replayed: a client may come back to "
-                "another worker, which knows of it only with a permanent slot, a secret and "
-                "REPLAY_WAL_MB; set SLOT_NAME, or WORKERS=1"
-            )
-        elif self._is_replay_slot_wanted and not self.has_replay_secret:
-            found.append(
-                "replay has no secret, so it does not outlive the server: whoever may run SQL "
-                "could forge its journal; set REPLAY_SECRET, the same for all servers of the "
-                "database, or REPLAY_WAL_MB=0"
-            )
-        if self.configuration_file.webhooks:
-            if self.webhook_slot is None:
-                found.append(
-                    "webhooks have a temporary slot: what is committed while the server is down "
-                    "is not sent; set WEBHOOK_SLOT_NAME"
-                )
-            if self.webhook_dead_letters is None:
-                found.append(
-                    "webhooks have no dead letters: a request that is given up is lost; set "
-                    "WEBHOOK_DEAD_LETTERS"
-                )
-        return found
+        return list(shortcomings(self))
 
 
 def _cores() -> int:
