@@ -92,7 +92,7 @@ CLUSTER = (
     "realtime_server.cluster.packer",
     "realtime_server.cluster.unpacker",
     "realtime_server.workers.frames",
-    "realtime_server.workers.window",
+    "realtime_server.workers.in_flight",
 )
 
 HOMES: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ from realtime_core.errors import RealtimeError
 
 from ..config import ServerConfig
 from ..config.database.addresses import resolve_dsn
-from ..config.database.source import make_window_source
+from ..config.database.source import make_second_slot_source
 from .change_log import ChangeLog
 from .channel_starts import ChannelStarts
 from .durable import Durable
@@ -213,7 +213,7 @@ class Continuity:
             async for events in batches:
                 older.append(events)
                 await asyncio.sleep(0)
-        begin = self.durable.window_begin
+        begin = self.durable.restored_from
         floor = start if begin is None else (begin, -1)
         self._log.put_before(older, floor)
         self.is_restored = True
@@ -296,7 +296,7 @@ def make_continuity(
         journal,
         WalMessages(dsn, PREFIX),
         second_slot,
-        partial(make_window_source, config),
+        partial(make_second_slot_source, config),
         window=window,
         stream=origin.stream,
         reconnects=lambda: stats().reconnects,

@@ -2,8 +2,8 @@
 
 The second slot (:mod:`.second_slot`) keeps changes in the WAL. The journal (:mod:`.journal`), which
 is in the WAL, too, says which clients need them. A process that begins reads both from the second
-slot, once, up to the LSN at which the main stream begins (:mod:`.window`). From there on the main
-stream brings the changes, and the records that all processes write into the journal.
+slot, once, up to the LSN at which the main stream begins (:mod:`.second_slot_reader`). From there
+on the main stream brings the changes, and the records that all processes write into the journal.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .journal_reader import JournalReader
 from .journal_writer import JournalWriter, Reached
 from .places import Place
 from .second_slot import SecondSlot
+from .second_slot_reader import SecondSlotSource, read_second_slot
 from .wal_messages import WalMessages
-from .window import WindowSource, read_window
 
 __all__ = ["Durable"]
 
@@ -46,7 +46,7 @@ class Durable:
         journal: the journal of this process. What is noted there is written soon.
         messages: writes the journal's records.
         second_slot: keeps the second slot.
-        open_window: returns a new source on the second slot, with all messages that are not
+        open_source: returns a new source on the second slot, with all messages that are not
             transactional, and the boundaries of transactions; it never acknowledges anything.
         window: seconds for which a client may be away.
         stream: returns the stream that places belong to; None while that is not known. A record is
@@ -65,7 +65,7 @@ class Durable:
         journal: Journal,
         messages: WalMessages,
         second_slot: SecondSlot,
-        open_window: Callable[[], WindowSource],
+        open_source: Callable[[], SecondSlotSource],
         *,
         window: float,
         stream: Callable[[], StreamIdentity | None],
@@ -88,8 +88,8 @@ class Durable:
         )
         self.second_slot = second_slot
         """The second slot."""
-        self._open_window = open_window
-        self._window_seconds = window
+        self._open_source = open_source
+        self._window = window
         self._on_expired = on_expired
         self._keeps = keeps
         self._passed = passed
@@ -98,7 +98,7 @@ class Durable:
         self._reader = JournalReader(journal)
         self.caught_up = self._reader.caught_up
         """Set when everything was read that was written before this process has got its slot."""
-        self.window_begin: LSN | None = None
+        self.restored_from: LSN | None = None
         """The LSN from which on everything was read from the second slot; None if nothing was, or
         not all."""
         # Set when everything was read that is older than the main stream.
@@ -173,19 +173,19 @@ class Durable:
                     slot = await self.second_slot.find()
                     slot_begins = None if slot is None else slot.confirmed_flush_lsn
 
-                window = read_window(
-                    self._open_window,
+                older = read_second_slot(
+                    self._open_source,
                     begin,
                     self._reader.read_older,
                     slot=self.second_slot.name,
                     on_open=look,
                     is_shared=self._passed is not None,
                 )
-                async with contextlib.aclosing(window) as batches:
+                async with contextlib.aclosing(older) as batches:
                     async for events in batches:
                         yield events
                 if slot_begins is not None:
-                    self.window_begin = min(slot_begins, LSN(begin[0]))
+                    self.restored_from = min(slot_begins, LSN(begin[0]))
         except (SlotLostError, DecodeError) as exc:
             await self.second_slot.give_up(str(exc))
         except SourceError as exc:
@@ -221,7 +221,7 @@ class Durable:
             turn = Turn()
             for _ in self.journal.tidying():
                 await turn.give_way()
-            while (expired := self.journal.expire(self._window_seconds)) is not None:
+            while (expired := self.journal.expire(self._window)) is not None:
                 self._on_expired(expired)
                 await asyncio.sleep(0)
             if self._keeps:
@@ -232,7 +232,7 @@ class Durable:
                 )
             else:
                 await self._follow_slot()
-            await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))
+            await asyncio.sleep(min(self._window / 10, _INTERVAL))
 
     async def _write_all(self, passed: LSN) -> bool:
         """Write all that is known into the WAL before the second slot is moved."""

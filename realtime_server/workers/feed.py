@@ -29,7 +29,7 @@ from .frames import (
     ReadyFrame,
     encode_frame,
 )
-from .window import Behind
+from .in_flight import Behind
 
 __all__ = ["LinkFeed"]
 

@@ -18,7 +18,7 @@ import attrs
 
 from realtime_core.errors import ServerError
 
-from .window import Behind
+from .in_flight import Behind
 
 __all__ = [
     "MAX_FRAME",

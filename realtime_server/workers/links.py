@@ -36,7 +36,7 @@ from .frames import (
     ReadyFrame,
     encode_frame,
 )
-from .window import MOST_ENDS, Behind, Window
+from .in_flight import MOST_ENDS, Behind, InFlight
 
 __all__ = ["Links"]
 
@@ -55,9 +55,9 @@ class Links:
 
     Args:
         source: made with ``boundaries=True`` and ``on_gap="continue"``, and open.
-        window: the envelopes under way.
+        in_flight: the envelopes under way.
         workers: how many workers are waited for before anything is read, so that all of them begin
-            at the same place; one that is not ready when the patience of the window has passed is
+            at the same place; one that is not ready when the patience of ``in_flight`` is over is
             waited for no longer.
         clock: seconds, which only grow.
         stalled: called with the number of a worker that is to be ended; None: none is that makes no
@@ -67,14 +67,14 @@ class Links:
     def __init__(
         self,
         source: RawPgoutputSource,
-        window: Window,
+        in_flight: InFlight,
         *,
         workers: int = 1,
         clock: Callable[[], float],
         stalled: Callable[[int], None] | None,
     ) -> None:
         self._source = source
-        self._window = window
+        self._in_flight = in_flight
         self._expected = workers
         self._clock = clock
         self._stalled = stalled
@@ -116,7 +116,7 @@ class Links:
             logger.warning("the link to worker %d has broken: %s", worker, exc)
         finally:
             if self._writers.pop(worker, None) is not None:
-                self._window.leave(worker, self._clock())
+                self._in_flight.leave(worker, self._clock())
             writer.close()
 
     def check_can_go_on(self, worker: int) -> None:
@@ -125,7 +125,7 @@ class Links:
         Raises:
             RealtimeError: if several of its processes have ended at the same change.
         """
-        if self._window.is_stuck(worker):
+        if self._in_flight.is_stuck(worker):
             raise RealtimeError(
                 f"worker {worker} has ended {MOST_ENDS} times in a row at the same change: its "
                 "errors are above. The slot keeps everything behind "
@@ -133,7 +133,7 @@ class Links:
             )
 
     def _join(self, worker: int, writer: asyncio.StreamWriter) -> None:
-        missed = self._window.join(worker, self._clock())
+        missed = self._in_flight.join(worker, self._clock())
         if self._is_attached:
             self._tell_begin(worker, writer)
         for sequence, data in missed:
@@ -142,7 +142,7 @@ class Links:
         self._moved.set()
 
     def _handed_out(self, worker: int, sequence: int) -> None:
-        self._acknowledge(self._window.handed_out(worker, sequence, self._clock()))
+        self._acknowledge(self._in_flight.handed_out(worker, sequence, self._clock()))
         self._moved.set()
 
     def _acknowledge(self, upto: Position | None) -> None:
@@ -192,7 +192,7 @@ class Links:
         until: float | None = None
         while len(self._writers) < self._expected:
             if self._writers:
-                until = until or self._clock() + self._window.patience
+                until = until or self._clock() + self._in_flight.patience
                 if self._clock() >= until:
                     return
             await self._wait_for_move()
@@ -208,21 +208,21 @@ class Links:
 
     async def _wait_for_room(self) -> None:
         """Wait while a worker is too far behind."""
-        while self._window.is_full:
+        while self._in_flight.is_full:
             await self._wait_for_move()
 
     def look(self) -> None:
         """Have workers ended that hold the others back; to be called each second or so."""
-        now, patience = self._clock(), self._window.patience
-        for worker in self._window.forget_left(now):
+        now, patience = self._clock(), self._in_flight.patience
+        for worker in self._in_flight.forget_left(now):
             logger.error(
                 "worker %d has not come back for %.0f s: the others do not wait for it any more",
                 *(worker, patience),
             )
-            self._acknowledge(self._window.let_go())
+            self._acknowledge(self._in_flight.let_go())
         if self._stalled is None:
             return
-        for worker in self._window.stalled(now):
+        for worker in self._in_flight.stalled(now):
             logger.error(
                 "worker %d has handed nothing out for %.0f s and holds the others back: it is "
                 "ended, and another one started",
@@ -233,7 +233,7 @@ class Links:
     def _send(self, packed: Packed) -> None:
         _, lsn, index = packed.last
         behind = Behind(lsn, index, self._gaps)
-        sequence = self._window.append(packed.data, packed.upto, behind, self._clock())
+        sequence = self._in_flight.append(packed.data, packed.upto, behind, self._clock())
         self._write(encode_frame(EnvelopeFrame(sequence, packed.data)))
 
     def _write(self, frame: bytes) -> None:
@@ -241,7 +241,7 @@ class Links:
             writer.write(frame)
 
     def _tell_begin(self, worker: int, writer: asyncio.StreamWriter) -> None:
-        begin = self._window.begin_of(worker)
+        begin = self._in_flight.begin_of(worker)
         if begin is None:
             # Nothing was read from the slot so far.
             begin = Behind(self._source.stats().confirmed_lsn, -1, 0)

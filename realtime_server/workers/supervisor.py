@@ -29,10 +29,10 @@ from ..replay.check import warn_of_leftovers
 from ..webhooks.service import Webhooks, make_webhooks
 from ..webhooks.stats import WebhookStats
 from .control import stats_to_json
+from .in_flight import InFlight
 from .links import Links
 from .processes import Processes
 from .stats import WorkerStats
-from .window import Window
 
 __all__ = ["Supervisor"]
 
@@ -85,7 +85,7 @@ class Supervisor:
         is_rls = config.replication_mode is ReplicationMode.RLS
         self._links = Links(
             self.source,
-            Window(),
+            InFlight(),
             workers=config.worker_count,
             clock=time.monotonic,
             stalled=None if is_rls else lambda worker: self._processes.kill(worker),

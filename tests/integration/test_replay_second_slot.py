@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import LSN, Gap, Insert, LogicalMessage, SlotStatus, drop_slot, slot_status
-from realtime_server.replay import durable, second_slot, window
+from realtime_server.replay import durable, second_slot, second_slot_reader
 from realtime_server.replay.records import PREFIX
 from realtime_server.replay.second_slot import SlotState
 from tests.fix_postgres import Database, unique_name
@@ -284,7 +284,7 @@ async def test_a_slot_in_use_is_waited_for(shop: Database, monkeypatch: pytest.M
         killed.needed = (await second(killed)).confirmed_flush_lsn
         insert(shop, 1)
         await eventually(lambda: ids(killed.live) == [1])
-    monkeypatch.setattr(window, "_PAUSE", 0.05)
+    monkeypatch.setattr(second_slot_reader, "_PAUSE", 0.05)
     node = Node(shop, slot)
     async with open_source(shop, slot=f"{slot}_replay"):
         opening = asyncio.create_task(node.open())

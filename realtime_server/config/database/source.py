@@ -28,7 +28,7 @@ __all__ = [
     "make_raw_source",
     "make_source",
     "make_webhook_source",
-    "make_window_source",
+    "make_second_slot_source",
     "setting_names",
 ]
 
@@ -98,7 +98,7 @@ def make_raw_source(config: ServerConfig) -> RawPgoutputSource:
     )
 
 
-def make_window_source(config: ServerConfig) -> PgoutputSource[Event]:
+def make_second_slot_source(config: ServerConfig) -> PgoutputSource[Event]:
     """Return what reads what the second slot has kept for replay; it acknowledges nothing."""
     return PgoutputSource(
         partial(resolve_dsn, config),

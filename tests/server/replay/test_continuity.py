@@ -36,7 +36,7 @@ class Durable:
     end: asyncio.Future[LSN]
     restored: asyncio.Event = attrs.field(factory=asyncio.Event)
     caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
-    window_begin: LSN | None = None
+    restored_from: LSN | None = None
     journal: Any = attrs.field(factory=lambda: SimpleNamespace(of_stream=lambda stream: None))
 
     async def wal_end(self) -> LSN:

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
 from realtime_core.errors import SlotInUseError, SourceError
-from realtime_server.replay import durable, journal_writer, window
+from realtime_server.replay import durable, journal_writer, second_slot_reader
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import MOST_CHANNELS, Journal
 from realtime_server.replay.places import BEFORE, Place
@@ -75,13 +75,13 @@ class SecondSlot:
         self.before_move, self.least_step = before_move, least_step
 
 
-class Window:
+class Source:
     """A source on the second slot, which other processes read at first."""
 
     in_use = 0
     """How many more attempts find the slot in use."""
 
-    async def __aenter__(self) -> Window:
+    async def __aenter__(self) -> Source:
         if self.in_use:
             self.in_use -= 1
             raise SlotInUseError("second", 7)
@@ -115,14 +115,14 @@ class World:
         self.journal = journal_of(b"12345678", "slot", most=most)
         self.messages = Messages()
         self.second_slot = SecondSlot()
-        self.window = Window()
+        self.source = Source()
         self.stream = StreamIdentity(1, 1, ("shop",))
         self.reconnects = 0
         self.durable = Durable(
             self.journal,
             cast(Any, self.messages),
             cast(Any, self.second_slot),
-            lambda: self.window,
+            lambda: self.source,
             window=300,
             stream=lambda: self.stream,
             reconnects=lambda: self.reconnects,
@@ -302,16 +302,16 @@ async def test_a_full_journal_is_said_once(
 async def restored_from(world: World) -> LSN | None:
     async for _ in world.durable.restore((100, -1)):
         pass
-    return world.durable.window_begin
+    return world.durable.restored_from
 
 
 async def test_a_slot_that_another_process_moves_first_counts_from_where_it_begins_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else who needs what the slot has no more would be taken to miss nothing."""
-    monkeypatch.setattr(window, "_PAUSE", 0.001)
+    monkeypatch.setattr(second_slot_reader, "_PAUSE", 0.001)
     world = World()
-    world.window.in_use = 1
+    world.source.in_use = 1
     world.second_slot.begins = [LSN(10), LSN(50)]
     assert await restored_from(world) == LSN(50)
 
@@ -320,9 +320,9 @@ async def test_a_slot_that_another_process_moves_first_counts_from_where_it_begi
 async def test_processes_that_share_the_slot_wait_until_the_others_have_read_it(
     is_shared: bool, begin: LSN | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window, "_PAUSE", 0.001)
-    monkeypatch.setattr(window, "_PATIENCE", 0.0)
+    monkeypatch.setattr(second_slot_reader, "_PAUSE", 0.001)
+    monkeypatch.setattr(second_slot_reader, "_PATIENCE", 0.0)
     world = World(is_shared=is_shared)
-    world.window.in_use = 20
+    world.source.in_use = 20
     world.second_slot.begins = [LSN(10), LSN(10)]
     assert await restored_from(world) == begin

@@ -18,7 +18,7 @@ from realtime_server.workers.frames import (
     ReadyFrame,
     encode_frame,
 )
-from realtime_server.workers.window import Behind
+from realtime_server.workers.in_flight import Behind
 
 numbers = st.integers(0, 2**64 - 1)
 frames = st.one_of(

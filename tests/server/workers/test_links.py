@@ -37,8 +37,8 @@ from realtime_core.pgoutput import (
 from realtime_server.cluster.envelope import EnvelopeError
 from realtime_server.workers.feed import LinkFeed
 from realtime_server.workers.frames import AttachedFrame, EnvelopeFrame, encode_frame
+from realtime_server.workers.in_flight import Behind, InFlight
 from realtime_server.workers.links import Links
-from realtime_server.workers.window import Behind, Window
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Seen, Server, seen
 from tests.waiting import eventually
@@ -77,15 +77,15 @@ class Source:
 class Stage:
     """A supervisor with its links, and feeds as its workers have them."""
 
-    def __init__(self, workers: int = 1, *, ends_stalled: bool = True, **window: Any) -> None:
+    def __init__(self, workers: int = 1, *, ends_stalled: bool = True, **in_flight: Any) -> None:
         self.source = Source()
         self.now = 0.0
         self.ended: list[int] = []
         source: Any = self.source
-        self.window = Window(**window)
+        self.in_flight = InFlight(**in_flight)
         self.links = Links(
             source,
-            self.window,
+            self.in_flight,
             workers=workers,
             clock=lambda: self.now,
             stalled=self.ended.append if ends_stalled else None,
@@ -193,7 +193,7 @@ async def test_every_worker_hands_out_everything_and_then_it_is_acknowledged(see
         assert [_anywhere(seen(event)) for event in second] == expected
         last = next(event.position for event in reversed(events) if not isinstance(event, Begin))
         await eventually(lambda: stage.source.acknowledged[-1:] == [last])
-        assert stage.window.size == 0
+        assert stage.in_flight.size == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -215,7 +215,7 @@ async def test_who_takes_the_place_of_a_worker_hands_out_the_rest(seed: int) -> 
         assert [event for event in found if event[0] != "begin"] == [
             event for event in expected if event[0] != "begin"
         ]
-        await eventually(lambda: stage.window.size == 0)
+        await eventually(lambda: stage.in_flight.size == 0)
 
 
 async def test_nothing_is_read_while_a_worker_is_too_far_behind() -> None:
@@ -223,7 +223,7 @@ async def test_nothing_is_read_while_a_worker_is_too_far_behind() -> None:
         await soon(one.attached())
         for number in range(1, 30):
             stage.put(Idle(Position(LSN(number), 0, STREAM)))
-        await eventually(lambda: stage.window.is_full)
+        await eventually(lambda: stage.in_flight.is_full)
         left = stage.source.queue.qsize()
         assert left > 20
         stage.now += 31
@@ -239,9 +239,9 @@ async def test_who_may_be_waiting_for_the_database_is_waited_for() -> None:
         await soon(one.attached())
         for number in range(1, 30):
             stage.put(Idle(Position(LSN(number), 0, STREAM)))
-        await eventually(lambda: stage.window.is_full)
+        await eventually(lambda: stage.in_flight.is_full)
         stage.now += 31
-        assert stage.window.stalled(stage.now) == [1]
+        assert stage.in_flight.stalled(stage.now) == [1]
         stage.links.look()
         await read(one, lambda found: len(found) == 29)
 
@@ -312,7 +312,7 @@ async def test_what_was_read_ahead_behind_a_gap_is_not_acknowledged_with_what_is
             one.ack(event)
             await eventually(lambda count=count: len(acknowledged) >= count)  # type: ignore[misc]
             assert acknowledged == [each.position for each in [*before, *behind][:count]]
-        assert stage.window.size == 0
+        assert stage.in_flight.size == 0
 
 
 async def test_an_envelope_that_cannot_be_read_is_an_error_at_each_step() -> None:

@@ -20,9 +20,9 @@ import pytest
 from realtime_core import LSN, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 from realtime_server.workers.control import ControlLink, stats_from_json, stats_to_json
+from realtime_server.workers.in_flight import InFlight
 from realtime_server.workers.links import Links
 from realtime_server.workers.processes import Pace, Processes
-from realtime_server.workers.window import Window
 from realtime_server.workers.worker import Worker
 from tests.server_helpers import make_metrics
 from tests.waiting import eventually
@@ -63,7 +63,7 @@ async def one_worker(directory: Path) -> AsyncIterator[Processes]:
         1,
         command=[str(program)],
         environment=os.environ,
-        links=Links(source, Window(), clock=time.monotonic, stalled=lambda _: None),
+        links=Links(source, InFlight(), clock=time.monotonic, stalled=lambda _: None),
         metrics=make_metrics().render,
     )
     processes.start()

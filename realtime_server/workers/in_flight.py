@@ -1,10 +1,10 @@
-"""Window: the envelopes that not every worker has handed out yet.
+"""InFlight: the envelopes that not every worker has handed out yet.
 
 They are acknowledged to the slot when every worker has handed them out, so what a crash of the
 supervisor takes comes again. A worker that dies is started again, and gets what the one before it
-had not handed out: the window has it still.
+had not handed out: it is still here.
 
-The window is bounded. While the worker that is furthest behind is behind by more than
+Their size is bounded. While the worker that is furthest behind is behind by more than
 ``max_bytes``, nothing more is to be read; if it makes no progress for ``patience`` seconds
 meanwhile, it is to be ended.
 
@@ -23,7 +23,7 @@ import attrs
 
 from realtime_core import Position
 
-__all__ = ["MAX_BYTES", "MOST_ENDS", "PATIENCE", "Behind", "Window"]
+__all__ = ["MAX_BYTES", "MOST_ENDS", "PATIENCE", "Behind", "InFlight"]
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """How many bytes of envelopes a worker may be behind."""
@@ -64,7 +64,7 @@ class _Standing:
     """How many of its processes have ended since then, although something waited for them."""
 
 
-class Window:
+class InFlight:
     """The envelopes under way, and how far each worker has come.
 
     Args:

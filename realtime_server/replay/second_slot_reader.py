@@ -1,4 +1,4 @@
-"""Window: reads from the second slot, once, what was committed before the main stream begins.
+"""What the second slot keeps, read once: what was committed before the main stream begins.
 
 That is what clients of former processes may have missed, and the journal, as far as the slot has
 kept them.
@@ -15,7 +15,7 @@ from realtime_core.errors import SlotInUseError, SourceError
 
 from .places import Place, place_of
 
-__all__ = ["WindowSource", "read_window"]
+__all__ = ["SecondSlotSource", "read_second_slot"]
 
 _SILENCE: Final = 60.0
 """Seconds without an event after which nothing more is expected from the second slot."""
@@ -27,18 +27,18 @@ _PAUSE: Final = 1.0
 """Seconds from one attempt to open the source to the next."""
 
 
-class WindowSource(Protocol):
+class SecondSlotSource(Protocol):
     """A source on the second slot."""
 
-    async def __aenter__(self) -> WindowSource: ...
+    async def __aenter__(self) -> SecondSlotSource: ...
 
     async def aclose(self) -> None: ...
 
     def batches(self) -> AsyncIterator[Sequence[Event]]: ...
 
 
-async def read_window(
-    open_source: Callable[[], WindowSource],
+async def read_second_slot(
+    open_source: Callable[[], SecondSlotSource],
     begin: Place,
     read_message: Callable[[LogicalMessage], Awaitable[None]],
     *,
@@ -88,7 +88,7 @@ async def read_window(
         await source.aclose()
 
 
-async def _opened(open_source: Callable[[], WindowSource], patience: float) -> WindowSource:
+async def _opened(open_source: Callable[[], SecondSlotSource], patience: float) -> SecondSlotSource:
     """Return an open source on the second slot, which may be in use for a while."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
