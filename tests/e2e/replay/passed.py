@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.e2e.replay.frames import Frame, FrameSplitter
 
-__all__ = ["REPEATED_FOR_NOTHING", "Passed", "repetitions"]
+__all__ = ["REPEATED_FOR_NOTHING", "Passed", "Repetition", "repetitions"]
 
 REPEATED_FOR_NOTHING: Final = "repeated though proven"
 
@@ -45,7 +44,7 @@ class Passed:
         self.is_late = False
         """Whether the answer to a join may have come late."""
         self.ended: float | None = None
-        """When the server's side ended; None: it was not told."""
+        """When nothing passed any more; None: it has not ended."""
         # The first place of each row in the list, and when it was passed.
         self._places: dict[int, int] = {}
         self._times: list[float] = []
@@ -84,7 +83,7 @@ class Passed:
                 self.is_closed_by_client = True
 
     def end(self) -> None:
-        """Note that the server is told of the end."""
+        """Note that nothing passes any more."""
         self.ended = self.ended or self._clock()
 
     def why_not_proven(self, row: int) -> str:
@@ -117,21 +116,32 @@ class Passed:
         return frame.payload
 
 
-def repetitions(connections: Sequence[Passed], kills: Sequence[float]) -> Counter[str]:
-    """Return how many rows were passed to a client again, by the reason.
+class Repetition(NamedTuple):
+    """A row that was passed to a client again."""
+
+    row: int
+    reason: str
+    proven: float | None
+    """When the client had proven that it has the row, and the connection on which it did ended."""
+    ended: float | None
+
+
+def repetitions(connections: Sequence[Passed], kills: Sequence[float]) -> list[Repetition]:
+    """Return the rows that were passed to a client again.
 
     Args:
         connections: of the client, in order.
         kills: when a server was killed.
     """
-    found: Counter[str] = Counter()
+    found: list[Repetition] = []
     last: dict[int, Passed] = {}
     for connection in connections:
         for row in connection.rows:
             former = last.get(row)
             last[row] = connection
             if former is not None:
-                found[_reason(row, former, connection, kills)] += 1
+                reason = _reason(row, former, connection, kills)
+                found.append(Repetition(row, reason, former.proven_at(row), former.ended))
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from tests.e2e.replay.clients import StockClient, until_joined
 from tests.e2e.replay.faults import draw
-from tests.e2e.replay.passed import repetitions
+from tests.e2e.replay.passed import REPEATED_FOR_NOTHING, repetitions
 from tests.e2e.replay.rows import Writer
 from tests.e2e.replay.servers import Servers
 from tests.e2e.replay.verdict import Verdict, judge
@@ -109,10 +109,21 @@ class Run:
         }
 
     def repetitions(self) -> dict[str, Counter[str]]:
-        """Return how many rows were passed again to each client, by the reason."""
-        return {
-            client.name: repetitions(client.wire.passed, self._kills) for client in self._clients
-        }
+        """Return how many rows were passed again to each client, by the reason; print those that
+        have none."""
+        found = {}
+        for client in self._clients:
+            rows = repetitions(client.wire.passed, self._kills)
+            found[client.name] = Counter(one.reason for one in rows)
+            for one in rows:
+                if one.reason == REPEATED_FOR_NOTHING:
+                    proven, ended = self._seconds(one.proven), self._seconds(one.ended)
+                    print(f"{client.name}: {one.row} again, proven {proven}, ended {ended}")
+        return found
+
+    def _seconds(self, at: float | None) -> str:
+        """Return a time as faults are printed with it."""
+        return "never" if at is None else f"{at - self._begin:.1f} s"
 
     async def _break_server(self, number: int) -> None:
         which = self._random.randrange(len(self._servers))

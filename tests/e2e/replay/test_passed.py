@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.replay.passed import REPEATED_FOR_NOTHING, Passed, repetitions
+from tests.e2e.replay.passed import REPEATED_FOR_NOTHING, Passed, Repetition, repetitions
 
 HEAD = b"GET / HTTP/1.1\r\n\r\n"
 CLOSE = b"\x88\x02\x03\xe8"
@@ -63,7 +64,8 @@ def passed(clock: Clock, *rows: int) -> Passed:
 
 def again(connection: Passed, clock: Clock, kills: tuple[float, ...] = ()) -> dict[str, int]:
     connection.end()
-    return dict(repetitions([connection, passed(clock, 1, 2)], kills))
+    rows = repetitions([connection, passed(clock, 1, 2)], kills)
+    return dict(Counter(one.reason for one in rows))
 
 
 def test_rows_that_no_pong_has_proven_come_again_with_a_reason(clock: Clock) -> None:
@@ -143,7 +145,9 @@ def test_a_join_that_is_answered_late_is_a_reason(seconds: int, reason: str, clo
 
 
 def test_a_row_that_comes_twice_on_one_connection_is_counted_apart(clock: Clock) -> None:
-    assert repetitions([passed(clock, 1, 2, 1)], ()) == {"on one connection": 1}
+    assert repetitions([passed(clock, 1, 2, 1)], ()) == [
+        Repetition(1, "on one connection", None, None)
+    ]
 
 
 def test_rows_are_found_in_compressed_frames(clock: Clock) -> None:

@@ -149,6 +149,7 @@ class Link:
     def break_(self) -> None:
         """Let nothing pass any more. Neither side is told."""
         self.is_broken = True
+        self.passed.end()
         for event in self._flowing.values():
             event.set()
 
@@ -161,8 +162,7 @@ class Link:
         if how == "nothing" or side not in self._open:
             return
         self.is_broken = True
-        if side == "server":
-            self.passed.end()
+        self.passed.end()
         self._open.discard(side)
         for event in self._flowing.values():
             event.set()
@@ -238,7 +238,7 @@ class Link:
             left = self._until_break
             self._until_break -= len(data)
             if len(data) >= left:
-                self.is_broken = True
+                self.break_()
                 return data[:left]
         return data
 
