@@ -57,6 +57,8 @@ class ServedChannel:
     topic: Topic
     registered: Registered
     """The channel as the mode has registered it."""
+    came: float
+    """When its join came at the earliest, in seconds of replay's clock; 0 without replay."""
     subscription: Subscription | None = None
     """The channel's subscription in the hub; None while the join waits."""
     wait: Wait | None = None
@@ -135,6 +137,7 @@ class Channels:
     async def join(self, channel: Channel, payload: Any) -> None:
         """Decide on a join, and answer it, perhaps after a wait."""
         services = self._services
+        came = 0.0 if self._visit is None else self._visit.proof.arrived
         # However many join at once: a heartbeat, and a row, wait for none of them.
         await Turns.shared().begin()
         try:
@@ -151,7 +154,7 @@ class Channels:
         except RefusedError as exc:
             self._refuse(channel, exc, has_config=has_config(payload))
             return
-        served = self._served[channel] = ServedChannel(topic, registered)
+        served = self._served[channel] = ServedChannel(topic, registered, came)
         wait = None if config is None or not config.bindings else config.wait
         if wait is None or services.attachment:
             self._accept(channel, served, config, grant)
@@ -177,6 +180,7 @@ class Channels:
             self._visit,
             served.subscription,
             ref=number_of(channel.ref),
+            came=served.came,
             claims=channel.grant.claims,
             on_start=partial(self._begin, channel, served),
         )

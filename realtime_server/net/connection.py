@@ -120,6 +120,8 @@ class Connection:
                 # answers.
                 if self._websocket.protocol.state is State.OPEN:
                     await self._perform(self._state.receive(data))
+                if self._visit is not None:
+                    self._visit.proof.carried_out()
                 # recv() does not give way while messages are queued: one client that floods
                 # the server must not keep the others waiting.
                 await asyncio.sleep(0)

@@ -68,6 +68,8 @@ class ConnectionProof:
         "_proofs",
         "_proven_at_message",
         "_sure",
+        "_unread",
+        "arrived",
         "is_overdue",
         "is_unprovable",
         "proven",
@@ -87,7 +89,11 @@ class ConnectionProof:
         self.is_overdue = False
         """Whether nobody waits for what the client has still to prove."""
         self._proven_at_message = self._first
-        self._last_message = proofs.clock()
+        self.arrived = self._last_message = proofs.clock()
+        """When the message that is carried out now had arrived at the earliest, in seconds of the
+        proofs' clock: it may have waited for those before it."""
+        # Messages that have come and were not carried out yet.
+        self._unread = 0
         # The ordinals that the client was asked and has not answered, in order, and whether some of
         # them were forgotten.
         self._asked: list[int] = []
@@ -157,11 +163,20 @@ class ConnectionProof:
     def received(self) -> None:
         """Note that a message came from the client."""
         now = self._proofs.clock()
+        if not self._unread:
+            self.arrived = now
+        self._unread += 1
         # Messages that come together were sent together: for each channel a new token, say.
         if now - self._last_message >= self._proofs.apart:
             self._last_message = now
             self.proven_before_close = self._proven_at_message
             self._proven_at_message = self.proven
+
+    def carried_out(self) -> None:
+        """Note that the server has done what a message asks for."""
+        # One that came with the handshake was not noted.
+        if self._unread:
+            self._unread -= 1
 
     def pong(self, payload: bytes) -> bool:
         """Take a pong; return whether it answers a ping of ours.

@@ -141,6 +141,7 @@ class GuardedReplay:
         subscription: Subscription,
         *,
         ref: int | None,
+        came: float,
         claims: Mapping[str, Any],
         on_start: OnStart,
     ) -> None:
@@ -156,7 +157,9 @@ class GuardedReplay:
         self._untold[subscription] = on_start
         if not self._is_broken:
             try:
-                self._replay.enter(visit, subscription, ref=ref, claims=claims, on_start=tell)
+                self._replay.enter(
+                    visit, subscription, ref=ref, came=came, claims=claims, on_start=tell
+                )
             except Exception:
                 self._note_failure()
             else:

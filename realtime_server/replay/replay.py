@@ -281,6 +281,7 @@ class Replay:
         subscription: Subscription,
         *,
         ref: int | None,
+        came: float,
         claims: Mapping[str, Any],
         on_start: OnStart,
     ) -> None:
@@ -290,6 +291,7 @@ class Replay:
             visit: the channel's connection.
             subscription: the channel.
             ref: the ref of the join; None if it is no number.
+            came: when the join came at the earliest, in seconds of the proofs' clock.
             claims: the claims of the channel's token.
             on_start: called once, now or within a second or so, before anything is sent.
         """
@@ -303,8 +305,7 @@ class Replay:
             return
         member = Membership(key, ref, visit)
         reply = visit.proof.count_write()
-        now = self.proofs.clock()
-        standing = Standing(subscription, member, visit.proof, self.handed, reply, now)
+        standing = Standing(subscription, member, visit.proof, self.handed, reply, came)
         if parked is not None:
             self.channel_ends.forget(parked)
             if not parked.member.is_chosen:

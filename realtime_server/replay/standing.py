@@ -68,8 +68,9 @@ class Standing:
     """The place at which the channel began."""
     reply: int
     """The ordinal of the write that answered the channel's join."""
-    joined: float
-    """When that was, in seconds of any clock that only goes forward."""
+    came: float
+    """When the channel's join had come at the earliest, in seconds of any clock that only goes
+    forward: a client waits for the answer since then, or a little longer."""
     began: Place = attrs.field(init=False)
     """The place up to which the client has everything, as long as nothing more is proven."""
     since: int | None = attrs.field(default=None, init=False)
@@ -123,8 +124,8 @@ class Standing:
         """
         self.note_answer(now)
         if self._answered is None:
-            return now - self.joined < _NEVER_ANSWERS
-        is_late = self._answered - self.joined >= _PATIENCE
+            return now - self.came < _NEVER_ANSWERS
+        is_late = self._answered - self.came >= _PATIENCE
         return is_late and now - self._answered < _COMES_BACK_WITHIN
 
     def give_up(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from realtime_server.replay import standing
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.mode import RlsMode
 from realtime_server.server import RealtimeServer
@@ -200,6 +202,28 @@ async def test_a_client_that_comes_back_gets_what_it_missed_and_may_see(scene: S
         ("INSERT", one, data) for one, data in zip((1, 3, 5, 6), "acef", strict=True)
     ]
     assert (first["resumed"], again["resumed"], client.gaps) == (False, True, [])
+    await client.close()
+
+
+async def test_a_join_that_took_long_may_have_been_given_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client ignores the answer, and what comes behind it, until it joins again."""
+    monkeypatch.setattr(standing, "_PATIENCE", 0.2)
+    client = Viewer(scene)
+    with psycopg.connect(scene.database.dsn) as locker:
+        locker.execute("lock table realtime.subscription in access exclusive mode")
+        joining = asyncio.create_task(client.come())
+        waiting = "select min(pid) from pg_locks where not granted having count(*) > 0"
+        await eventually(lambda: scene.database.execute(waiting))
+        began = time.monotonic()
+        await eventually(lambda: time.monotonic() > began + 0.2)
+    await joining
+    await scene.execute("insert into item values (1, 'ann', 'a')")
+    await eventually(lambda: client.seen)
+    await scene.cut(client)
+    await scene.come_back(client)
+    assert client.seen == [("INSERT", 1, "a")] * 2
     await client.close()
 
 

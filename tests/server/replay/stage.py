@@ -90,13 +90,15 @@ class Client:
         self.visit = self._stage.guarded.visit(request, address, self, lambda: self.ref)
         assert self.visit is not None
 
-    def join(self, claims: Mapping[str, Any] | None = None) -> None:
+    def join(self, claims: Mapping[str, Any] | None = None, *, waited: float = 0) -> None:
+        """Join, with a message that has waited in the server for some seconds."""
         self.ref += 1
         self.subscription = Subscription(Topic.parse(self.topic), SERIALIZERS["1.0.0"], self)
         self._stage.guarded.enter(
             self.visit,
             self.subscription,
             ref=self.ref,
+            came=self._stage.now - waited,
             claims=claims or {},
             on_start=self.starts.append,
         )

@@ -322,6 +322,26 @@ def test_messages_that_come_together_count_as_one(server: Server) -> None:
     assert one.proof.proven == 1
 
 
+def test_messages_that_wait_for_others_had_arrived_with_the_first_of_them(server: Server) -> None:
+    one = server.connect()
+    # The first has come with the handshake, before anybody took note.
+    assert one.proof.arrived == 0
+    one.proof.carried_out()
+    for server.clock.now in (1.0, 2.0, 3.0):
+        one.proof.received()
+    assert one.proof.arrived == 1
+    one.proof.carried_out()
+    one.proof.carried_out()
+    server.clock.now = 4.0
+    one.proof.received()
+    assert one.proof.arrived == 1
+    one.proof.carried_out()
+    one.proof.carried_out()
+    server.clock.now = 5.0
+    one.proof.received()
+    assert one.proof.arrived == 5
+
+
 def test_a_client_that_sent_hardly_anything_has_only_what_it_had_at_the_start(
     server: Server,
 ) -> None:

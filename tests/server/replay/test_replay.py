@@ -144,6 +144,19 @@ async def test_a_client_that_had_given_up_its_join_comes_back_to_where_that_bega
     await running(stage, lambda: late.ids == [1, 1])
 
 
+async def test_a_join_that_has_waited_in_the_server_may_have_been_given_up_as_well(
+    stage: Stage,
+) -> None:
+    client = Client(stage)
+    client.connect()
+    client.join(waited=6)
+    stage.publish(*batch(16, 1))
+    client.prove()
+    client.leave()
+    assert client.come().resumed
+    await running(stage, lambda: client.ids == [1, 1])
+
+
 async def test_a_channel_that_was_left_before_its_joins_answer_goes_on_where_the_join_began(
     stage: Stage,
 ) -> None:
