@@ -14,7 +14,7 @@ from tests.e2e.replay.faults import draw
 from tests.e2e.replay.passed import REPEATED_FOR_NOTHING, repetitions
 from tests.e2e.replay.rows import Writer
 from tests.e2e.replay.servers import Servers
-from tests.e2e.replay.verdict import Verdict, judge
+from tests.e2e.replay.verdict import Row, Told, Verdict, judge
 from tests.waiting import eventually
 
 __all__ = ["Run"]
@@ -108,6 +108,22 @@ class Run:
             for client in self._clients
         }
 
+    def told_before(self, name: str, row: int) -> list[Told]:
+        """Return what a client was told between the last row before one and the next row behind
+        it."""
+        (client,) = (one for one in self._clients if one.name == name)
+        told: list[Told] = []
+        is_behind = False
+        for event in client.told:
+            if isinstance(event, Row):
+                if event.id > row and is_behind:
+                    return [*told, event]
+                if event.id < row:
+                    told, is_behind = [event], True
+            else:
+                told.append(event)
+        return told
+
     def repetitions(self) -> dict[str, Counter[str]]:
         """Return how many rows were passed again to each client, by the reason; print those that
         have none."""
@@ -135,7 +151,7 @@ class Run:
             if (link := client.wire.link) is not None:
                 link.break_()
         await asyncio.sleep(self._random.uniform(0, 0.5) if broken else 0)
-        if how != "terminate":
+        if how.startswith("kill"):
             self._kills.append(time.monotonic())
         await self._servers.stop(which, how)
         self._say(f"{number}: it has ended")

@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database, unique_name
 
 __all__ = ["Servers", "Stop"]
 
-Stop = Literal["kill", "terminate", "kill a worker of"]
+Stop = Literal["kill", "terminate", "kill a worker of", "stall"]
+
+_LONGEST_STALL: Final = 14.0
+"""Seconds. Stock clients wait ten for the answer to a join."""
 
 
 class Servers:
@@ -88,7 +91,16 @@ class Servers:
         return self._ports[self._random.choice(serving or [0])]
 
     async def stop(self, which: int, how: Stop) -> None:
-        """End one, or a worker of it; return when it has ended, and its standby streams."""
+        """End one, or a worker of it, and return when it has ended, and its standby streams.
+
+        Or have it do nothing for a while, as on a machine that has no time for it, and return then.
+        """
+        if how == "stall":
+            pid = self._running[which].pid
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(self._random.uniform(0, _LONGEST_STALL))
+            os.kill(pid, signal.SIGCONT)
+            return
         if how == "kill a worker of":
             self._kill_worker(self._running[which].pid)
             return

@@ -150,6 +150,8 @@ def check(run: Run, count: int) -> None:
     for name, verdict in bad.items():
         print(f"{name}: {verdict.missing[:3]}…{verdict.missing[-3:]} {verdict.disordered[:3]}")
         print(f"{name}: leaked {verdict.leaked[:3]}")
+        if verdict.missing:
+            print(f"{name}: told {run.told_before(name, verdict.missing[0])}")
     assert not bad, said
 
 
@@ -210,6 +212,24 @@ async def test_nothing_is_missed_where_servers_are_several(
             async with run.rows(Writer(items, seed=SEED)):
                 await run.faults(count, server_faults=1 / 2)
     note_part(counts_of(run, count), kind=several, seed=SEED, count=count)
+    check(run, count)
+
+
+async def test_nothing_is_missed_while_the_server_has_no_time(
+    items: Database, stage: Stage, page_url: str
+) -> None:
+    """Clients give up joins, and close connections by themselves."""
+    count = min(MOST_IN_A_RUN, max(5, FAULTS // 4))
+    print(f"REPLAY_FAULTS={FAULTS} REPLAY_FAULTS_SEED={SEED}")
+    skip_if_noted(kind="stalls", seed=SEED, count=count)
+    with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
+        servers.ways = ("stall",)
+        members: list[tuple[str, Identity]] = [(name, "session") for name in CLIENTS]
+        async with stage.clients(servers, members, page_url) as clients:
+            run = Run(servers, clients, seed=SEED)
+            async with run.rows(Writer(items, seed=SEED)):
+                await run.faults(count, server_faults=1 / 2)
+    note_part(counts_of(run, count), kind="stalls", seed=SEED, count=count)
     check(run, count)
 
 
