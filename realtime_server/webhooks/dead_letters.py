@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from io import BufferedWriter, FileIO
 from typing import Any, Final, Literal
@@ -121,6 +122,9 @@ class DeadLetters:
     def __init__(self, path: str, most: int = 0) -> None:
         self.path = path
         self._most = most
+        # Of its own: looking up the names of endpoints keeps asyncio's threads busy for as long as
+        # a resolver does not answer.
+        self._thread = ThreadPoolExecutor(1, "dead-letters")
 
     async def add(self, letters: Iterable[DeadLetter]) -> None:
         """Append requests; they are on the disk when this returns.
@@ -130,7 +134,8 @@ class DeadLetters:
             OSError: if it cannot be written.
         """
         # It may take a while: the disk must have it. A cancellation does not end the writing.
-        await asyncio.shield(asyncio.to_thread(self._append, letters))
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(self._thread, self._append, letters))
 
     def check(self) -> None:
         """Check that letters can be added. If there is no file, none is left behind.
@@ -156,9 +161,20 @@ class DeadLetters:
             pass
 
     def read(self) -> Iterator[tuple[bytes, DeadLetter | None]]:
-        """Yield each line that is there now, and what it says; None if it is broken."""
-        with open(self.path, "rb") as file:
-            for line in file:
+        """Yield each line that is there now, and what it says; None if it is broken.
+
+        What others add meanwhile is not read.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        # None of them is in the middle of a line while it is locked.
+        with self._locked("r+b") as locked:
+            left = os.fstat(locked.fileno()).st_size
+            file = open(self.path, "rb")  # noqa: SIM115
+        with file:
+            while line := file.readline(left):
+                left -= len(line)
                 try:
                     yield line, DeadLetter.parse(line)
                 except ValueError:

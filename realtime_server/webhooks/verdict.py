@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -53,7 +54,9 @@ def retry_after(text: str | None, now: float) -> float:
     if _SECONDS.fullmatch(text):
         return float(text)
     try:
-        return max(parsedate_to_datetime(text).timestamp() - now, 0.0)
+        date = parsedate_to_datetime(text)
+        # Only the oldest of the three forms names no zone; it is UTC, too (section 5.6.7).
+        return max((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now, 0.0)
     except (ValueError, OverflowError):
         return 0.0
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import ip_address
+from typing import Final
 
 from psycopg.conninfo import make_conninfo
 
@@ -19,6 +22,10 @@ from realtime_core.errors import ConnectionLostError
 from .. import DatabaseTls, IpVersion, ServerConfig
 
 __all__ = ["make_dsn", "resolve_dsn"]
+
+_THREADS: Final = ThreadPoolExecutor(4, "database-address")
+"""Threads of their own: asyncio's may all wait for a resolver that has no answer about the names of
+webhooks' endpoints."""
 
 
 def make_dsn(config: ServerConfig, *hosts: tuple[str, str | None]) -> str:
@@ -84,8 +91,8 @@ async def resolve_dsn(config: ServerConfig) -> str:
 
 async def _look_up(host: str, version: IpVersion) -> list[str]:
     family = socket.AF_INET if version is IpVersion.IPV4 else socket.AF_INET6
-    loop = asyncio.get_running_loop()
-    answers = await loop.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, None, family=family, type=socket.SOCK_STREAM)
+    answers = await asyncio.get_running_loop().run_in_executor(_THREADS, look_up)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,49 @@ def test_it_is_on_the_disk_when_it_was_added(
     # The file, whole, and the directory that it is new in.
     assert synced[0] == os.stat(letters.path).st_size
     assert len(synced) == 2
+
+
+def test_adding_does_not_wait_for_other_threads(path: Path) -> None:
+    """As those that look up the names of endpoints, as long as their resolver likes."""
+
+    async def add_beside() -> None:
+        goes_on = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        other = loop.run_in_executor(None, goes_on.wait)
+        try:
+            async with asyncio.timeout(10):
+                await DeadLetters(str(path)).add([letter(1)])
+            assert not other.done()
+        finally:
+            goes_on.set()
+            await other
+
+    asyncio.run(add_beside())
+
+
+def test_what_is_added_meanwhile_is_not_read(letters: DeadLetters) -> None:
+    """So that sending again comes to an end, however much the server gives up meanwhile."""
+    add(letters, [letter(1)])
+    lines = letters.read()
+    next(lines)
+    add(letters, [letter(2)])
+    assert list(lines) == []
+
+
+def test_a_line_that_is_being_written_is_read_when_it_is_whole(
+    path: Path, letters: DeadLetters
+) -> None:
+    whole = letter(1).as_line()
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor() as pool:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(whole[:50])
+        found = pool.submit(lambda: ids(letters))
+        done, _ = wait([found], timeout=0.1)
+        assert not done
+        file.write(whole[50:])
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert found.result(timeout=30) == ["msg_1"]
 
 
 @pytest.mark.parametrize("kept", [1, 50, -2])

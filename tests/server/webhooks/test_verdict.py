@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 
 from realtime_server.webhooks.verdict import Verdict, pause, retry_after, verdict_on
 
 # 2026-11-28T06:00:00Z
 NOW = 1795845600.0
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be far from Greenwich."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.mark.parametrize(
@@ -31,6 +44,7 @@ def test_a_status_decides(statuses: tuple[int, ...], verdict: Verdict) -> None:
         (" 7 ", 7),
         ("Sat, 28 Nov 2026 06:00:30 GMT", 30),
         ("Saturday, 28-Nov-26 06:00:30 GMT", 30),
+        ("Sat Nov 28 06:00:30 2026", 30),
         ("Sat, 28 Nov 2026 05:59:00 GMT", 0),
         ("", 0),
         ("-5", 0),
@@ -41,7 +55,7 @@ def test_a_status_decides(statuses: tuple[int, ...], verdict: Verdict) -> None:
         ("Sat, 99 Nov 2026 06:00:30 GMT", 0),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float) -> None:
+def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float, zone: None) -> None:
     assert retry_after(text, NOW) == seconds
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,15 +27,13 @@ NAMES = {
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a resolver that knows three names."""
 
-    async def getaddrinfo(
-        self: object, host: str, port: None, *, family: int, type: int
-    ) -> list[tuple[Any, ...]]:
+    def getaddrinfo(host: str, port: None, *, family: int, type: int) -> list[tuple[Any, ...]]:
         host.encode("idna")  # as the real one does
         if (host, family) not in NAMES:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(family, type, 6, "", (address, 0)) for address in NAMES[host, family]]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 async def hosts(host: str, version: str = "") -> tuple[str, str | None]:
@@ -45,6 +45,21 @@ async def hosts(host: str, version: str = "") -> tuple[str, str | None]:
 async def test_a_name_is_looked_up_in_the_chosen_family_and_kept_for_certificates() -> None:
     assert await hosts("db.example") == ("db.example,db.example", "192.0.2.1,192.0.2.2")
     assert await hosts("db.example", "IPv6") == ("db.example", "2001:db8::1")
+
+
+async def test_it_does_not_wait_for_other_look_ups() -> None:
+    """As those of webhooks' endpoints, which may take as long as their resolver likes."""
+    goes_on = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    other = loop.run_in_executor(None, goes_on.wait)
+    try:
+        async with asyncio.timeout(10):
+            assert await hosts("four.example") == ("four.example", "192.0.2.4")
+        assert not other.done()
+    finally:
+        goes_on.set()
+        await other
 
 
 @pytest.mark.parametrize("version", ["IPv4", "IPv6"])
