@@ -61,7 +61,12 @@ class ServerProcess:
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self.port = int(self.wait_for_log(_LISTENING)[1])
+        try:
+            self.port = int(self.wait_for_log(_LISTENING)[1])
+        except BaseException:
+            # Nobody calls __exit__ then.
+            self._end()
+            raise
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 30) -> int:
@@ -79,11 +84,14 @@ class ServerProcess:
         try:
             self.process.wait(10)
         finally:
-            self.process.kill()
-            self.process.wait()
-            self._reader.join()
-            assert self.process.stderr is not None
-            self.process.stderr.close()
+            self._end()
+
+    def _end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
     def wait_until_streaming(self) -> None:
         self.wait_for_log(re.compile("streaming from database"))
