@@ -34,6 +34,7 @@ from .rls.counters import Counters
 from .webhooks.stats import WebhookStats
 
 if TYPE_CHECKING:
+    from .cluster.stats import ClusterStats
     from .workers.stats import WorkerStats
 
 __all__ = ["CONTENT_TYPE", "Durations", "Metrics"]
@@ -55,6 +56,7 @@ class Metrics:
         webhooks: returns what the webhooks count.
         replay: returns what replay counts.
         workers: returns what is counted of the workers; None for a server that has none.
+        cluster: returns what is counted of the log; None for a server that shares none.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Metrics:
         webhooks: Callable[[], WebhookStats] = WebhookStats,
         replay: Callable[[], ReplayStats] = ReplayStats,
         workers: Callable[[], WorkerStats] | None = None,
+        cluster: Callable[[], ClusterStats] | None = None,
     ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
@@ -122,7 +125,13 @@ class Metrics:
         registry.register(_WebhookCollector(webhooks))
         registry.register(_ReplayCollector(replay))
         if workers is not None:
-            registry.register(_WorkerCollector(workers))
+            from .workers.collector import WorkerCollector
+
+            registry.register(WorkerCollector(workers))
+        if cluster is not None:
+            from .cluster.collector import ClusterCollector
+
+            registry.register(ClusterCollector(cluster))
 
     def limit(self, name: str) -> None:
         """Count something that exceeded a limit."""
@@ -366,24 +375,6 @@ class _ReplayCollector(Collector):
             ),
         }
         yield from _families("realtime_replay", gauges, counters)
-
-
-class _WorkerCollector(Collector):
-    """Reads what is counted of the workers."""
-
-    def __init__(self, stats: Callable[[], WorkerStats]) -> None:
-        self._stats = stats
-
-    def collect(self) -> Iterable[Metric]:
-        stats = self._stats()
-        yield GaugeMetricFamily(
-            "realtime_workers", "Workers that accept connections.", stats.running
-        )
-        yield CounterMetricFamily(
-            "realtime_worker_restarts",
-            "How often a worker was started in place of one that had ended.",
-            stats.restarts,
-        )
 
 
 def _families(

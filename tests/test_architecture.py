@@ -108,7 +108,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "joserfc": ("realtime_server.auth",),
     "nats": ("realtime_server.cluster.login",),
     "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
-    "prometheus_client": ("realtime_server.metrics", "realtime_server.workers.sums"),
+    "prometheus_client": (
+        "realtime_server.cluster.collector",
+        "realtime_server.metrics",
+        "realtime_server.workers.collector",
+        "realtime_server.workers.sums",
+    ),
     "psycopg": (
         "realtime_core.doctor",
         "realtime_core.sources",
