@@ -299,6 +299,9 @@ class GapReason(enum.Enum):
     """The slot was acknowledged beyond the position ``start_at``."""
     LAG = "lag"
     """More WAL than ``max_lag_bytes`` was retained, so the slot was dropped and recreated."""
+    LOG_BEHIND = "log_behind"
+    """A server of a cluster found changes gone from the log that its servers share, because it had
+    not read them in time. No source yields this."""
 
 
 @attrs.frozen

@@ -89,6 +89,7 @@ BELOW_SOCKETS = (
 # What passes between a reader and servers: bytes in, events out.
 CLUSTER = (
     "realtime_server.cluster.envelope",
+    "realtime_server.cluster.nodes",
     "realtime_server.cluster.packer",
     "realtime_server.cluster.unpacker",
     "realtime_server.workers.frames",
@@ -106,7 +107,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "h11": ("realtime_server.net.http", "realtime_server.net.listener"),
     "httpx": ("realtime_server.webhooks.client",),
     "joserfc": ("realtime_server.auth",),
-    "nats": ("realtime_server.cluster.login",),
+    "nats": ("realtime_server.cluster.connection", "realtime_server.cluster.login"),
     "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
     "prometheus_client": (
         "realtime_server.cluster.collector",

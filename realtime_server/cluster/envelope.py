@@ -26,8 +26,10 @@ import attrs
 
 from realtime_core import DecodeError, Position, StreamIdentity
 from realtime_core.lsn import LSN
+from realtime_core.positions import LAST_INDEX
 
 __all__ = [
+    "BEGINS",
     "HEAD_BYTES",
     "NOWHERE",
     "Envelope",
@@ -38,6 +40,8 @@ __all__ = [
     "decode",
     "encode",
     "parts_of",
+    "begin_of_log",
+    "place_in",
     "position_at",
     "write_message",
     "write_run",
@@ -50,6 +54,10 @@ standby that had not received everything."""
 
 NOWHERE: Final[Place] = (0, 0, 0)
 """The place before all others."""
+
+BEGINS: Final = b"begins"
+"""The body of the mark that a log begins with: what is before its place is not in the log, but was
+in the one before it."""
 
 _MAGIC: Final = b"RTE"
 _VERSION: Final = 1
@@ -86,7 +94,7 @@ class Kind(enum.IntEnum):
     CHANGES = 1
     """Changes of one or more transactions."""
     MARK = 2
-    """There are no changes up to a place."""
+    """There are no changes up to a place, which may be the one that the chain stands at."""
     GAP = 3
     """Changes up to a place were lost; the body is the reason."""
 
@@ -168,7 +176,9 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
         raise EnvelopeError(str(exc), sequence) from None
     first, last = (generation, first_lsn, first_index), (generation, last_lsn, last_index)
     prev = (prev_generation, prev_lsn, prev_index)
-    if not first <= last or (last <= prev and part == parts):
+    # A mark may say once more where the chain stands.
+    grows = prev <= last if kind is Kind.MARK else prev < last
+    if not first <= last or (part == parts and not grows):
         raise EnvelopeError(
             f"its places do not grow: {_shown(prev)}, {_shown(first)}, {_shown(last)}", sequence
         )
@@ -179,6 +189,31 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
 def position_at(place: Place, stream: StreamIdentity) -> Position:
     """Return the position of a place."""
     return Position(LSN(place[1]), place[2], stream)
+
+
+def begin_of_log(lsn: int, stream: StreamIdentity) -> Envelope:
+    """Return the mark that a new log begins with.
+
+    Args:
+        lsn: the changes of transactions come that commit at this LSN or later.
+        stream: the stream's identity.
+    """
+    place, before = (0, lsn - 1, LAST_INDEX), (0, lsn - 1, LAST_INDEX - 1)
+    return Envelope(Kind.MARK, place, place, before, stream, BEGINS)
+
+
+def place_in(envelope: Envelope, place: Place, stream: StreamIdentity | None) -> Place:
+    """Return a place as it is called behind an envelope, with which another log may begin.
+
+    Args:
+        envelope: the envelope.
+        place: a place in the chain before it.
+        stream: the stream of the place.
+    """
+    begins = envelope.kind is Kind.MARK and envelope.body == BEGINS
+    if not begins or stream != envelope.stream or stream.timeline != envelope.stream.timeline:
+        return place
+    return (envelope.last[0], *place[1:])
 
 
 def write_message(message: bytes) -> bytes:

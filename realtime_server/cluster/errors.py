@@ -4,8 +4,32 @@ from __future__ import annotations
 
 from realtime_core.errors import ServerError
 
-__all__ = ["LogError"]
+__all__ = ["ApiError", "FencedError", "LogError", "MissingError", "NoResponderError"]
 
 
 class LogError(ServerError):
     """NATS cannot be reached, or does not do what was asked; it may soon."""
+
+
+class NoResponderError(LogError):
+    """Nobody listens to a request: JetStream is off, or the stream was deleted."""
+
+
+class FencedError(LogError):
+    """Somebody else has appended: this server does not lead any more."""
+
+
+class MissingError(LogError):
+    """There is no such stream, or no such message."""
+
+
+class ApiError(LogError):
+    """JetStream has refused a request.
+
+    Attributes:
+        code: JetStream's code of the error.
+    """
+
+    def __init__(self, subject: str, code: int, description: str) -> None:
+        self.code = code
+        super().__init__(f"JetStream has refused {subject}: {description} ({code})")

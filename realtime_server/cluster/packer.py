@@ -146,6 +146,13 @@ class Packer:
         self._described.clear()
         return packed
 
+    def repeat(self) -> Packed:
+        """Return an envelope that says once more where the chain stands, and moves nothing."""
+        place = self.last
+        return Packed(
+            encode(Envelope(Kind.MARK, place, place, place, self._stream, b"")), place, None
+        )
+
     # Writing an envelope
 
     def _feed_rows(self, event: RawRows, full: list[Packed]) -> None:
@@ -262,9 +269,11 @@ class Packer:
         until = gap.until
         stream = until.stream or self._stream
         generation = self.last[0]
-        place = (generation, until.lsn, until.index)
+        # A transaction may commit at just this LSN, and its changes stand behind the gap.
+        at = (until.lsn, until.index) if until.index else (until.lsn - 1, LAST_INDEX)
+        place = (generation, *at)
         if stream != self._stream or place <= self.last:
-            place = (generation + 1, until.lsn, until.index)
+            place = (generation + 1, *at)
         self._stream = stream
         return self._alone(Kind.GAP, place, gap.reason.value.encode(), None)
 

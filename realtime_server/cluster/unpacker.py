@@ -24,7 +24,17 @@ from realtime_core.errors import RealtimeError
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.positions import LAST_INDEX
 
-from .envelope import Envelope, EnvelopeError, Kind, Place, Run, decode, parts_of, position_at
+from .envelope import (
+    Envelope,
+    EnvelopeError,
+    Kind,
+    Place,
+    Run,
+    decode,
+    parts_of,
+    place_in,
+    position_at,
+)
 
 __all__ = ["HoleError", "Unpacker"]
 
@@ -63,15 +73,16 @@ class Unpacker:
     Args:
         last: the place up to which the reader has everything; None to begin at whichever envelope
             comes first.
+        stream: the stream of that place.
     """
 
-    def __init__(self, last: Place | None = None) -> None:
+    def __init__(self, last: Place | None = None, stream: StreamIdentity | None = None) -> None:
         self.last = last
         """The place up to which everything was read; None if nothing was."""
-        self.stream: StreamIdentity | None = None
+        self.stream = stream
         """The stream of the last envelope; None before the first one. From one gap to the next the
         positions of all events of one timeline have this object, and behind a gap another one."""
-        self._decoder = ChangeDecoder()
+        self._decoder = ChangeDecoder(stream)
         # The commit LSN of the transaction that the decoder is in; None if it is in none.
         self._open: int | None = None
         # What the decoder was told of relations and types, by tag and OID.
@@ -112,6 +123,7 @@ class Unpacker:
             return []
         last = self.last
         if last is not None:
+            self.last = last = place_in(whole, last, self.stream)
             if whole.last <= last:
                 return []
             if whole.prev > last:
@@ -153,8 +165,12 @@ class Unpacker:
                 return None
             have = len(self._pieces)
             self._pieces = []
-            if self.last is not None and envelope.last <= self.last:
+            last = self.last
+            if last is not None and envelope.part == envelope.parts and envelope.last <= last:
                 return None
+            if last is not None and not have:
+                # The first parts are not there any more.
+                raise HoleError(last, envelope.last, sequence)
             raise EnvelopeError(f"it is part {envelope.part} behind part {have}", sequence)
         self._pieces.append(envelope.body)
         if envelope.part < envelope.parts:

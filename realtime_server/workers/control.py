@@ -25,12 +25,9 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
-import attrs
-
-from realtime_core import LSN, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 
-__all__ = ["ControlLink", "stats_from_json", "stats_to_json"]
+__all__ = ["ControlLink"]
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
 """How long a message may be. Metrics take some 20 KB, more with many webhooks."""
@@ -80,25 +77,3 @@ class ControlLink:
     def close(self) -> None:
         """Close this end."""
         self._writer.close()
-
-
-def stats_to_json(stats: SourceStats) -> dict[str, Any]:
-    """Return what a source counts as values that JSON has."""
-    values = {name: getattr(stats, name) for name in attrs.fields_dict(SourceStats)}
-    stream = stats.stream
-    if stream is not None:
-        values["stream"] = [stream.system_identifier, stream.timeline, stream.publications]
-    return values
-
-
-def stats_from_json(values: Message) -> SourceStats:
-    """Return what :func:`stats_to_json` has made values of."""
-    stream = values["stream"]
-    return SourceStats(
-        **{
-            **values,
-            "received_lsn": LSN(values["received_lsn"]),
-            "confirmed_lsn": LSN(values["confirmed_lsn"]),
-            "stream": None if stream is None else StreamIdentity(*stream),
-        }
-    )

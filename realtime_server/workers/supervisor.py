@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
+from ..cluster.source_stats import stats_to_json
 from ..config import ReplicationMode, ServerConfig
 from ..config.database.source import make_raw_source
 from ..fanout.attachment import why_not_ready
@@ -28,7 +29,6 @@ from ..net.slow_clients import Backlog, OutboxLimits
 from ..replay.check import warn_of_leftovers
 from ..webhooks.service import Webhooks, make_webhooks
 from ..webhooks.stats import WebhookStats
-from .control import stats_to_json
 from .in_flight import InFlight
 from .links import Links
 from .processes import Processes

@@ -11,8 +11,9 @@ from typing import Final, Self
 
 from realtime_core.errors import ServerError
 
+from ..cluster.source_stats import stats_from_json
 from ..replay.continuity import OneOfSeveral
-from .control import ControlLink, stats_from_json
+from .control import ControlLink
 from .feed import LinkFeed
 
 __all__ = ["Worker"]

@@ -18,13 +18,14 @@ from realtime_core import (
     SourceStats,
     Wal2JsonSource,
 )
-from realtime_core.sources.stream_options import StreamOptions
+from realtime_core.sources.stream_options import AskStart, StreamOptions
 
 from .. import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
 from .addresses import resolve_dsn
 
 __all__ = [
     "ServerSource",
+    "make_leader_source",
     "make_raw_source",
     "make_source",
     "make_webhook_source",
@@ -90,6 +91,27 @@ def make_raw_source(config: ServerConfig) -> RawPgoutputSource:
     """
     options = _options(config, config.slot_name, setting_names(config))
     options["temporary"] = config.temporary_slot
+    return RawPgoutputSource(
+        partial(resolve_dsn, config),
+        publications=config.publications,
+        messages="nontransactional" if config.replay_slot else False,
+        **options,
+    )
+
+
+def make_leader_source(config: ServerConfig, start_at: AskStart) -> RawPgoutputSource:
+    """Return what reads the same for several machines, if no other one does.
+
+    It waits until the slot is free. An error ends it, unless that passes by itself.
+
+    Args:
+        config: of the server.
+        start_at: returns where the log ends, once the slot is held.
+    """
+    options = _options(config, config.slot_name, setting_names(config))
+    options["persistent"] = False
+    options["slot_in_use"] = "wait"
+    options["start_at"] = start_at
     return RawPgoutputSource(
         partial(resolve_dsn, config),
         publications=config.publications,

@@ -19,7 +19,8 @@ import pytest
 
 from realtime_core import LSN, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
-from realtime_server.workers.control import ControlLink, stats_from_json, stats_to_json
+from realtime_server.cluster.source_stats import stats_from_json, stats_to_json
+from realtime_server.workers.control import ControlLink
 from realtime_server.workers.in_flight import InFlight
 from realtime_server.workers.links import Links
 from realtime_server.workers.processes import Pace, Processes

@@ -1,0 +1,314 @@
+"""NatsConnection: a connection to NATS that ends when it breaks.
+
+It never connects again by itself: whoever uses it has to look anew at what the log has before it
+goes on, and nothing may wait in a buffer that is sent to another server later. This module alone
+knows the client library; it is imported only where NATS_URL is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, Final, Protocol, Self
+
+import attrs
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from .errors import LogError, NoResponderError
+
+__all__ = ["Login", "Message", "NatsConnection", "Subscription"]
+
+logger = logging.getLogger("realtime.cluster")
+
+_CONNECT: Final = 2
+"""Seconds that one server may take to accept a connection."""
+_PING: Final = 2
+"""Seconds between two pings; the second one without an answer ends the connection."""
+_ANSWER: Final = 3.0
+"""Seconds that a request may take, unless it says otherwise."""
+_NOBODY: Final = "503"
+"""The status of the answer that nobody listens to a request."""
+_CLOSE: Final = 1.0
+"""Seconds that closing may take. A server that stands still takes no more bytes."""
+
+
+class Message(Protocol):
+    """What arrives on a subscription."""
+
+    subject: str
+    reply: str
+    data: bytes
+
+    @property
+    def headers(self) -> Mapping[str, str] | None: ...
+
+
+@attrs.frozen(kw_only=True)
+class Login:
+    """Where NATS is, and as whom to log in there."""
+
+    urls: tuple[str, ...]
+    """The servers' addresses. One that answers is enough."""
+    user: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    credentials: str | None = None
+    """Path of a file with a JWT and a seed."""
+    nkey_seed: str | None = attrs.field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    """What certificates are checked with; None for plain connections."""
+
+
+class NatsConnection:
+    """An open connection. Make it with :meth:`open`.
+
+    Args:
+        client: of the library, connected.
+        closed: set when the connection has ended.
+        problems: what the server has complained about; the last one counts.
+    """
+
+    def __init__(self, client: Client, closed: asyncio.Event, problems: list[Exception]) -> None:
+        self.closed = closed
+        """Set when the connection has ended, whoever has ended it."""
+        self._client = client
+        self._problems = problems
+        self._inbox = client.new_inbox()
+        self._ids = count()
+        # The requests under way, by the last part of the subject that the answer comes on.
+        self._asked: dict[str, asyncio.Future[Message]] = {}
+        self._on_closed: list[Callable[[], None]] = []
+        self._watching = asyncio.create_task(self._watch())
+
+    @classmethod
+    async def open(cls, login: Login, *, name: str) -> Self:
+        """Connect to one of the servers.
+
+        Args:
+            login: where, and as whom.
+            name: what the servers' monitoring calls the connection.
+
+        Raises:
+            LogError: if none accepts the connection.
+        """
+        problem: Exception | None = None
+        for url in random.sample(login.urls, len(login.urls)):
+            closed = asyncio.Event()
+            problems: list[Exception] = []
+
+            async def note(exc: Exception, into: list[Exception] = problems) -> None:
+                into[:] = [exc]
+
+            async def end(closed: asyncio.Event = closed) -> None:
+                closed.set()
+
+            client = Client()
+            try:
+                async with asyncio.timeout(2 * _CONNECT):
+                    await client.connect(
+                        [url],
+                        name=name,
+                        allow_reconnect=False,
+                        connect_timeout=_CONNECT,
+                        ping_interval=_PING,
+                        max_outstanding_pings=2,
+                        error_cb=note,
+                        closed_cb=end,
+                        **_options(login),
+                    )
+                connection = cls(client, closed, problems)
+                await connection._listen()
+            except (OSError, ValueError, TimeoutError, nats.errors.Error) as exc:
+                problem = exc
+                await _close(client)
+            else:
+                return connection
+        raise LogError(f"NATS cannot be reached at {', '.join(login.urls)}: {_told(problem)}")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; requests under way fail."""
+        await _close(self._client)
+        self.closed.set()
+        await asyncio.gather(self._watching, return_exceptions=True)
+
+    @property
+    def max_payload(self) -> int:
+        """How many bytes a message may have, with its headers."""
+        return self._client.max_payload
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The server's version."""
+        version = self._client.connected_server_version
+        return (version.major, version.minor)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        within: float = _ANSWER,
+    ) -> Message:
+        """Send a message, and return the answer.
+
+        Args:
+            subject: where to.
+            payload: what.
+            headers: of the message.
+            within: seconds that the answer may take.
+
+        Raises:
+            LogError: if there is no answer.
+        """
+        self._check()
+        token = str(next(self._ids))
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[token] = answer
+        try:
+            async with asyncio.timeout(within):
+                await self.publish(
+                    subject, payload, reply=f"{self._inbox}.{token}", headers=headers
+                )
+                message = await answer
+        except TimeoutError:
+            raise LogError(
+                f"NATS has not answered a message to {subject} within {within:g} s"
+                + (f" ({_told(self._problems[-1])})" if self._problems else "")
+            ) from None
+        finally:
+            del self._asked[token]
+        if message.headers and message.headers.get("Status") == _NOBODY:
+            raise NoResponderError(
+                f"nobody listens to {subject}: JetStream is not enabled for this account, or the "
+                "stream is missing"
+            )
+        return message
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a message.
+
+        Raises:
+            LogError: if it cannot be sent.
+        """
+        self._check()
+        try:
+            await self._client.publish(
+                subject, payload, reply, headers=None if headers is None else dict(headers)
+            )
+        except (OSError, nats.errors.Error) as exc:
+            raise LogError(f"a message to {subject} cannot be sent: {_told(exc)}") from exc
+
+    async def subscribe(self, subject: str, take: Callable[[Message], None]) -> Subscription:
+        """Have a function called with each message of a subject.
+
+        Nothing is dropped when many wait: whoever subscribes bounds what is sent to it.
+
+        Raises:
+            LogError: if that cannot be asked for.
+        """
+
+        async def call(message: Any) -> None:
+            take(message)
+
+        self._check()
+        try:
+            subscription = await self._client.subscribe(
+                subject, cb=call, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except (OSError, nats.errors.Error) as exc:
+            raise LogError(f"{subject} cannot be subscribed to: {_told(exc)}") from exc
+        return Subscription(subscription.unsubscribe)
+
+    def on_closed(self, call: Callable[[], None]) -> None:
+        """Have a function called when the connection has ended."""
+        self._on_closed.append(call)
+
+    def new_inbox(self) -> str:
+        """Return a subject that nobody else uses."""
+        return self._client.new_inbox()
+
+    async def _listen(self) -> None:
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+
+    def _answered(self, message: Message) -> None:
+        answer = self._asked.get(message.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    async def _watch(self) -> None:
+        await self.closed.wait()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(self._lost())
+        for call in self._on_closed:
+            call()
+
+    def _check(self) -> None:
+        if self.closed.is_set() or self._client.is_closed:
+            raise self._lost()
+
+    def _lost(self) -> LogError:
+        why = f": {_told(self._problems[-1])}" if self._problems else ""
+        return LogError(f"the connection to NATS has ended{why}")
+
+
+class Subscription:
+    """One subscription.
+
+    Args:
+        end: ends it.
+    """
+
+    def __init__(self, end: Callable[[], Any]) -> None:
+        self._end = end
+
+    async def aclose(self) -> None:
+        """End it; if the connection has ended, do nothing."""
+        try:
+            await self._end()
+        except (OSError, nats.errors.Error) as exc:
+            logger.debug("a subscription ended with its connection: %s", exc)
+
+
+def _options(login: Login) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "user": login.user,
+        "password": login.password,
+        "user_credentials": login.credentials,
+        "nkeys_seed_str": login.nkey_seed,
+        "tls": login.tls,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE):
+            await client.close()
+    except (OSError, TimeoutError, nats.errors.Error) as exc:
+        logger.debug("a connection to NATS could not be closed: %s", exc)
+
+
+def _told(exc: BaseException | None) -> str:
+    """Return an error as one line; some of the library's have no text."""
+    text = " ".join(str(exc).split())
+    return text or type(exc).__name__

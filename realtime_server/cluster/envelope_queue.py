@@ -1,0 +1,222 @@
+"""EnvelopeQueue: envelopes that have come, and the events that are made of them when they are asked
+for.
+
+It is what the feed of a worker and that of a server on the log have in common. A step that is
+cancelled loses nothing: what it has not returned is in the queue still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeAlias
+
+from realtime_core import Begin, Commit, Event, Gap, GapReason, Position, StreamIdentity
+from realtime_core.errors import RealtimeError
+from realtime_core.positions import LAST_INDEX
+
+from .envelope import Place, decode, position_at
+from .unpacker import HoleError, Unpacker
+
+__all__ = ["EnvelopeQueue", "Steps"]
+
+MAX_BYTES: Final = 1024 * 1024
+"""How many bytes of envelopes the queue has before nothing more is to be put in."""
+Waiter: TypeAlias = "asyncio.Future[None]"
+
+
+class EnvelopeQueue:
+    """Envelopes of one chain, in order.
+
+    Args:
+        unpacker: makes the events.
+        tells_holes: whether a hole in the chain becomes a gap. Where nothing can be missing, it is
+            an error.
+    """
+
+    def __init__(self, unpacker: Unpacker, *, tells_holes: bool = False) -> None:
+        self.unpacker = unpacker
+        """Makes the events."""
+        self.gaps = 0
+        """How many gaps were handed over, ..."""
+        self.holes = 0
+        """... and how many of them were holes in the chain."""
+        self._tells_holes = tells_holes
+        # The envelopes that were not unpacked yet, with their sequence and whether they begin
+        # another chain; None where the tables are to be described anew.
+        self._waiting_envelopes: deque[tuple[int, bytes, bool] | None] = deque()
+        self.size = 0
+        """How many bytes of envelopes wait."""
+        # The envelopes whose events were handed over: the place of the last one, the stream that
+        # their positions have, and the sequence.
+        self._handed: deque[tuple[Place, StreamIdentity | None, int]] = deque()
+        # Why nothing more comes; and why what has come cannot be read.
+        self._error: RealtimeError | None = None
+        self._unreadable: RealtimeError | None = None
+        # Up to where everything was handed over before a hole, and whether there is one.
+        self._before_hole: Position | None = None
+        self._is_in_hole = False
+        # Those that wait for something to come, and the one that waits for room.
+        self._waiting: set[Waiter] = set()
+        self._room: Waiter | None = None
+
+    # The side that fills it
+
+    def put(self, sequence: int, data: bytes, *, is_anew: bool = False) -> None:
+        """Add an envelope; call :meth:`wake` behind the last one of several.
+
+        Args:
+            sequence: its number.
+            data: the envelope.
+            is_anew: whether it begins another chain: what is between the two is lost.
+        """
+        self._waiting_envelopes.append((sequence, data, is_anew))
+        self.size += len(data)
+
+    def describe_anew(self) -> None:
+        """Have the tables of all envelopes that are put in from now on be described anew.
+
+        What filters have made of a table's description may depend on what has changed.
+        """
+        self._waiting_envelopes.append(None)
+
+    async def room(self) -> None:
+        """Wait while the queue is full."""
+        while self.size > MAX_BYTES:
+            self._room = asyncio.get_running_loop().create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+
+    def end(self, error: RealtimeError) -> None:
+        """Have an error raised when everything that has come was handed over."""
+        if self._error is None:
+            self._error = error
+        self.wake()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._error is not None
+
+    def wake(self) -> None:
+        """Have those look again who wait for something."""
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # The side that empties it
+
+    async def something(self) -> None:
+        """Wait until :meth:`wake` is called.
+
+        Raises:
+            RealtimeError: if nothing will come any more.
+        """
+        if self._error is not None:
+            raise self._error
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    async def next_batch(self) -> list[Event]:
+        """Return the events of the next envelope that has any; cancelling this loses nothing.
+
+        Raises:
+            RealtimeError: if an envelope cannot be read, or nothing will come any more.
+        """
+        if self._unreadable is not None:
+            # Whoever reads ahead leaves an error to the next step.
+            raise self._unreadable
+        while True:
+            while not self._waiting_envelopes:
+                await self.something()
+            first = self._waiting_envelopes.popleft()
+            if first is None:
+                self.unpacker.describe_anew()
+                continue
+            sequence, data, is_anew = first
+            self.size -= len(data)
+            if self._room is not None and self.size <= MAX_BYTES and not self._room.done():
+                self._room.set_result(None)
+            try:
+                events = self._unpack(data, sequence, is_anew)
+            except RealtimeError as exc:
+                self._unreadable = exc
+                raise
+            if self.unpacker.last is not None:
+                self._handed.append((self.unpacker.last, self.unpacker.stream, sequence))
+            if events:
+                self.gaps += sum(type(event) is Gap for event in events)
+                return events
+
+    def acknowledged(self, upto: Event | Position) -> int | None:
+        """Return the sequence of the last envelope of which everything is acknowledged now.
+
+        That is None if it is the same as before. A Begin or a Gap acknowledges nothing.
+        """
+        if isinstance(upto, Begin | Gap):
+            return None
+        position = upto if isinstance(upto, Position) else upto.position
+        # What was read ahead may be behind a gap, where LSNs may be lower. The unpacker gives the
+        # positions from one gap to the next the same object as their stream.
+        generations = (
+            place[0] for place, stream, _ in reversed(self._handed) if stream is position.stream
+        )
+        generation = next(generations, None)
+        if generation is None:
+            return None
+        # The position of a Commit is that of the last change, and an envelope ends behind it.
+        index = LAST_INDEX if isinstance(upto, Commit) else position.index
+        place = (generation, position.lsn, index)
+        done: int | None = None
+        while self._handed and self._handed[0][0] <= place:
+            done = self._handed.popleft()[2]
+        return done
+
+    def _unpack(self, data: bytes, sequence: int, is_anew: bool) -> list[Event]:
+        unpacker = self.unpacker
+        if is_anew:
+            self._enter_hole()
+        try:
+            events = unpacker.feed(data, sequence)
+        except HoleError:
+            if not self._tells_holes:
+                raise
+            self._enter_hole()
+            events = unpacker.feed(data, sequence)
+        if self._is_in_hole and unpacker.last is not None:
+            # Of a piece in parts, the first ones may be missing: then it is part of the hole.
+            self._is_in_hole = False
+            envelope = decode(data, sequence)
+            until = position_at(envelope.prev, envelope.stream)
+            self.holes += 1
+            return [Gap(self._before_hole, until, GapReason.LOG_BEHIND), *events]
+        return events
+
+    def _enter_hole(self) -> None:
+        last, stream = self.unpacker.last, self.unpacker.stream
+        if not self._is_in_hole:
+            known = last is not None and stream is not None
+            self._before_hole = position_at(last, stream) if known else None  # type: ignore[arg-type]
+        self._is_in_hole = True
+        self.unpacker.begin_anew()
+
+
+class Steps(AsyncIterator[list[Event]]):
+    """An iterator whose steps may be cancelled, which would end an async generator.
+
+    Args:
+        step: returns the next batch.
+    """
+
+    def __init__(self, step: Callable[[], Awaitable[list[Event]]]) -> None:
+        self._step = step
+
+    async def __anext__(self) -> list[Event]:
+        return await self._step()

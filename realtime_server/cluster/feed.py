@@ -1,0 +1,194 @@
+"""LogFeed: the changes that a server reads from the log, as a source of batches.
+
+It begins behind the end of the log, and reads on however long NATS is away or nobody leads: the
+slot has what is committed meanwhile. So a client may join as soon as the end of the log was found
+once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Self
+
+import attrs
+
+from realtime_core import Event, Position, SourceStats, StreamIdentity
+from realtime_core.errors import RealtimeError, ServerError
+
+from .envelope import Envelope, Place, decode
+from .envelope_queue import EnvelopeQueue, Steps
+from .errors import LogError
+from .log_reader import LogReader
+from .unpacker import Unpacker
+
+__all__ = ["LogFeed"]
+
+logger = logging.getLogger("realtime.cluster")
+
+_PAUSES: Final = (0.1, 1.0)
+"""The least and the most seconds until the log is tried again."""
+
+
+class LogFeed:
+    """Yields what the log has.
+
+    Args:
+        reader: reads the log.
+        leader: returns what the leader's source counts; None if no leader was heard lately.
+        clock: seconds, which only grow.
+    """
+
+    def __init__(
+        self,
+        reader: LogReader,
+        *,
+        leader: Callable[[], SourceStats | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
+        """The labels of enum types in their declared order, by schema and name. The modes read them
+        from the database."""
+        self.begin: Place | None = None
+        """The place that the changes begin behind; None until it is known."""
+        self.handed_out = 0
+        """The sequence of the last envelope that was handed out to the clients."""
+        self._reader = reader
+        self._leader = leader
+        self._clock = clock
+        self._queue = EnvelopeQueue(Unpacker(), tells_holes=True)
+        # The stream that reading has begun with.
+        self._stream: StreamIdentity | None = None
+        # What the leader's source counted when it was heard last.
+        self._source = SourceStats()
+        # When an envelope was read last.
+        self._read_at: float | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        self._queue.end(ServerError("the log is not read any more"))
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        await self._reader.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the end of the log was found, and everything behind it comes."""
+        return self.begin is not None and not self._queue.has_ended
+
+    async def attached(self) -> None:
+        """Wait until the end of the log was found.
+
+        Raises:
+            RealtimeError: if the log cannot be read.
+        """
+        while self.begin is None:
+            await self._queue.something()
+
+    def batches(self) -> AsyncIterator[list[Event]]:
+        """Iterate over batches of events, which are never empty; cancelling a step loses nothing.
+
+        Raises:
+            RealtimeError: from the iterator, if the log cannot be read.
+        """
+        return Steps(self._queue.next_batch)
+
+    def ack(self, upto: Event | Position) -> None:
+        """Note that everything up to ``upto`` was handed to every outbox."""
+        done = self._queue.acknowledged(upto)
+        if done is not None:
+            self.handed_out = done
+
+    def stats(self) -> SourceStats:
+        """Return what the leader's source counted when it was heard last.
+
+        Of the gaps only those count that came through this feed.
+        """
+        source = self._leader()
+        if source is not None:
+            self._source = source
+        return attrs.evolve(
+            self._source,
+            gaps=self._queue.gaps,
+            connected=self.is_open,
+            stream=self._queue.unpacker.stream or self._stream,
+        )
+
+    @property
+    def resyncs(self) -> int:
+        """How often reading the log was begun again."""
+        return self._reader.resyncs
+
+    @property
+    def log_gaps(self) -> int:
+        """How often the log did not have any more what had not been read."""
+        return self._queue.holes
+
+    @property
+    def lag_messages(self) -> int:
+        """Envelopes that the log had behind the last one that was read, when that was sent."""
+        return self._reader.pending
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes of envelopes that were read and whose events were not asked for."""
+        return self._queue.size
+
+    def tail_age(self) -> float:
+        """Return the seconds since an envelope was read; 0 before the first one."""
+        return 0.0 if self._read_at is None else self._clock() - self._read_at
+
+    # Reading the log
+
+    async def _read(self) -> None:
+        pause, most = _PAUSES
+        is_told = has_begun = False
+        while True:
+            try:
+                if not has_begun:
+                    self._begin(await self._reader.begin())
+                    has_begun = True
+                for read in await self._reader.next():
+                    if self.begin is None:
+                        self._begin_with(decode(read.data, read.sequence))
+                    self._queue.put(read.sequence, read.data, is_anew=read.is_anew)
+                self._read_at = self._clock()
+                self._queue.wake()
+                if is_told:
+                    logger.info("reading the log again")
+                pause, is_told = _PAUSES[0], False
+                await self._queue.room()
+            except LogError as exc:
+                if not is_told:
+                    logger.warning("the log is not being read: %s", exc)
+                    is_told = True
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, most)
+            except RealtimeError as exc:
+                self._queue.end(exc)
+                return
+
+    def _begin(self, tail: Envelope | None) -> None:
+        """Note where the log ends, which may have nothing so far."""
+        self.handed_out = self._reader.sequence
+        if tail is None:
+            return
+        self._stream, self.begin = tail.stream, tail.last
+        if tail.part == tail.parts:
+            # Otherwise the rest of a piece comes, without its first parts, and is passed over.
+            self._queue.unpacker = Unpacker(tail.last, tail.stream)
+        self._queue.wake()
+
+    def _begin_with(self, first: Envelope) -> None:
+        """Note the first envelope of a log that had nothing."""
+        self._stream, self.begin = first.stream, first.prev

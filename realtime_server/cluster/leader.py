@@ -1,0 +1,189 @@
+"""Leader: waits for the slot, and passes the database's changes on to the log while it has it.
+
+The slot is the lock: PostgreSQL gives it to one connection at a time. Whoever has it looks where
+the log ends, and goes on there. Should two servers take themselves for the leader, because one was
+paused, or is cut off from the database only, then the log refuses what the former one appends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import attrs
+
+from realtime_core import Gap, GapReason, Position, RawPgoutputSource, SourceStats, StreamIdentity
+from realtime_core.errors import PositionMismatchError, RealtimeError
+from realtime_core.lsn import LSN
+from realtime_core.positions import LAST_INDEX
+from realtime_core.sources.stream_options import AskStart
+
+from .connection import NatsConnection
+from .envelope import Envelope, begin_of_log, encode, position_at
+from .errors import FencedError, LogError
+from .log import Log
+from .nodes import Nodes
+from .packer import Packed, Packer
+from .stats import LeaderStats
+from .term import Term, first_to_end
+
+__all__ = ["Leader"]
+
+logger = logging.getLogger("realtime.cluster")
+
+_PAUSES: Final = (0.3, 5.0)
+"""The least and the most seconds until a server tries to lead again."""
+_HEADERS: Final = 512
+"""How many bytes a message's headers may take."""
+
+
+@attrs.define
+class _Begin:
+    """Where a term begins, which is known once the slot is held."""
+
+    sequence: int = 0
+    tail: Envelope | None = None
+
+
+class Leader:
+    """A server that may lead.
+
+    Args:
+        connect: opens a connection to NATS.
+        log: makes the log's view of a connection.
+        make_source: makes the source, of which the argument is what it asks for its start.
+        publications: the names of the publications that it reads.
+        nodes: the servers that read the log.
+        ack_delay: seconds for which the slot keeps what the log has taken.
+        repeat: seconds after which the last place is appended once more while there are no changes.
+        clock: seconds, which only grow.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[NatsConnection]],
+        log: Callable[[NatsConnection], Log],
+        make_source: Callable[[AskStart], RawPgoutputSource],
+        *,
+        publications: tuple[str, ...],
+        nodes: Nodes,
+        ack_delay: float,
+        repeat: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.stats = LeaderStats()
+        """Counts."""
+        self._connect = connect
+        self._log_of = log
+        self._make_source = make_source
+        self._publications = tuple(sorted(set(publications)))
+        self._nodes = nodes
+        self._ack_delay = ack_delay
+        self._repeat = repeat
+        self._clock = clock
+        # The source while this leads.
+        self._source: RawPgoutputSource | None = None
+        # Whether the log's places are of another database cluster.
+        self._is_other_cluster = False
+
+    def source_stats(self) -> SourceStats | None:
+        """Return what the source counts; None while this does not lead."""
+        stats = None if self._source is None else self._source.stats()
+        return stats if stats is not None and stats.connected else None
+
+    async def run(self) -> None:
+        """Lead whenever it is possible; never return."""
+        pause, most = _PAUSES
+        told = ""
+        while True:
+            terms = self.stats.terms
+            try:
+                connection = await self._connect()
+                async with connection:
+                    await first_to_end(self._lead(self._log_of(connection)), _end_of(connection))
+            except PositionMismatchError as exc:
+                logger.warning("the log is of another database: %s", exc)
+                self._is_other_cluster = True
+            except FencedError as exc:
+                logger.warning("another server leads: %s", exc)
+            except RealtimeError as exc:
+                if str(exc) != told:
+                    # Not again and again while NATS or the database is away.
+                    logger.warning("this server cannot lead: %s", exc)
+                    told = str(exc)
+            finally:
+                self._source = None
+            if self.stats.terms > terms:
+                pause, told = _PAUSES[0], ""
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, most)
+
+    async def _lead(self, log: Log) -> None:
+        for difference in await log.prepare():
+            logger.warning("%s", difference)
+        begin = _Begin()
+
+        async def ask() -> Position | None:
+            return await self._start(log, begin)
+
+        async with contextlib.aclosing(self._make_source(ask)) as source:
+            await source.__aenter__()
+            stream = source.stats().stream
+            assert stream is not None
+            self._nodes.begin_term()
+            self._source = source
+            self.stats.terms += 1
+            packer, first = self._continue(begin.tail, source.stats(), stream, log)
+            logger.info("leading, behind message %d of the log", begin.sequence)
+            term = Term(
+                source,
+                log,
+                packer,
+                begin.sequence,
+                nodes=self._nodes,
+                stats=self.stats,
+                ack_delay=self._ack_delay,
+                repeat=self._repeat,
+                clock=self._clock,
+            )
+            term.put(first)
+            await term.run()
+
+    async def _start(self, log: Log, begin: _Begin) -> Position | None:
+        """Return where the source is to begin, now that it holds the slot."""
+        begin.sequence, begin.tail = await log.tail()
+        tail = begin.tail
+        if tail is None or self._is_other_cluster:
+            return None
+        position = position_at(tail.last, tail.stream)
+        if tail.stream.publications != self._publications:
+            # A place within a transaction means nothing for other publications.
+            return position.end_of_transaction()
+        return position
+
+    def _continue(
+        self, tail: Envelope | None, stats: SourceStats, stream: StreamIdentity, log: Log
+    ) -> tuple[Packer, list[Packed]]:
+        """Return what packs the changes from now on, and what has to be appended before them."""
+        options: dict[str, Any] = {"max_payload": log.connection.max_payload - _HEADERS}
+        if tail is None:
+            mark = begin_of_log(stats.confirmed_lsn, stream)
+            packed = Packed(encode(mark), mark.last, None)
+            return Packer(mark.last, stream, **options), [packed]
+        packer = Packer(tail.last, tail.stream, **options)
+        if tail.stream == stream:
+            return packer, []
+        reason, until = GapReason.LOG_BEHIND, LSN(tail.last[1])
+        if self._is_other_cluster:
+            reason, until = GapReason.OTHER_CLUSTER, LSN(stats.confirmed_lsn - 1)
+            self._is_other_cluster = False
+        logger.warning("the log goes on with another stream, %s behind %s", stream, tail.stream)
+        return packer, packer.feed(Gap(None, Position(until, LAST_INDEX, stream), reason))
+
+
+async def _end_of(connection: NatsConnection) -> None:
+    await connection.closed.wait()
+    raise LogError("the connection to NATS has ended")

@@ -1,0 +1,253 @@
+"""Log: the stream of NATS JetStream that holds one slot's envelopes.
+
+An append names the sequence of the one before it, and is refused if another message is there by
+now. So of two servers that both take themselves for the leader, only one can append. **Only one
+append may be under way at a time**: the expected sequence is a number only, so the second of two
+that an old leader has sent could be taken right behind the first one of its successor.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, Final, cast
+
+import attrs
+
+from .connection import NatsConnection
+from .envelope import Envelope, Place, decode
+from .errors import ApiError, FencedError, LogError, MissingError
+
+__all__ = ["Log", "LogSettings", "LogState", "differences", "stream_config"]
+
+_API: Final = "$JS.API"
+_NO_STREAM: Final = 10059
+_NO_MESSAGE: Final = 10037
+_WRONG_SEQUENCE: Final = frozenset((10071, 10164))
+_NANOSECONDS: Final = 1_000_000
+"""In a millisecond."""
+APPEND_TIMEOUT: Final = 4.0
+"""Seconds until an append counts as lost."""
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """What the stream is to be."""
+
+    name: str
+    """The stream's name, which its subjects begin with."""
+    replicas: int = 1
+    """How many servers of NATS keep it."""
+    max_bytes: int = 1024**3
+    """How many bytes it keeps."""
+    max_age: int = 600_000
+    """How many milliseconds it keeps a message."""
+
+    @property
+    def subject(self) -> str:
+        """The subject of the envelopes."""
+        return f"{self.name}.log"
+
+
+@attrs.frozen
+class LogState:
+    """What the stream has."""
+
+    first: int
+    """The sequence of the first message that is kept."""
+    last: int
+    """The sequence of the last message; it is one below ``first`` if none is kept."""
+    bytes: int
+    """How many bytes are kept."""
+    created: str
+    """When the stream was made: a stream that was deleted and made again is another one."""
+
+
+class Log:
+    """One connection's view of the stream.
+
+    Args:
+        connection: to NATS.
+        settings: what the stream is to be.
+    """
+
+    def __init__(self, connection: NatsConnection, settings: LogSettings) -> None:
+        self.connection = connection
+        """To NATS."""
+        self.settings = settings
+        """What the stream is to be."""
+
+    async def prepare(self) -> list[str]:
+        """Make the stream if it is missing.
+
+        Returns:
+            How an existing stream differs from what it is to be; it is not changed.
+
+        Raises:
+            LogError: if there is none and it cannot be made.
+        """
+        try:
+            info = await self._api("STREAM.INFO")
+        except MissingError:
+            info = await self._api("STREAM.CREATE", stream_config(self.settings))
+        return differences(info["config"], self.settings)
+
+    async def state(self) -> LogState:
+        """Return what the stream has.
+
+        Raises:
+            MissingError: if there is no stream.
+            LogError: if NATS does not say.
+        """
+        info = await self._api("STREAM.INFO")
+        state = info["state"]
+        first, last = int(state["first_seq"]), int(state["last_seq"])
+        first = first if state["messages"] else last + 1
+        return LogState(first, last, int(state["bytes"]), str(info["created"]))
+
+    async def tail(self) -> tuple[int, Envelope | None]:
+        """Return the last sequence, and the envelope there; None if no message is kept.
+
+        Raises:
+            LogError: if NATS does not say.
+        """
+        while True:
+            state = await self.state()
+            if state.first > state.last:
+                return state.last, None
+            try:
+                return state.last, await self.envelope_at(state.last)
+            except MissingError:
+                # It has expired in between.
+                continue
+
+    async def envelope_at(self, sequence: int) -> Envelope:
+        """Return the envelope at a sequence.
+
+        Raises:
+            MissingError: if it is not kept, or was never there.
+            LogError: if NATS does not say.
+            EnvelopeError: if the message is none.
+        """
+        answer = await self._api("STREAM.MSG.GET", {"seq": sequence})
+        return decode(base64.b64decode(answer["message"].get("data", "")), sequence)
+
+    async def find(self, place: Place) -> int:
+        """Return the sequence of the first envelope that ends behind a place.
+
+        That is one behind the last sequence if none does. Of a piece in parts it is the first part.
+
+        Raises:
+            LogError: if NATS does not say.
+        """
+        state = await self.state()
+        low, high = state.first, state.last + 1
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                is_behind = (await self.envelope_at(middle)).last > place
+            except MissingError:
+                is_behind = False
+            if is_behind:
+                high = middle
+            else:
+                low = middle + 1
+        if state.first < low <= state.last:
+            low = max(low - (await self.envelope_at(low)).part + 1, state.first)
+        return low
+
+    async def append(self, data: bytes, behind: int) -> int:
+        """Append an envelope; return its sequence. Wait for it before the next one.
+
+        Args:
+            data: the envelope.
+            behind: the sequence of the last message.
+
+        Raises:
+            FencedError: if somebody else has appended in between.
+            LogError: if it is not known whether the log has it: read the tail before going on.
+        """
+        headers = {
+            "Nats-Expected-Stream": self.settings.name,
+            "Nats-Expected-Last-Sequence": str(behind),
+        }
+        subject = self.settings.subject
+        answer = _read(
+            subject,
+            (
+                await self.connection.request(subject, data, headers=headers, within=APPEND_TIMEOUT)
+            ).data,
+        )
+        sequence = int(answer["seq"])
+        if sequence != behind + 1:
+            raise FencedError(f"an envelope was appended as {sequence}, not behind {behind}")
+        return sequence
+
+    async def _api(self, verb: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        subject = f"{_API}.{verb}.{self.settings.name}"
+        payload = b"" if request is None else json.dumps(request).encode()
+        return _read(subject, (await self.connection.request(subject, payload)).data)
+
+    async def make_consumer(self, config: dict[str, Any]) -> str:
+        """Make a consumer that ends by itself; return its name.
+
+        Raises:
+            LogError: if it cannot be made.
+        """
+        stream = self.settings.name
+        request = {"stream_name": stream, "config": config}
+        subject = f"{_API}.CONSUMER.CREATE.{stream}.{config['name']}"
+        answer = await self.connection.request(subject, json.dumps(request).encode())
+        return str(_read(subject, answer.data)["name"])
+
+    def next_of(self, consumer: str) -> str:
+        """Return the subject that a consumer is asked for messages on."""
+        return f"{_API}.CONSUMER.MSG.NEXT.{self.settings.name}.{consumer}"
+
+
+def stream_config(settings: LogSettings) -> dict[str, Any]:
+    """Return what JetStream is told of the stream."""
+    return {
+        "name": settings.name,
+        "subjects": [settings.subject],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "num_replicas": settings.replicas,
+        "max_bytes": settings.max_bytes,
+        "max_age": settings.max_age * _NANOSECONDS,
+        "max_msgs": -1,
+        "max_consumers": -1,
+        "max_msg_size": -1,
+        "allow_direct": True,
+        "deny_delete": True,
+        # Appends are told apart by the sequence that they expect.
+        "duplicate_window": min(1000, settings.max_age) * _NANOSECONDS,
+    }
+
+
+def differences(config: dict[str, Any], settings: LogSettings) -> list[str]:
+    """Return how a stream differs from what it is to be, one sentence each."""
+    wanted = stream_config(settings)
+    named = ("subjects", "retention", "storage", "discard", "num_replicas", "max_bytes", "max_age")
+    return [
+        f"{field} of the stream {settings.name} is {config.get(field)!r}, not {wanted[field]!r}"
+        for field in named
+        if config.get(field) != wanted[field]
+    ]
+
+
+def _read(subject: str, data: bytes) -> dict[str, Any]:
+    try:
+        answer = cast("dict[str, Any]", json.loads(data))
+    except ValueError:
+        raise LogError(f"the answer to {subject} is not JSON") from None
+    error = answer.get("error")
+    if error is None:
+        return answer
+    code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
+    if code in _WRONG_SEQUENCE:
+        raise FencedError(f"somebody else has appended to the log: {description}")
+    if code in (_NO_STREAM, _NO_MESSAGE):
+        raise MissingError(f"{subject}: {description}")
+    raise ApiError(subject, code, description)

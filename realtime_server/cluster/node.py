@@ -1,0 +1,126 @@
+"""Node: one server of a cluster, with what it reads from the log, and its part in leading.
+
+Each second it says of itself how far it has come, and whether it leads, on a plain subject that the
+others listen to. Three connections to NATS go beside each other, so that much that is read does not
+delay what is appended, nor what is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
+
+from realtime_core import SourceStats
+
+from .connection import Message, NatsConnection
+from .errors import LogError
+from .feed import LogFeed
+from .leader import Leader
+from .nodes import HEARD_WITHIN, Beat, Nodes
+from .stats import ClusterStats, LeaderStats
+
+__all__ = ["ClusterNode"]
+
+logger = logging.getLogger("realtime.cluster")
+
+_BEAT: Final = 1.0
+"""Seconds from one beat to the next."""
+_PAUSE: Final = 1.0
+"""Seconds until a connection is tried again."""
+
+
+class ClusterNode:
+    """A server's place among others while it is open as a context manager.
+
+    The mode of the server enters and closes the feed.
+
+    Args:
+        name: of the cluster, which the subjects begin with.
+        connect: opens a connection to NATS.
+        nodes: the servers that were heard.
+        feed: reads the log.
+        leader: leads whenever it can; None if this server never does.
+        clock: seconds, which only grow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Awaitable[NatsConnection]],
+        nodes: Nodes,
+        feed: LogFeed,
+        leader: Leader | None,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self.feed = feed
+        """The changes."""
+        self._subject = f"{name}.beat"
+        self._node = secrets.token_hex(8)
+        self._connect = connect
+        self._nodes = nodes
+        self._leader = leader
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Begin to lead, if that is possible, and to say how far the server has come."""
+        self._tasks = [asyncio.create_task(self._beat_for_ever())]
+        if self._leader is not None:
+            self._tasks.append(asyncio.create_task(self._leader.run()))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop leading, which frees the slot."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stats(self) -> ClusterStats:
+        """Return what is counted."""
+        leader, feed = self._leader, self.feed
+        return ClusterStats(
+            leading=self._leads() is not None,
+            leader=LeaderStats() if leader is None else leader.stats,
+            nodes=self._nodes.count(self._clock()),
+            resyncs=feed.resyncs,
+            log_gaps=feed.log_gaps,
+            lag_messages=feed.lag_messages,
+            lag_bytes=feed.lag_bytes,
+            tail_age=feed.tail_age(),
+        )
+
+    def why_not_ready(self) -> str | None:
+        """Return why clients would not get changes now; None if they would."""
+        if not self.feed.is_open:
+            return "the log is not being read"
+        if self._nodes.leader(self._clock()) is None:
+            return f"no server that reads the database was heard for {HEARD_WITHIN:.0f} s"
+        return None
+
+    def _leads(self) -> SourceStats | None:
+        return None if self._leader is None else self._leader.source_stats()
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            try:
+                connection = await self._connect()
+                async with connection:
+                    await connection.subscribe(f"{self._subject}.*", self._hear)
+                    while True:
+                        await connection.publish(f"{self._subject}.{self._node}", self._beat())
+                        await asyncio.sleep(_BEAT)
+            except LogError as exc:
+                logger.debug("nothing is said to the other servers: %s", exc)
+            await asyncio.sleep(_PAUSE)
+
+    def _beat(self) -> bytes:
+        return Beat(self._node, self.feed.handed_out, self._leads()).to_json()
+
+    def _hear(self, message: Message) -> None:
+        beat = Beat.from_json(message.data)
+        if beat is not None:
+            self._nodes.hear(beat, self._clock())

@@ -1,0 +1,145 @@
+"""Nodes: what the servers of a cluster say of themselves each second, and what follows from it.
+
+A leader reads nothing more while a server is so far behind that the log might let go of what that
+server has still to read. But it waits only for servers that make progress.
+
+It does no I/O, and the time is passed in.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import deque
+from typing import Final
+
+import attrs
+
+from realtime_core import SourceStats
+
+from .source_stats import stats_from_json, stats_to_json
+
+__all__ = ["HEARD_WITHIN", "PATIENCE", "Beat", "Nodes"]
+
+HEARD_WITHIN: Final = 10.0
+"""Seconds after which a server that is not heard of is taken to be gone."""
+PATIENCE: Final = 30.0
+"""Seconds without progress after which nobody waits for a server."""
+
+
+@attrs.frozen
+class Beat:
+    """What a server says each second."""
+
+    node: str
+    """Its name, another one for each process."""
+    sequence: int
+    """The sequence of the last envelope that it has handed out to its clients."""
+    source: SourceStats | None = None
+    """What its source counts, if it leads; None if it does not."""
+
+    def to_json(self) -> bytes:
+        """Return the beat as it is sent."""
+        source = None if self.source is None else stats_to_json(self.source)
+        return json.dumps({"node": self.node, "sequence": self.sequence, "source": source}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Beat | None:
+        """Read what :meth:`to_json` wrote; None if it is nothing like that."""
+        try:
+            match json.loads(data):
+                case {"node": str(node), "sequence": int(sequence), "source": None}:
+                    return cls(node, sequence)
+                case {"node": str(node), "sequence": int(sequence), "source": dict(source)}:
+                    return cls(node, sequence, stats_from_json(source))
+        except (KeyError, TypeError, ValueError):
+            pass
+        return None
+
+
+@attrs.define
+class _Heard:
+    beat: Beat
+    at: float
+    """When it was heard."""
+    moved_at: float
+    """When it made progress, or had nothing to do."""
+    had_all: bool
+    """Whether it had handed out everything then."""
+
+
+class Nodes:
+    """The servers that were heard.
+
+    Args:
+        max_bytes: how many bytes the log keeps.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._most_behind = max_bytes // 2
+        self._heard: dict[str, _Heard] = {}
+        # Sequences of envelopes that this server has appended, and how many bytes it had appended
+        # with each; no more than the log keeps.
+        self._sequences: deque[int] = deque()
+        self._bytes: deque[int] = deque()
+        self._total = 0
+
+    def hear(self, beat: Beat, now: float) -> None:
+        """Take what a server says.
+
+        Args:
+            beat: what it says.
+            now: the time, in seconds.
+        """
+        former = self._heard.get(beat.node)
+        has_moved = former is None or former.had_all or beat.sequence > former.beat.sequence
+        moved_at = now if has_moved or former is None else former.moved_at
+        has_all = not self._sequences or beat.sequence >= self._sequences[-1]
+        self._heard[beat.node] = _Heard(beat, now, moved_at, has_all)
+
+    def count(self, now: float) -> int:
+        """Return how many servers are there."""
+        self._forget(now)
+        return len(self._heard)
+
+    def leader(self, now: float) -> SourceStats | None:
+        """Return what the leader's source counts; None if none was heard lately."""
+        self._forget(now)
+        leading = [heard for heard in self._heard.values() if heard.beat.source is not None]
+        return max(leading, key=lambda heard: heard.at).beat.source if leading else None
+
+    def begin_term(self) -> None:
+        """Note that this server begins to lead."""
+        self._sequences.clear()
+        self._bytes.clear()
+        self._total = 0
+
+    def appended(self, sequence: int, size: int) -> None:
+        """Note an envelope that this server has appended."""
+        self._total += size
+        self._sequences.append(sequence)
+        self._bytes.append(self._total)
+        while self._total - self._bytes[0] > 2 * self._most_behind:
+            self._sequences.popleft()
+            self._bytes.popleft()
+
+    def holding_back(self, now: float) -> str | None:
+        """Return the server that is too far behind to append more; None if none is."""
+        self._forget(now)
+        for node, heard in self._heard.items():
+            is_far_behind = self._behind(heard.beat.sequence) > self._most_behind
+            if is_far_behind and now - heard.moved_at <= PATIENCE:
+                return node
+        return None
+
+    def _behind(self, sequence: int) -> int:
+        """Return how many bytes of what was appended here are behind a sequence."""
+        at = bisect_right(self._sequences, sequence)
+        if at == 0:
+            return self._total if self._sequences else 0
+        return self._total - self._bytes[at - 1]
+
+    def _forget(self, now: float) -> None:
+        gone = [node for node, heard in self._heard.items() if now - heard.at > HEARD_WITHIN]
+        for node in gone:
+            del self._heard[node]

@@ -1,0 +1,358 @@
+"""Two servers that lead in turns, whatever becomes of their appends: the log has the database's
+sequence, and so has each reader, or a gap says where not.
+
+Time is virtual. The real Leader and Term run on a log, a slot and a network that are made here:
+answers are lost or late, appends arrive long after whoever has sent them has given up, walsenders
+are ended, connections break, and NATS loses the end of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime_core import (
+    LSN,
+    Event,
+    Gap,
+    GapReason,
+    Idle,
+    Position,
+    RawEvent,
+    SourceStats,
+)
+from realtime_core.errors import SourceError
+from realtime_core.positions import LAST_INDEX
+from realtime_server.cluster.envelope import Envelope, Place, decode
+from realtime_server.cluster.envelope_queue import EnvelopeQueue
+from realtime_server.cluster.errors import FencedError, LogError, MissingError
+from realtime_server.cluster.leader import Leader
+from realtime_server.cluster.log import LogState
+from realtime_server.cluster.nodes import Nodes
+from realtime_server.cluster.unpacker import Unpacker
+from tests.pgoutput_streams import seen
+from tests.property.examples import examples
+from tests.property.test_cluster_envelopes import STREAM, behind, place_of, raw_events
+from tests.virtual_time import run_in_virtual_time
+
+pytestmark = pytest.mark.slow
+
+BEGIN: Place = (0, 0, LAST_INDEX - 1)
+"""Where a reader begins: before the mark that the log begins with."""
+DISK = 2.0
+"""Seconds after which what NATS has taken is on its disk."""
+
+
+class World:
+    """A database's slot, and a log."""
+
+    def __init__(self, events: list[RawEvent], random: Random) -> None:
+        self.events = events
+        self.random = random
+        self.confirmed = 1
+        self.holder: Source | None = None
+        self.messages: list[tuple[float, bytes]] = []
+        self.connections: list[Connection] = []
+        self.written = 0
+        """How many events the database has so far."""
+        self.grown = asyncio.Event()
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def write(self, count: int) -> None:
+        self.written = min(self.written + count, len(self.events))
+        self.grown.set()
+        self.grown = asyncio.Event()
+
+    def break_connections(self) -> None:
+        for connection in self.connections:
+            connection.closed.set()
+        self.connections.clear()
+
+    def lose_the_end(self) -> None:
+        """NATS comes back without what was not on its disk."""
+        on_disk = [one for one in self.messages if one[0] <= self.now() - DISK]
+        kept = self.random.randint(len(on_disk), len(self.messages))
+        del self.messages[kept:]
+        self.break_connections()
+
+    def end_walsender(self) -> None:
+        if self.holder is not None:
+            self.holder.has_ended.set()
+            self.holder = None
+
+
+class Connection:
+    """A connection to NATS."""
+
+    max_payload = 1024 * 1024
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed.set()
+
+
+class FakeLog:
+    """The log as one connection sees it."""
+
+    def __init__(self, world: World, connection: Any) -> None:
+        self._world = world
+        self.connection = connection
+
+    async def prepare(self) -> list[str]:
+        return []
+
+    async def state(self) -> LogState:
+        await self._answers()
+        return LogState(1, len(self._world.messages), 0, "once")
+
+    async def tail(self) -> tuple[int, Envelope | None]:
+        await self._answers()
+        messages = self._world.messages
+        return len(messages), decode(messages[-1][1]) if messages else None
+
+    async def envelope_at(self, sequence: int) -> Envelope:
+        await self._answers()
+        if not 0 < sequence <= len(self._world.messages):
+            raise MissingError("no message")
+        return decode(self._world.messages[sequence - 1][1])
+
+    async def append(self, data: bytes, behind: int) -> int:
+        self._check()
+        random = self._world.random
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(
+            # Some arrive when nobody waits for the answer any more.
+            random.choice((0.001, 0.001, 0.001, 0.01, 0.5, 6.0)),
+            *(self._arrive, data, behind, answer),
+        )
+        try:
+            async with asyncio.timeout(4.0):
+                return await answer
+        except TimeoutError:
+            raise LogError("no answer") from None
+
+    def _arrive(self, data: bytes, behind: int, answer: asyncio.Future[int]) -> None:
+        messages, is_lost = self._world.messages, self._world.random.random() < 0.02
+        is_next = behind == len(messages)
+        if is_next:
+            messages.append((self._world.now(), data))
+        if answer.done() or is_lost:
+            return
+        if is_next:
+            answer.set_result(len(messages))
+        else:
+            answer.set_exception(FencedError("wrong last sequence"))
+
+    async def _answers(self) -> None:
+        self._check()
+        await asyncio.sleep(self._world.random.choice((0.0, 0.001, 0.2)))
+        self._check()
+
+    def _check(self) -> None:
+        if self.connection.closed.is_set():
+            raise LogError("the connection has ended")
+
+
+class Source:
+    """What reads the slot, and yields what a RawPgoutputSource does."""
+
+    def __init__(self, world: World, start_at: Callable[[], Awaitable[Position | None]]) -> None:
+        self._world = world
+        self._start_at = start_at
+        self.has_ended = asyncio.Event()
+        self._start: Place | None = None
+        self._gap: Gap | None = None
+
+    async def __aenter__(self) -> Source:
+        while self._world.holder is not None:  # noqa: ASYNC110 (as the library looks for it)
+            await asyncio.sleep(1)
+        self._world.holder = self
+        position = await self._start_at()
+        confirmed = self._world.confirmed
+        if position is not None and confirmed > position.lsn + 1:
+            until = Position(LSN(confirmed), 0, STREAM)
+            self._gap = Gap(position, until, GapReason.START_BEHIND_SLOT)
+        start = (0, max(confirmed - 1, 0), LAST_INDEX)
+        if position is not None:
+            start = max(start, (0, position.lsn, position.index))
+        self._start = start
+        return self
+
+    async def aclose(self) -> None:
+        if self._world.holder is self:
+            self._world.holder = None
+
+    def stats(self) -> SourceStats:
+        confirmed = LSN(self._world.confirmed)
+        return SourceStats(stream=STREAM, connected=True, confirmed_lsn=confirmed)
+
+    async def batches(self) -> AsyncIterator[list[RawEvent]]:
+        world, random = self._world, self._world.random
+        assert self._start is not None
+        if self._gap is not None:
+            yield [self._gap]
+        sent = 0
+        while True:
+            ready = behind(world.events[: world.written], self._start)
+            while sent == len(ready):
+                if self.has_ended.is_set():
+                    raise SourceError("the walsender was ended")
+                grown = world.grown.wait()
+                try:
+                    async with asyncio.timeout(1.0):
+                        await grown
+                except TimeoutError:
+                    pass
+                ready = behind(world.events[: world.written], self._start)
+            # One that was ended has some in its buffers.
+            count = random.randint(1, min(5, len(ready) - sent))
+            yield ready[sent : sent + count]
+            sent += count
+            await asyncio.sleep(random.choice((0.0, 0.0, 0.01)))
+            if self.has_ended.is_set() and random.random() < 0.5:
+                raise SourceError("the walsender was ended")
+
+    def ack(self, upto: Position) -> None:
+        if self._world.holder is self:
+            self._world.confirmed = max(self._world.confirmed, upto.lsn)
+
+
+class Reader:
+    """Reads the log as LogReader does, and hands out what a LogFeed does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._queue = EnvelopeQueue(Unpacker(BEGIN, STREAM), tells_holes=True)
+        self._sequence = 0
+        self._place: Place = BEGIN
+        self.events: list[Event] = []
+
+    def read(self) -> None:
+        messages, random = self._world.messages, self._world.random
+        if self._sequence and (
+            self._sequence > len(messages)
+            or decode(messages[self._sequence - 1][1]).last != self._place
+        ):
+            places = [decode(data).last for _, data in messages]
+            found = [number for number, place in enumerate(places) if place > self._place]
+            self._sequence = found[0] if found else len(messages)
+        upto = random.randint(min(self._sequence, len(messages)), len(messages))
+        for sequence in range(self._sequence + 1, upto + 1):
+            data = messages[sequence - 1][1]
+            self._queue.put(sequence, data)
+            self._place = max(self._place, decode(data).last)
+        self._sequence = max(self._sequence, upto)
+
+    async def hand_out(self) -> None:
+        while self._queue.size:
+            step = asyncio.ensure_future(self._queue.next_batch())
+            await asyncio.wait({step}, timeout=0)
+            if not step.done():
+                # Whatever was left of the queue has no events.
+                step.cancel()
+                await asyncio.wait({step})
+                return
+            self.events += step.result()
+
+
+async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
+    events, expected = raw_events(seed, steps)
+    random = Random(seed)
+    world = World(events, random)
+
+    async def connect() -> Any:
+        await asyncio.sleep(0.01)
+        connection = Connection()
+        world.connections.append(connection)
+        return connection
+
+    leaders = [
+        Leader(
+            connect,
+            lambda connection: FakeLog(world, connection),  # type: ignore[arg-type, return-value]
+            lambda start_at: Source(world, start_at),  # type: ignore[arg-type, return-value]
+            publications=STREAM.publications,
+            nodes=Nodes(10**9),
+            ack_delay=ack_delay,
+            repeat=100.0,
+            clock=world.now,
+        )
+        for _ in range(2)
+    ]
+    tasks = [asyncio.ensure_future(leader.run()) for leader in leaders]
+    readers = [Reader(world) for _ in range(2)]
+    faults: list[Callable[[], None]] = [world.break_connections, world.end_walsender]
+    faults += [world.lose_the_end] * losses
+    while world.written < len(events):
+        world.write(random.randint(1, 5))
+        await asyncio.sleep(random.choice((0.0, 0.02, 0.5, 3.0)))
+        if random.random() < 0.1:
+            random.choice(faults)()
+        for reader in readers:
+            if random.random() < 0.5:
+                reader.read()
+                await reader.hand_out()
+    # Everything comes to rest: nothing is lost from now on but late answers.
+    for _ in range(200):
+        await asyncio.sleep(3)
+        for reader in readers:
+            reader.read()
+            await reader.hand_out()
+    for task in tasks:
+        assert not task.done(), task
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for reader in readers:
+        check(reader.events, expected, may_have_gaps=losses and ack_delay < DISK)
+
+
+def check(events: list[Event], expected: list[Any], *, may_have_gaps: bool) -> None:
+    gaps = [event for event in events if isinstance(event, Gap)]
+    found = [seen(event) for event in events if not isinstance(event, Gap | Idle)]
+    if not gaps:
+        # Of a transaction that a later leader goes on with, the Begin may come again.
+        assert without_begins(found) == without_begins(expected)
+        return
+    assert may_have_gaps, gaps
+    # Nothing comes twice, everything in order, and what is missing lies in a gap.
+    places = [place for event in events if (place := place_of(event)) is not None]
+    assert places == sorted(set(places))
+    there = without_begins(found)
+    missing = [event for event in without_begins(expected) if event not in there]
+    spans = [((gap.after.lsn if gap.after else 0), gap.until.lsn) for gap in gaps]
+    for event in missing:
+        lsn = lsn_of(event)
+        assert any(after <= lsn <= until for after, until in spans), (event, spans)
+
+
+def without_begins(events: list[Any]) -> list[Any]:
+    return [event for event in events if event[0] != "begin"]
+
+
+def lsn_of(event: Any) -> int:
+    return (
+        next(item.lsn for item in event if isinstance(item, Position))
+        if event[1] is None
+        else event[1][1]
+    )
+
+
+@examples(60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 3.0]), st.booleans())
+def test_readers_have_the_databases_sequence_or_a_gap(
+    seed: int, steps: int, ack_delay: float, losses: bool
+) -> None:
+    run_in_virtual_time(play(seed, steps, ack_delay, losses))

@@ -1,0 +1,120 @@
+"""EnvelopeQueue: events of envelopes, and gaps where some are missing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from realtime_core import Gap, GapReason, Idle, Position, StreamIdentity
+from realtime_core.errors import ServerError
+from realtime_core.lsn import LSN
+from realtime_core.positions import LAST_INDEX
+from realtime_server.cluster.envelope import (
+    Envelope,
+    EnvelopeError,
+    Kind,
+    begin_of_log,
+    decode,
+    encode,
+)
+from realtime_server.cluster.envelope_queue import MAX_BYTES, EnvelopeQueue
+from realtime_server.cluster.packer import Packer
+from realtime_server.cluster.unpacker import HoleError, Unpacker
+
+STREAM = StreamIdentity(7, 1, ("shop",))
+
+
+def mark(lsn: int, prev: int, generation: int = 0) -> bytes:
+    place = (generation, lsn, 0)
+    return encode(Envelope(Kind.MARK, place, place, (generation, prev, 0), STREAM, b""))
+
+
+def idle(lsn: int) -> Idle:
+    return Idle(Position(LSN(lsn), 0, STREAM))
+
+
+async def next_of(queue: EnvelopeQueue) -> list[object]:
+    async with asyncio.timeout(10):
+        return list(await queue.next_batch())
+
+
+async def test_a_hole_is_a_gap_up_to_what_is_there() -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
+    for number, data in enumerate([mark(2, 1), mark(9, 8), mark(10, 9)], 1):
+        queue.put(number, data)
+    assert await next_of(queue) == [idle(2)]
+    after, until = Position(LSN(2), 0, STREAM), Position(LSN(8), 0, STREAM)
+    assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(9)]
+    assert await next_of(queue) == [idle(10)]
+    assert (queue.gaps, queue.holes) == (1, 1)
+
+
+async def test_a_hole_is_an_error_where_nothing_can_be_missing() -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM))
+    queue.put(1, mark(9, 8))
+    for _ in range(2):
+        with pytest.raises(HoleError):
+            await next_of(queue)
+
+
+async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
+    prev, place = (0, 4, 0), (0, 5, 0)
+    queue.put(7, encode(Envelope(Kind.CHANGES, prev, prev, prev, STREAM, b"x", 2, 3)))
+    queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
+    queue.put(9, mark(6, 5))
+    after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 0, STREAM)
+    assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
+
+
+async def test_another_chain_begins_behind_a_gap() -> None:
+    queue = EnvelopeQueue(Unpacker((3, 100, 0), STREAM), tells_holes=True)
+    queue.put(1, mark(9, 8), is_anew=True)
+    gap, event = await next_of(queue)
+    assert isinstance(gap, Gap)
+    assert event == idle(9)
+
+
+@pytest.mark.parametrize(("lsn", "has_gap"), [(100, False), (101, False), (102, True)])
+async def test_a_log_that_was_empty_begins_where_the_slot_is(lsn: int, has_gap: bool) -> None:
+    """A reader that has everything up to there is told of no gap, whatever the generation."""
+    queue = EnvelopeQueue(Unpacker((3, 100, LAST_INDEX), STREAM), tells_holes=True)
+    queue.put(1, encode(begin_of_log(lsn, STREAM)))
+    queue.put(2, mark(200, lsn - 1))
+    found = await next_of(queue)
+    assert any(isinstance(event, Gap) for event in found) is has_gap
+    assert queue.holes == has_gap
+
+
+async def test_a_place_that_is_said_once_more_changes_nothing() -> None:
+    packer = Packer((0, 5, 0), STREAM)
+    again = packer.repeat()
+    assert decode(again.data).prev == again.last == (0, 5, 0)
+    queue = EnvelopeQueue(Unpacker((0, 5, 0), STREAM), tells_holes=True)
+    queue.put(1, again.data)
+    queue.put(2, mark(6, 5))
+    assert await next_of(queue) == [idle(6)]
+
+
+async def test_it_is_full_until_something_was_taken() -> None:
+    queue = EnvelopeQueue(Unpacker())
+    body = b"x" * MAX_BYTES
+    place = (0, 5, 0)
+    queue.put(1, encode(Envelope(Kind.CHANGES, place, place, (0, 4, 0), STREAM, body)))
+    waiting = asyncio.create_task(queue.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    with pytest.raises(EnvelopeError):
+        await next_of(queue)
+    async with asyncio.timeout(10):
+        await waiting
+
+
+async def test_what_has_come_is_handed_over_before_the_end_is_told() -> None:
+    queue = EnvelopeQueue(Unpacker())
+    queue.put(1, mark(2, 1))
+    queue.end(ServerError("the end"))
+    assert await next_of(queue) == [idle(2)]
+    with pytest.raises(ServerError, match="the end"):
+        await next_of(queue)

@@ -1,0 +1,73 @@
+"""Nodes: what servers say of themselves, and whom a leader waits for."""
+
+from __future__ import annotations
+
+import pytest
+
+from realtime_core import LSN, SourceStats, StreamIdentity
+from realtime_server.cluster.nodes import Beat, Nodes
+
+LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentity(1, 2, ("shop",)))
+
+
+@pytest.mark.parametrize("beat", [Beat("a", 7), Beat("b", 0, LEADING)])
+def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
+    assert Beat.from_json(beat.to_json()) == beat
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b'{"node": 1}', b'{"node":"a","sequence":1,"source":{}}']
+)
+def test_what_is_no_beat_is_passed_over(data: bytes) -> None:
+    assert Beat.from_json(data) is None
+
+
+def test_a_server_that_is_not_heard_is_forgotten() -> None:
+    nodes = Nodes(100)
+    nodes.hear(Beat("a", 1), 0.0)
+    nodes.hear(Beat("b", 1, LEADING), 5.0)
+    assert (nodes.count(10.0), nodes.leader(10.0)) == (2, LEADING)
+    assert (nodes.count(10.1), nodes.leader(10.1)) == (1, LEADING)
+    assert (nodes.count(15.1), nodes.leader(15.1)) == (0, None)
+
+
+def test_a_leader_waits_for_a_server_that_is_behind_by_half_of_the_log() -> None:
+    nodes = Nodes(100)
+    nodes.hear(Beat("a", 0), 0.0)
+    nodes.begin_term()
+    nodes.appended(1, 30)
+    nodes.appended(2, 20)
+    assert nodes.holding_back(0.0) is None
+    nodes.appended(3, 1)
+    assert nodes.holding_back(0.0) == "a"
+    nodes.hear(Beat("a", 1), 1.0)
+    assert nodes.holding_back(1.0) is None
+
+
+def test_a_leader_does_not_wait_for_a_server_without_progress() -> None:
+    nodes = Nodes(100)
+    nodes.begin_term()
+    nodes.appended(1, 10)
+    for second in range(40):
+        # It has handed out everything that there was.
+        nodes.hear(Beat("a", 1), float(second))
+    nodes.appended(2, 60)
+    # It gets its time from when there was something to do.
+    for second in range(40, 71):
+        assert nodes.holding_back(float(second)) == "a"
+        nodes.hear(Beat("a", 1), float(second))
+    assert nodes.holding_back(71.0) is None
+    nodes.hear(Beat("a", 2), 71.0)
+    nodes.appended(3, 60)
+    assert nodes.holding_back(71.5) == "a"
+
+
+def test_a_server_that_is_further_behind_than_the_log_counts_with_all_of_it() -> None:
+    nodes = Nodes(100)
+    nodes.hear(Beat("a", 5), 0.0)
+    nodes.begin_term()
+    for sequence in range(10, 100):
+        nodes.appended(sequence, 10)
+    assert nodes.holding_back(0.0) == "a"
+    nodes.hear(Beat("a", 98), 1.0)
+    assert nodes.holding_back(1.0) is None
