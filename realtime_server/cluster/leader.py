@@ -123,7 +123,7 @@ class Leader:
 
     async def _lead(self, log: Log) -> None:
         for difference in await log.prepare():
-            logger.warning("%s", difference)
+            logger.warning("the stream is not as it should be: %s", difference)
         begin = _Begin()
 
         async def ask() -> Position | None:

@@ -190,7 +190,10 @@ class Unpacker:
         after = None if last is None or stream is None else position_at(last, stream)
         self._renew(envelope.stream)
         self.last = envelope.last
-        return Gap(after, position_at(envelope.last, envelope.stream), reason)
+        generation, lsn, index = envelope.last
+        # The place before an LSN stands for all that commits there, or later.
+        until = (generation, lsn + 1, 0) if index == LAST_INDEX else envelope.last
+        return Gap(after, position_at(until, envelope.stream), reason)
 
     def _change_stream(self, stream: StreamIdentity) -> None:
         """Note a stream; another timeline needs another decoder, since it is part of positions."""
