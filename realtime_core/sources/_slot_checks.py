@@ -48,6 +48,7 @@ _CAUSES: Final = {
     GapReason.OTHER_CLUSTER: "another cluster answers at this address",
     GapReason.START_BEHIND_SLOT: "the slot was acknowledged beyond start_at",
     GapReason.LAG: "more WAL than max_lag_bytes had piled up",
+    GapReason.LOG_BEHIND: "the log that several servers share did not have them any more",
 }
 _PRECAUTIONS: Final = {
     GapReason.TEMPORARY_SLOT: "use a permanent slot, slot=",
@@ -62,6 +63,7 @@ _PRECAUTIONS: Final = {
     GapReason.OTHER_CLUSTER: "check the address",
     GapReason.START_BEHIND_SLOT: "store a position before it is acknowledged",
     GapReason.LAG: "have a consumer that keeps up, or raise max_lag_bytes",
+    GapReason.LOG_BEHIND: "have the log keep more",
 }
 
 
