@@ -85,7 +85,7 @@ class ChannelStarts:
         self._inquiries = Inquiries(
             memberships.others, _charge, self._ask, self._decide, on_failure=self._fail
         )
-        memberships.shared_sessions.on_add = self._on_shared
+        memberships.shared_sessions.on_found = self._on_shared
         memberships.on_lacking = self._on_lacking
         # The callbacks of channels of which it is not decided yet where they begin.
         self._starting: dict[Membership, OnStart] = {}
@@ -225,12 +225,12 @@ class ChannelStarts:
 
         def on_answer(is_there: bool) -> None:
             if is_there:
-                self._memberships.shared_sessions.add(member.key)
+                self._memberships.shared_sessions.find(member.key)
             answer(is_there)
 
         visit.proof.ask(on_answer)
 
-    def _on_shared(self) -> None:
+    def _on_shared(self, digest: bytes) -> None:
         self.shared_sessions += 1
         logger.warning(
             "several clients have the same session, so each may get what another has missed; give "

@@ -280,6 +280,7 @@ def make_continuity(
         live,
         standings,
         memberships.absences,
+        shared=memberships.shared_sessions,
         clock=clock,
         wall_clock=time.time,
     )

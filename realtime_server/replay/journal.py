@@ -30,6 +30,7 @@ from .empty_stretches import EmptyStretches
 from .other_processes import OtherProcesses
 from .places import BEFORE, Place
 from .process import OtherChannel, Process
+from .record_parts import RecordParts
 from .records import (
     Asked,
     Boot,
@@ -39,6 +40,7 @@ from .records import (
     Low,
     Part,
     Seal,
+    Shared,
     Taken,
     UnknownEntryError,
     read_part,
@@ -51,10 +53,6 @@ MOST_CHANNELS: Final = 800_000
 """Channels that a journal has at most: half of them of this process, half of them of others."""
 _MOST_ENTRIES: Final = 20_000
 """Entries that may wait to be written. If there are more, a snapshot takes their place."""
-_MOST_PARTS: Final = 1000
-"""Parts that are held of a record that is not whole yet; a snapshot of all channels has fewer."""
-_MOST_BEGUN: Final = 16
-"""Processes of which a record is held that is not whole yet."""
 
 
 class Journal:
@@ -83,8 +81,7 @@ class Journal:
         self._low: Place | None = None
         self.needs_snapshot = False
         """Whether so much waits to be written that a snapshot takes less."""
-        # The parts of each process's record of which the last one has not come.
-        self._parts: dict[bytes, list[Part]] = {}
+        self._parts = RecordParts()
         # How many channels here are joined, and not away.
         self._joined = 0
         # The places of the channels here that are joined, and have places of their own.
@@ -105,6 +102,9 @@ class Journal:
         self.on_asked: Callable[[int], None] = lambda number: None
         """Is called with the number of a channel here whose client may be on another process's
         connection by now, so that it has to be asked."""
+        self.on_shared: Callable[[bytes], None] = lambda key: None
+        """Is called with each key of which another process has found that several clients have
+        it."""
         self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
         """Is called when another process has begun, and needs a snapshot; with whether it has got
         this process's slot."""
@@ -117,6 +117,7 @@ class Journal:
             empty=self._empty,
             on_taken=self._was_taken,
             on_asked=lambda number: self.on_asked(number),
+            on_shared=lambda key: self.on_shared(key),
             on_boot=self._booted,
         )
 
@@ -231,6 +232,11 @@ class Journal:
         """Ask the process of a channel to ping its client, which may have come here."""
         self._add(Asked(member.server, member.number))
 
+    def shared(self, key: bytes) -> None:
+        """Note that several clients have the key of a session."""
+        if self._others.share(key):
+            self._add(Shared(key))
+
     def low(self, place: Place) -> None:
         """Note that all joined channels of this process have everything up to a place."""
         place = self._empty.lifted(place[:2])
@@ -299,21 +305,9 @@ class Journal:
             Now and then, so that others may run. It has to be brought to its end before the next
             part is taken.
         """
-        parts = self._parts.setdefault(part.server, [])
-        if part.part == 0:
-            parts.clear()
-        is_next = part.part == len(parts) and (not parts or parts[0].number == part.number)
-        if not is_next or part.parts > _MOST_PARTS:
-            # The beginning was written before the WAL that is read here.
-            del self._parts[part.server]
-            return
-        parts.append(part)
-        if len(parts) == part.parts:
-            del self._parts[part.server]
+        parts = self._parts.add(part)
+        if parts is not None:
             yield from self._read_record(part, parts)
-        elif len(self._parts) > _MOST_BEGUN:
-            # A process that was killed while it wrote.
-            del self._parts[next(iter(self._parts))]
 
     def _read_record(self, head: Part, parts: list[Part]) -> Iterator[None]:
         if head.server != self._seal.server:

@@ -25,6 +25,7 @@ from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .inquiry import WITHIN
 from .journal import Journal, OtherChannel
+from .shared_sessions import SharedSessions
 from .standing import LivePlaces, Standing
 from .standings import STEP, Standings
 
@@ -50,6 +51,7 @@ class Ledger:
         live: the places up to which the live hub has handed changes out.
         standings: the standings of the process's channels.
         absences: the absences of the process's channels.
+        shared: the sessions that several clients have.
         clock: returns seconds of the absences' clock.
         wall_clock: returns seconds since 1970.
     """
@@ -61,6 +63,7 @@ class Ledger:
         standings: Standings,
         absences: Absences,
         *,
+        shared: SharedSessions,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -68,6 +71,7 @@ class Ledger:
         self._live = live
         self._standings = standings
         self._absences = absences
+        self._shared = shared
         self._clock = clock
         self._wall_clock = wall_clock
         self._numbers = count()
@@ -90,6 +94,8 @@ class Ledger:
         absences.elsewhere = self.elsewhere
         journal.on_taken = self._on_taken
         journal.on_asked = self._on_asked
+        journal.on_shared = shared.add
+        shared.on_tell = journal.shared
         journal.on_lost = partial(self._remember, why=LostReason.LOST)
 
     def _note(self, thing: Standing | Absence) -> None:
@@ -157,7 +163,12 @@ class Ledger:
         thing = self._by_number.get(number)
         if isinstance(thing, Standing) and thing not in self._asked:
             self._asked[thing] = thing.member.client.heard, self._clock() + WITHIN
-            thing.proof.ask()
+            thing.proof.ask(partial(self._answered, thing))
+
+    def _answered(self, standing: Standing, is_there: bool) -> None:
+        if is_there and self._is_here(standing):
+            # Whoever has come to another process is another client.
+            self._shared.find(standing.member.key)
 
     def _tell_absence(self, absence: Absence) -> None:
         if not self._absences.keeps(absence):

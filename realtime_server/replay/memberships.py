@@ -88,6 +88,7 @@ class Memberships:
         # The open memberships by key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
         self.shared_sessions = SharedSessions()
+        self.shared_sessions.on_add = self._tell_lacking
         """The exact keys that several clients turned out to have."""
         self.on_change: Callable[[Membership], None] = lambda member: None
         """Called with each open membership that was claimed or lowered, or that has another key."""
@@ -100,7 +101,7 @@ class Memberships:
     def enter(self, member: Membership) -> None:
         """Add the membership of a new channel; :meth:`choose` says where it goes on."""
         if member.key.is_exact and self._is_outnumbered(member):
-            self.shared_sessions.add(member.key)
+            self.shared_sessions.find(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
 
     def is_crowded(self, key: Key) -> bool:
@@ -239,15 +240,19 @@ class Memberships:
     def _chosen(self, member: Membership, silent: list[Membership]) -> Choice:
         absent = self._fitting(member)
         if self._are_several(absent):
-            self.shared_sessions.add(member.key)
+            self.shared_sessions.find(member.key)
         # Whoever finds a place above one that was taken before may be the client that had that one.
         taken = self._find_taken(member)
+        places: list[Place] = []
         if self.shared_sessions.is_exact(member.key):
+            # Unless another client turns out to have the session.
+            places += [one.place for one in absent]
+            places += map(self._place, silent)
             choice = self._take_all(member, absent, silent)
         else:
             choice = self._take_one(member, absent, silent)
         lacking = [one.may_lack for one in absent] + [one.may_lack for one in silent]
-        places = [place for place in lacking if place is not None]
+        places += [place for place in lacking if place is not None]
         if taken is not None:
             places.append(taken.place)
         if choice.place is not None and choice.lost is None:

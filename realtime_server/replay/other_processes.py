@@ -23,7 +23,7 @@ import attrs
 from .empty_stretches import EmptyStretches
 from .places import Place
 from .process import Kind, OtherChannel, Process, kind_of
-from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
+from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Shared, Taken
 
 __all__ = ["OtherProcesses"]
 
@@ -40,6 +40,8 @@ _SPARE: Final = 1000
 _MOST_TAKEN: Final = 100_000
 """Channels of which it is remembered that they were taken over. Their own process may go on writing
 of them until it has read that."""
+_MOST_SHARED: Final = 10_000
+"""Keys of sessions that are known to be several clients'."""
 
 
 class OtherProcesses:
@@ -53,6 +55,7 @@ class OtherProcesses:
             over.
         on_asked: called with the number of a channel of this process whose client may be on a
             connection of another process by now.
+        on_shared: called with the key of a session that several clients turn out to have.
         on_boot: called when another process has begun, with its slot. It needs a snapshot.
     """
 
@@ -64,6 +67,7 @@ class OtherProcesses:
         empty: EmptyStretches,
         on_taken: Callable[[int], None],
         on_asked: Callable[[int], None],
+        on_shared: Callable[[bytes], None],
         on_boot: Callable[[bytes], None],
     ) -> None:
         self._server = server
@@ -71,6 +75,7 @@ class OtherProcesses:
         self._empty = empty
         self._on_taken = on_taken
         self._on_asked = on_asked
+        self._on_shared = on_shared
         self._on_boot = on_boot
         self._processes: dict[bytes, Process] = {}
         # The processes and numbers of the channels of each key: most keys have just one channel.
@@ -80,6 +85,8 @@ class OtherProcesses:
         self._by_age: list[_Age] = []
         # What was added while the heap is made anew without what is outdated; None: it is not.
         self._aged_meanwhile: list[_Age] | None = None
+        # The keys of sessions that several clients have.
+        self._shared: dict[bytes, None] = {}
         # The channels that were taken over, and the time before which that is forgotten.
         self._taken: dict[tuple[bytes, int], Taken] = {}
         self._forgotten = 0.0
@@ -125,6 +132,9 @@ class OtherProcesses:
                 case Asked(server, number):
                     if server == self._server:
                         self._on_asked(number)
+                case Shared(key):
+                    if self.share(key):
+                        self._on_shared(key)
                 case Low(place):
                     process.low = max(process.low, place)
                 case ProcessState():
@@ -281,10 +291,19 @@ class OtherProcesses:
             if len(self._taken) > _MOST_TAKEN:
                 del self._taken[next(iter(self._taken))]
 
+    def share(self, key: bytes) -> bool:
+        """Note that several clients have the key of a session; return whether that is new."""
+        if key in self._shared:
+            return False
+        self._shared[key] = None
+        if len(self._shared) > _MOST_SHARED:
+            del self._shared[next(iter(self._shared))]
+        return True
+
     def snapshot(self) -> Iterable[Entry]:
         """Return everything that is known, as entries of a record."""
         processes = (process.snapshot(server) for server, process in self._processes.items())
-        return chain(self._taken.values(), *processes)
+        return chain(map(Shared, self._shared), self._taken.values(), *processes)
 
     # What the others' channels amount to
 

@@ -34,6 +34,7 @@ __all__ = [
     "Part",
     "ProcessState",
     "Seal",
+    "Shared",
     "Taken",
     "UnknownEntryError",
     "digest",
@@ -130,6 +131,14 @@ class Asked:
 
 
 @attrs.frozen
+class Shared:
+    """Several clients have a key, although it is one of a session."""
+
+    key: bytes
+    """The key, as 16 bytes."""
+
+
+@attrs.frozen
 class Low:
     """All joined channels of the process have everything up to a place."""
 
@@ -154,12 +163,13 @@ class ProcessState:
     low: Place
 
 
-Entry: TypeAlias = Joined | Ended | Taken | Asked | Low | Boot | ProcessState
+Entry: TypeAlias = Joined | Ended | Taken | Asked | Shared | Low | Boot | ProcessState
 
 _JOINED: Final = Struct(">cQ16sqQqd")
 _ENDED: Final = Struct(">cQ")
 _TAKEN: Final = Struct(">c8sQd")
 _ASKED: Final = Struct(">c8sQ")
+_SHARED: Final = Struct(">c16s")
 _LOW: Final = Struct(">cQq")
 _BOOT: Final = Struct(">c")
 _STATE: Final = Struct(">c8s8sQdQq")
@@ -169,6 +179,7 @@ _FORMS: Final = {
     b"E": _ENDED,
     b"T": _TAKEN,
     b"Q": _ASKED,
+    b"S": _SHARED,
     b"L": _LOW,
     b"B": _BOOT,
     b"P": _STATE,
@@ -265,6 +276,8 @@ def _packed(entry: Entry, empty: EmptyStretches) -> bytes:
             return _TAKEN.pack(b"T", server, number, time)
         case Asked(server, number):
             return _ASKED.pack(b"Q", server, number)
+        case Shared(key):
+            return _SHARED.pack(b"S", key)
         case Low(place):
             return _LOW.pack(b"L", place[0], place[1])
         case Boot():
@@ -305,6 +318,8 @@ def _entry(letter: bytes, *values: object) -> Entry:
             return Taken(server, number, time)
         case b"Q", (bytes(server), int(number)):
             return Asked(server, number)
+        case b"S", (bytes(key),):
+            return Shared(key)
         case b"L", (int(lsn), int(index)):
             return Low((lsn, index))
         case b"P", (bytes(server), bytes(slot), int(number), float(time), int(lsn), int(index)):

@@ -21,18 +21,33 @@ class SharedSessions:
 
     def __init__(self) -> None:
         self._digests: dict[bytes, None] = {}
-        self.on_add: Callable[[], None] = lambda: None
-        """Called when several clients turn out to have a session."""
+        self.on_add: Callable[[bytes], None] = lambda digest: None
+        """Called with the digest of each key that is added."""
+        self.on_found: Callable[[bytes], None] = lambda digest: None
+        """Called with the digest of each key of which this process has found it first."""
+        self.on_tell: Callable[[bytes], None] = lambda digest: None
+        """The same, for the other processes of the database."""
 
-    def add(self, key: Key) -> None:
+    def find(self, key: Key) -> None:
         """Note that several clients have a key. It makes no difference unless the key is one of a
         session."""
-        if not self.is_exact(key):
+        if self.is_exact(key):
+            self.on_found(key.digest)
+            self.on_tell(key.digest)
+            self.add(key.digest)
+
+    def add(self, digest: bytes) -> None:
+        """Note that several clients have a session.
+
+        Args:
+            digest: the digest of its key.
+        """
+        if digest in self._digests:
             return
-        self._digests[key.digest] = None
+        self._digests[digest] = None
         if len(self._digests) > _MOST:
             del self._digests[next(iter(self._digests))]
-        self.on_add()
+        self.on_add(digest)
 
     def is_exact(self, key: Key) -> bool:
         """Return whether only one client has a key, as far as is known."""

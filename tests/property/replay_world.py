@@ -101,6 +101,8 @@ class Connection:
             if self.stalled_at is None:
                 self.world.pings += 1
                 self.seen = self.world.pings
+                if on_answer is not None:
+                    on_answer(True)
 
     def count_write(self) -> int:
         self.world.change()
@@ -157,6 +159,7 @@ class Process:
             self,
             self.standings,
             self.memberships.absences,
+            shared=self.memberships.shared_sessions,
             clock=lambda: world.clock,
             wall_clock=lambda: world.clock,
         )
@@ -258,7 +261,7 @@ class Process:
             other = cast(Connection, one.client)
             other.ask()
             if other.is_up:
-                self.memberships.shared_sessions.add(member.key)
+                self.memberships.shared_sessions.find(member.key)
             else:
                 silent.append(one)
         choice = self.memberships.choose(member, silent)

@@ -172,7 +172,7 @@ class World:
             assert isinstance(other, Connection)
             if other.is_up:
                 self.answer(other)
-                self.memberships.shared_sessions.add(member.key)
+                self.memberships.shared_sessions.find(member.key)
             else:
                 connection.silent.append(one)
 

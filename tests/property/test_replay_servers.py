@@ -60,6 +60,33 @@ def test_each_server_keeps_what_a_client_of_the_other_may_need(
     world.come(world.clients[0])
 
 
+@pytest.mark.parametrize("workers", [(1, 1), (2, 1)])
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 150),
+    st.lists(st.integers(0, 20), min_size=6, max_size=6),
+    st.lists(st.integers(0, 40), max_size=2),
+)
+@examples(100)
+def test_clients_of_all_kinds_lose_nothing_among_each_other(
+    workers: tuple[int, ...], seed: int, steps: int, refs: list[int], newcomers: list[int]
+) -> None:
+    # Two that have sessions of their own, two that share one, and two that have a claim in common.
+    # Only of whoever has come for the first time meanwhile it may not be known whose place it took.
+    keys = [Key(bytes([min(number, 3)]) * 16, is_exact=True) for number in range(1, 5)]
+    keys += [Key(b"c" * 16, is_exact=False)] * 2
+    clients = [Client(key, ref) for key, ref in zip(keys, refs, strict=True)]
+    world = World(clients, seed, workers=workers)
+    for ref in newcomers:
+        for _ in range(steps // (len(newcomers) + 1)):
+            world.step()
+        world.come_for_the_first_time(world.random.choice(keys[2:]), ref)
+    for _ in range(steps):
+        world.step()
+    for client in world.clients:
+        world.come(client)
+
+
 def test_what_came_since_a_join_is_kept_until_others_have_read_of_that() -> None:
     world = World([], 0, is_kept=True)
     client = Client(Key(b"k" * 16, is_exact=True), 0)

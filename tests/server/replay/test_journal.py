@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from realtime_core import SourceStats, StreamIdentity
-from realtime_server.replay import journal, records
+from realtime_server.replay import journal, other_processes, record_parts, records
 from realtime_server.replay.empty_stretches import EmptyStretches
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.origin import Origin
@@ -23,6 +23,7 @@ from realtime_server.replay.records import (
     Low,
     ProcessState,
     Seal,
+    Shared,
     Taken,
     digest,
     journal_secret,
@@ -76,6 +77,7 @@ ENTRIES: list[Entry] = [
     Ended(2**63),
     Taken(b"12345678", 9, 3.5),
     Asked(b"12345678", 2**63),
+    Shared(KEY),
     Low((5, 6)),
     Boot(),
     ProcessState(b"87654321", b"abcdefgh", 4, 5.5, (6, 7)),
@@ -363,6 +365,24 @@ def test_a_snapshot_tells_of_everybody_and_what_is_newer_counts() -> None:
     assert [member.place for member in reader.find(KEY)] == [(20, 0)]
 
 
+def test_sessions_that_several_clients_have_are_known_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_processes, "_MOST_SHARED", 3)
+    writer, reader, later = journal_of(1), journal_of(2, "other"), journal_of(3, "later")
+    known: dict[Journal, list[int]] = {writer: [], reader: [], later: []}
+    for one, numbers in known.items():
+        one.on_shared = lambda key, numbers=numbers: numbers.append(key[0])  # type: ignore[misc]
+    for number in (1, 2, 2, 3, 4):
+        writer.shared(bytes([number]) * 16)
+    tell(writer, reader)
+    assert known[reader] == [1, 2, 3, 4]
+    # The reader is killed after it has told everything that it knew.
+    tell(reader, later, snapshot=True)
+    assert known[later] == [2, 3, 4]
+    assert known[writer] == []
+
+
 def test_a_record_counts_when_its_last_part_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_ENTRIES", 2)
     here, there = journal_of(1, "a"), journal_of(2, "b")
@@ -409,8 +429,8 @@ def test_what_cannot_be_written_is_bounded_and_a_snapshot_tells_it(
 
 def test_records_that_never_end_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_ENTRIES", 1)
-    monkeypatch.setattr(journal, "_MOST_PARTS", 5)
-    monkeypatch.setattr(journal, "_MOST_BEGUN", 3)
+    monkeypatch.setattr(record_parts, "_MOST_PARTS", 5)
+    monkeypatch.setattr(record_parts, "_MOST_BEGUN", 3)
     reader = journal_of(99)
     lasts: list[bytes] = []
     for server in range(10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -16,6 +17,7 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.records import Seal, digest, journal_secret
+from realtime_server.replay.shared_sessions import SharedSessions
 from realtime_server.replay.standing import Standing
 from realtime_server.replay.standings import STEP, Standings
 from tests.journals import read_message, tell
@@ -37,6 +39,10 @@ class Connection:
     sure: int = 0
     is_unprovable: bool = False
     is_overdue: bool = False
+    questions: list[Callable[[bool], None]] = attrs.field(factory=list)
+
+    def ask(self, on_answer: Callable[[bool], None]) -> None:
+        self.questions.append(on_answer)
 
 
 @attrs.define(eq=False)
@@ -59,11 +65,13 @@ class World:
         self.journal = journal_of(1)
         self.standings = Standings(cast(Any, self))
         self.absences = Absences(window=300, most=1000, clock=time.monotonic)
+        self.shared = SharedSessions()
         self.ledger = Ledger(
             self.journal,
             cast(Any, self),
             self.standings,
             self.absences,
+            shared=self.shared,
             clock=time.monotonic,
             wall_clock=time.time,
         )
@@ -71,9 +79,9 @@ class World:
     def handed_to(self, viewer: None) -> tuple[int, int]:
         return self.handed
 
-    def join(self) -> Standing:
+    def join(self, key: Key = KEY) -> Standing:
         connection = cast(Any, Connection())
-        member = Membership(KEY, 1, connection)
+        member = Membership(key, 1, connection)
         standing = Standing(cast(Any, Subscription()), member, connection, self.handed, 0, 0.0)
         self.standings.add(standing)
         member.is_chosen = True
@@ -158,6 +166,31 @@ def test_who_comes_from_a_process_that_is_not_understood_is_told_of_a_gap() -> N
     world.journal.on_lost(member)
     [*_, absence] = [one for one in world.absences.of(KEY.digest) if one.lost is not None]
     assert (absence.ref, absence.place, absence.lost) == (5, (1, 0), LostReason.LOST)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_answers_though_its_session_has_come_to_another_process_shares_it(
+    answers: bool,
+) -> None:
+    session = Key(b"s" * 16, is_exact=True)
+    world, other = World(), journal_of(2)
+    standing = world.join(session)
+    tell(world.ledger)
+    for part in world.journal.write():
+        read_message(other, part)
+    [member] = other.find(session.digest)
+    other.ask(member)
+    for part in other.write():
+        read_message(world.journal, part)
+    shared: list[bytes] = []
+    other.on_shared = shared.append
+    [answer] = cast(Any, standing.proof).questions
+    answer(answers)
+    assert world.shared.is_exact(session) is not answers
+    for _ in range(2):
+        for part in world.journal.write():
+            read_message(other, part)
+    assert shared == [session.digest] * answers
 
 
 def test_the_journal_is_told_in_steps_and_a_record_has_everything_all_the_same() -> None:

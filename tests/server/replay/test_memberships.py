@@ -186,12 +186,12 @@ def test_who_answers_is_no_candidate() -> None:
 
 def test_a_session_that_several_clients_have_is_treated_like_claims() -> None:
     world = World()
-    found: list[None] = []
+    found: list[bytes] = []
     shared = world.memberships.shared_sessions
-    shared.on_add = lambda: found.append(None)
+    shared.on_found = found.append
     for key in (SESSION, SESSION, CLAIMS):
-        shared.add(key)
-    assert found == [None]
+        shared.find(key)
+    assert found == [SESSION.digest]
     for ref, at in ((2, 5), (4, 9)):
         world.leave_behind(SESSION, ref, at)
     assert place(world.join(SESSION, 5)[1]) == 5
@@ -587,6 +587,19 @@ def test_who_went_on_behind_its_place_and_is_away_is_told_when_it_comes_back() -
     world.memberships.depart(member, (11, 0), began=(10, 0))
     assert world.join(CLAIMS, 7)[1] == Choice((7, 0), LostReason.LOST)
     assert world.join(CLAIMS, 12)[1] == Choice((11, 0), LostReason.LOST)
+
+
+def test_who_went_on_from_anothers_place_of_a_session_is_told_when_that_turns_out() -> None:
+    world = World()
+    told: list[tuple[Membership, Place]] = []
+    world.memberships.on_lacking = lambda member, place: told.append((member, place))
+    world.leave_behind(SESSION, 5, 7)
+    world.leave_behind(SESSION, 3, 9)
+    member, choice = world.join(SESSION, 6)
+    assert choice == Choice((9, 0))
+    # Another process has found it.
+    world.memberships.shared_sessions.add(SESSION.digest)
+    assert told == [(member, (7, 0))]
 
 
 def test_whose_place_is_taken_while_it_waits_is_told_of_a_gap_though_it_is_cut() -> None:
