@@ -170,9 +170,19 @@ def _parser() -> argparse.ArgumentParser:
 def _redeliver(*, dev: bool) -> int:
     """Send dead letters again; return 0 when none is left."""
     try:
-        return 0 if asyncio.run(run_redeliver(os.environ, dev=dev, tell=_print_line)) else 1
+        return 0 if asyncio.run(_send_again(dev=dev)) else 1
     except ConfigError as exc:
         return _refuse(exc)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("interrupted: what endpoints had taken is not in the file any more", file=sys.stderr)
+        return 1
+
+
+async def _send_again(*, dev: bool) -> bool:
+    task = asyncio.current_task()
+    assert task is not None
+    _on_stop_signals(task.cancel)
+    return await run_redeliver(os.environ, dev=dev, tell=_print_line)
 
 
 def _migrate(*, dev: bool, dry_run: bool) -> int:
@@ -324,7 +334,7 @@ async def _say_listening(server: RealtimeServer | Supervisor, config: ServerConf
     logger.info("listening on %s, port %d", _host(config), server.port)
 
 
-def _on_stop_signals(callback: Callable[[], None]) -> None:
+def _on_stop_signals(callback: Callable[[], object]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Not on Windows, where Ctrl-C raises KeyboardInterrupt instead.
         with contextlib.suppress(NotImplementedError):

@@ -160,6 +160,30 @@ class DeadLetters:
         with self._locked("r+b") as old, self._beside(old):
             pass
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from this too: of two that send the same requests again, each sends all.
+
+        Raises:
+            BlockingIOError: if another process is in it, with this file or one beside it.
+            FileNotFoundError: if there is no such folder.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        # The file itself is replaced, and locked for each change of it.
+        folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass  # NFS locks no folders
+            yield
+        finally:
+            os.close(folder)
+
     def read(self) -> Iterator[tuple[bytes, DeadLetter | None]]:
         """Yield each line that is there now, and what it says; None if it is broken.
 

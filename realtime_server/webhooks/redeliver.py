@@ -56,24 +56,37 @@ async def run_redeliver(
     async with Client(config) as client:
         run = _Run(config, client, clock)
         try:
-            # Before anything is sent that could not be taken out of the file.
-            _check_remove(letters)
-            for line, letter in letters.read():
-                await run.send(line, letter)
+            with letters.alone():
+                await _send_all(run, letters)
         except FileNotFoundError:
             tell("there are no dead letters")
             return True
+        except BlockingIOError:
+            raise ConfigError(
+                [
+                    f"WEBHOOK_DEAD_LETTERS is {letters.path!r}, in whose folder another process "
+                    "sends dead letters again; run this when that has ended"
+                ]
+            ) from None
         except OSError as exc:
             raise ConfigError(
                 [f"WEBHOOK_DEAD_LETTERS is {letters.path!r}, which cannot be read ({exc.strerror})"]
             ) from None
-        finally:
-            # Also when it is interrupted.
-            if run.taken:
-                await _remove(letters, run.taken)
     for result in run.summary():
         tell(result)
     return not run.left
+
+
+async def _send_all(run: _Run, letters: DeadLetters) -> None:
+    # Before anything is sent that could not be taken out of the file.
+    _check_remove(letters)
+    try:
+        for line, letter in letters.read():
+            await run.send(line, letter)
+    finally:
+        # Also when it is interrupted.
+        if run.taken:
+            await _remove(letters, run.taken)
 
 
 def _check_remove(letters: DeadLetters) -> None:

@@ -299,6 +299,53 @@ async def test_what_cannot_be_taken_out_of_the_file_in_the_end_is_said(tmp_path:
     assert os.listdir(tmp_path) in (["config.json", "dead.jsonl"], ["dead.jsonl", "config.json"])
 
 
+async def written(settings: dict[str, str], count: int) -> None:
+    requests = [Request(f"msg_{n}", "0/1:0", b"{}", 1, True, 0.0) for n in range(count)]
+    letters = [DeadLetter(each, "one", 1, "status 404") for each in requests]
+    await DeadLetters(settings["WEBHOOK_DEAD_LETTERS"]).add(letters)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_what_was_taken_is_out_of_the_file_when_a_signal_ends_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with Receiver() as receiver:
+        receiver.next.extend([Reply(), Reply(), Reply(is_silent=True)])
+        settings = {**configured(tmp_path, one=receiver.url), "WEBHOOK_TIMEOUT": "600000"}
+        await written(settings, 4)
+        command = (sys.executable, "-m", "realtime_server", "webhooks", "redeliver")
+        process = await asyncio.create_subprocess_exec(
+            *command, env={**os.environ, **settings}, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            await receiver.receives(3, within=60)
+            process.send_signal(number)
+            _, errors = await asyncio.wait_for(process.communicate(), 60)
+        finally:
+            if process.returncode is None:
+                process.kill()
+    assert errors == b"interrupted: what endpoints had taken is not in the file any more\n"
+    assert process.returncode == 1
+    assert left(settings) == [("one", "msg_2"), ("one", "msg_3")]
+
+
+async def test_of_two_at_once_one_sends_and_the_other_says_so(tmp_path: Path) -> None:
+    async with Receiver() as receiver:
+        receiver.next.append(Reply(is_silent=True))
+        settings = {**configured(tmp_path, one=receiver.url), "WEBHOOK_TIMEOUT": "600000"}
+        await written(settings, 2)
+        first = asyncio.create_task(run_redeliver(settings, dev=False, tell=print))
+        await receiver.receives(1)
+        with pytest.raises(ConfigError, match="another process sends dead letters again"):
+            await run_redeliver(settings, dev=False, tell=print)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert len(receiver.requests) == 1
+        # The first one has ended, and locks nothing any more.
+        assert await run_redeliver(settings, dev=False, tell=print)
+    assert left(settings) == []
+
+
 async def test_without_dead_letters_there_is_nothing_to_do(tmp_path: Path) -> None:
     settings = configured(tmp_path, one="http://127.0.0.1:1/")
     assert await redeliver(**settings) == (0, ["there are no dead letters"])
