@@ -1,12 +1,15 @@
 """What several server processes on one port bring, and what they cost.
 
-    python -m benchmarks.workers
+    python -m benchmarks.workers                # all of it, four minutes
+    python -m benchmarks.workers latency        # one part
 
-One process and two workers serve a thousand clients each, in turns within one run: the next
-transaction is written when the last one has arrived everywhere. PostgreSQL and the clients share
-the cores with the servers. The processor time of two workers is that of all three processes; that
-of the supervisor is given besides. Then a worker is killed several times, and the time is taken
-until another one in its place accepts connections.
+One process and two workers have the same settings, replay over restarts among them, and take turns
+within one run. "In step" means that each serves a thousand clients, and the next transaction is
+written when the last one has arrived everywhere. PostgreSQL and the clients share the cores with
+the servers. The processor time of two workers is that of all three processes; that of the
+supervisor is given besides. "Latency" is the time from COMMIT to a hundred clients, while a hundred
+rows a second are written. Then a worker is killed several times, and the time is taken until
+another one in its place accepts connections.
 """
 
 from __future__ import annotations
@@ -17,23 +20,33 @@ import os
 import random
 import signal
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
 
 from benchmarks._report import environment, percentile, save
+from benchmarks.fanout import WRITER
 from benchmarks.load.programs import Client, compile_programs, cpu_time
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.server_process import ServerProcess
 
 COUNTS = (1, 2)
 CLIENTS = 1000
+LATENCY_CLIENTS = 100
 ROUNDS = 7
 KILLS = 10
+RATE, SECONDS = 100, 5
+SETTINGS = {
+    # Replay has as much to do in one process as in several.
+    "REPLAY_SECRET": "s" * 32,
+    # These clients send no heartbeats.
+    "IDLE_TIMEOUT": "3600000",
+}
 INSERT = "insert into {} (data) select repeat('x', 376) from generate_series(1, %s::int)"
 
 Row: TypeAlias = dict[str, Any]
@@ -80,8 +93,7 @@ class Servers:
 @contextlib.contextmanager
 def serve(dsn: str, count: int) -> Iterator[Servers]:
     table = f"item_{count}"
-    # These clients send no heartbeats.
-    settings = {"PUBLICATIONS": f'["{table}"]', "IDLE_TIMEOUT": "3600000"}
+    settings = {**SETTINGS, "PUBLICATIONS": f'["{table}"]', "SLOT_NAME": f"workers_{count}"}
     with ServerProcess(dsn, patience=120, WORKERS=str(count), **settings) as server:
         server.wait_until_streaming()
         yield Servers(server, table)
@@ -106,6 +118,35 @@ async def in_step(connection: psycopg.Connection, found: list[Servers], rows: in
         "supervisor_us_per_frame": round(statistics.median(two.first_costs), 2),
         "two_to_one_frames_per_second": round(statistics.median(rates), 2),
         "two_to_one_cpu_per_frame": round(statistics.median(costs), 2),
+    }
+
+
+async def latency(dsn: str, found: list[Servers]) -> Row:
+    """Write rows at a steady pace, in turns; return the median times of the rounds."""
+    medians: list[list[float]] = [[] for _ in found]
+    late: list[list[float]] = [[] for _ in found]
+    for number in range(ROUNDS + 1):
+        for each, median, p99 in zip(found, medians, late, strict=True):
+            rows = RATE * SECONDS
+            await each.client.expect(rows)
+            writer = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", WRITER, dsn, INSERT.format(each.table)),
+                *map(str, (rows, 1, RATE)),
+            )
+            if await writer.wait():
+                raise RuntimeError("the writer failed")
+            await each.client.arrived()
+            times = (await each.client.report())["latency_us"]
+            if number:
+                median.append(times["p50"] / 1000)
+                p99.append(times["p99"] / 1000)
+    one, two = medians
+    return {
+        "clients": LATENCY_CLIENTS,
+        "rows_per_second": RATE,
+        "p50_ms": [round(statistics.median(each), 2) for each in medians],
+        "p99_ms": [round(statistics.median(each), 2) for each in late],
+        "two_to_one_p50": round(statistics.median(b / a for a, b in zip(one, two, strict=True)), 2),
     }
 
 
@@ -138,7 +179,18 @@ def listeners(port: int, *, but: int) -> int:
     )
 
 
-async def main() -> None:
+@contextlib.asynccontextmanager
+async def joined(directory: Path, found: list[Servers], count: int) -> AsyncIterator[None]:
+    """Have so many clients join each."""
+    async with contextlib.AsyncExitStack() as stack:
+        for each in found:
+            topic = f"realtime:public:{each.table}"
+            each.client = await Client.join(directory, each.server.port, count, topic, sessions=1)
+            await stack.enter_async_context(each.client)
+        yield
+
+
+async def main(wanted: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         compile_programs(directory)
@@ -152,21 +204,23 @@ async def main() -> None:
                 f"create publication {table} for table {table}"
             )
         found = [stack.enter_context(serve(dsn, count)) for count in COUNTS]
-        result: Row = {"environment": environment("psycopg", "websockets"), "in_step": []}
-        async with contextlib.AsyncExitStack() as clients:
-            for each in found:
-                topic = f"realtime:public:{each.table}"
-                each.client = await Client.join(
-                    directory, each.server.port, CLIENTS, topic, sessions=1
-                )
-                await clients.enter_async_context(each.client)
-            for rows in (1, 10):
-                result["in_step"].append(await in_step(connection, found, rows))
-                print(result["in_step"][-1], flush=True)
-        result["restarts"] = await restarts(found[1])
-        print(result["restarts"])
-    print(f"saved {save('workers', 'python -m benchmarks.workers', result)}")
+        result: Row = {"environment": environment("psycopg", "websockets")}
+        if not wanted or "step" in wanted:
+            result["in_step"] = []
+            async with joined(directory, found, CLIENTS):
+                for rows in (1, 10):
+                    result["in_step"].append(await in_step(connection, found, rows))
+                    print(result["in_step"][-1], flush=True)
+        if not wanted or "latency" in wanted:
+            async with joined(directory, found, LATENCY_CLIENTS):
+                result["latency"] = await latency(dsn, found)
+                print(result["latency"], flush=True)
+        if not wanted or "restarts" in wanted:
+            result["restarts"] = await restarts(found[1])
+            print(result["restarts"], flush=True)
+    if not wanted:
+        print(f"saved {save('workers', 'python -m benchmarks.workers', result)}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))
