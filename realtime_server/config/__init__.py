@@ -4,6 +4,7 @@
 the documentation's tables, come from it.
 """
 
+from ._kinds import MOST_WORKERS
 from ._readers import read_jwks
 from ._relations import EVENTS
 from .choices import (
@@ -45,6 +46,8 @@ __all__ = [
     # .file
     "ConfigurationFile",
     "RelationRule",
+    # ._kinds
+    "MOST_WORKERS",
     # ._readers
     "read_jwks",
     # ._relations

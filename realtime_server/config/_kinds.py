@@ -175,7 +175,9 @@ Port = Annotated[int, _whole_number(1, 65535)]
 ListenPort = Annotated[int, _whole_number(0, 65535)]
 Number = Annotated[int, _whole_number(1)]
 Attempts = Annotated[int, _whole_number(0)]
-Workers = Annotated[int, _whole_number(0, 256)]
+MOST_WORKERS: Final = 256
+"""How many processes a server has at most that serve clients."""
+Workers = Annotated[int, _whole_number(0, MOST_WORKERS)]
 Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 Pause = Annotated[int, _whole_number(0, unit="ms")]
 # Nothing works with fewer bytes.

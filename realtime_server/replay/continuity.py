@@ -13,7 +13,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,7 +22,7 @@ import attrs
 from realtime_core import LSN, Event, Gap, LogicalMessage, SourceStats
 from realtime_core.errors import RealtimeError
 
-from ..config import ServerConfig
+from ..config import MOST_WORKERS, ServerConfig
 from ..config.database.addresses import resolve_dsn
 from ..config.database.source import make_second_slot_source
 from .change_log import ChangeLog
@@ -66,8 +66,12 @@ class OneOfSeveral:
 
     def reader(self, slot: str) -> str:
         """Return what its successor knows it by."""
-        # The first one takes the place of a single process.
-        return slot if self.number == 1 else f"{slot}/{self.number}"
+        return _reader(slot, self.number)
+
+
+def _reader(slot: str, number: int) -> str:
+    # The first one takes the place of a single process.
+    return slot if number == 1 else f"{slot}/{number}"
 
 
 class Continuity:
@@ -86,6 +90,8 @@ class Continuity:
         origin: knows where places come from.
         begin: returns the place behind which the stream has everything, once the stream runs; None:
             what is acknowledged says it, before anything was read.
+        left_out: the slots, as records name them, of processes that there may have been before, and
+            that are not started any more.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Continuity:
         stats: Callable[[], SourceStats],
         origin: Origin,
         begin: Callable[[], Place] | None = None,
+        left_out: Collection[bytes] = (),
     ) -> None:
         self.durable = durable
         """The second slot and the journal."""
@@ -107,6 +114,7 @@ class Continuity:
         self._new_log = new_log
         self._attached = attached
         self._origin = origin
+        self._left_out = left_out
         self._where = begin or (lambda: (stats().confirmed_lsn, -1))
         # The place behind which the stream has everything; None before the stream runs.
         self._start: Place | None = None
@@ -194,6 +202,8 @@ class Continuity:
         await self._restore(self._start)
         async with _patience(_CATCH_UP, "the journal of replay does not come through the stream"):
             await self.durable.caught_up.wait()
+        if self._left_out:
+            await self.durable.end_slots(self._left_out)
         await self._channel_starts.release(max((end, -1), self._log.floor))
 
     def _look_for_end(self) -> None:
@@ -293,6 +303,9 @@ def make_continuity(
         max_bytes=max_bytes,
         clock=time.monotonic,
     )
+    # The first process tells everybody of those that a start with fewer workers leaves out.
+    is_first = share is None or share.number == 1
+    numbers = range(config.worker_count + 1, MOST_WORKERS + 1) if is_first else ()
     durable = Durable(
         journal,
         WalMessages(dsn, PREFIX),
@@ -303,7 +316,7 @@ def make_continuity(
         reconnects=lambda: stats().reconnects,
         before_write=ledger.telling,
         on_expired=ledger.expired,
-        keeps=share is None or share.number == 1,
+        keeps=is_first,
         passed=None if share is None else lambda: stats().confirmed_lsn,
     )
     new_log = partial(
@@ -318,4 +331,5 @@ def make_continuity(
         stats=stats,
         origin=origin,
         begin=None if share is None else share.begin,
+        left_out=[digest(_reader(config.slot_name, number)) for number in numbers],
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
@@ -196,6 +196,17 @@ class Durable:
             self._writer.begin()
 
     # A process ends, or the stream becomes another one
+
+    async def end_slots(self, slots: Collection[bytes]) -> None:
+        """Note that the processes have ended that have had some slots, which nobody gets any more.
+
+        What fails is logged. Then these processes count as ended when they have been silent for a
+        day.
+
+        Args:
+            slots: the slots, as records name them.
+        """
+        await self._writer.write_boots(slots)
 
     async def aclose(self) -> None:
         """Write a last record, wait until it is on the disk, and close the connection.

@@ -20,7 +20,7 @@ No I/O, and time is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Final
 
@@ -43,6 +43,7 @@ from .records import (
     Shared,
     Taken,
     UnknownEntryError,
+    digest,
     read_part,
     write_record,
 )
@@ -246,12 +247,7 @@ class Journal:
                 self._low = place
 
     def lift(self, handed: Place, place: Place) -> None:
-        """Note that the stream has no changes between two places.
-
-        Args:
-            handed: the first place.
-            place: the other one.
-        """
+        """Note that the stream has no changes between two places."""
         lsn, index, *gaps = handed
         # Places here do not tell who has still to be told of a gap.
         handed = (lsn, index + len(gaps))
@@ -285,6 +281,15 @@ class Journal:
         elif low is not None:
             entries.append(Low(low))
         return write_record(self._seal, own.number, own.time, entries, self._empty)
+
+    def boots_for(self, slots: Collection[bytes]) -> Iterator[bytes]:
+        """Return, for each of some slots that a process with channels has had, the record of one
+        that has got it; so everybody, this process included, takes the former ones to have ended.
+        """
+        for slot in self._others.slots.intersection(slots):
+            server = digest(self._seal.server.hex(), slot.hex())
+            seal = attrs.evolve(self._seal, slot=slot, server=server)
+            yield from write_record(seal, 0, self._clock(), (Boot(),), self._empty)
 
     # Reading
 

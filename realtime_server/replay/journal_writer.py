@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, Protocol
 
 from realtime_core import LSN, StreamIdentity
@@ -170,6 +170,25 @@ class JournalWriter:
                 return False
             await asyncio.sleep(_PAUSE)
         return True
+
+    async def write_boots(self, slots: Collection[bytes]) -> None:
+        """Write that some slots have new processes, as far as any process has had them; what fails
+        is logged.
+
+        Args:
+            slots: the slots, as records name them.
+        """
+        records = list(self._journal.boots_for(slots))
+        async with self._writing:
+            try:
+                async with asyncio.timeout(_LONGEST):
+                    await self._messages.connected()
+                    await self._check_origin()
+                    await self._messages.write(records)
+            except TimeoutError:
+                self._say(f"the database takes longer than {_LONGEST:.0f} s")
+            except SourceError as exc:
+                self._say(str(exc))
 
     def begin(self) -> None:
         """Allow further records to be written, as everything older was read."""

@@ -96,6 +96,11 @@ class OtherProcesses:
         """How many other server processes have written into the journal lately."""
         return sum(not process.is_silent for process in self._processes.values())
 
+    @property
+    def slots(self) -> set[bytes]:
+        """The slots of all processes that have channels."""
+        return {process.slot for process in self._processes.values() if process.channels}
+
     # Reading
 
     def read(self, head: Part, entries: Iterable[Entry]) -> Iterator[None]:

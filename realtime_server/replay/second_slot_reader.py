@@ -22,9 +22,12 @@ _SILENCE: Final = 60.0
 _PATIENCE: Final = 10.0
 """Seconds within which the second slot has to be free. An ended process may still use it."""
 _PATIENCE_WITH_OTHERS: Final = 60.0
-"""The same where other processes share the slot, which begin together, and read it in turns."""
+"""The same where other processes share the slot, which begin together, and read it in turns: so
+long may each of them take."""
 _PAUSE: Final = 1.0
-"""Seconds from one attempt to open the source to the next."""
+"""Seconds from one attempt to open the source to the next; ..."""
+_PAUSE_WITH_OTHERS: Final = 0.2
+"""... and where others share it, so that none of them waits for long when the slot is free."""
 
 
 class SecondSlotSource(Protocol):
@@ -63,7 +66,7 @@ async def read_second_slot(
     Raises:
         SourceError: if the slot cannot be read from.
     """
-    source = await _opened(open_source, _PATIENCE_WITH_OTHERS if is_shared else _PATIENCE)
+    source = await _opened(open_source, is_shared=is_shared)
     try:
         await on_open()
         batches = source.batches()
@@ -88,18 +91,24 @@ async def read_second_slot(
         await source.aclose()
 
 
-async def _opened(open_source: Callable[[], SecondSlotSource], patience: float) -> SecondSlotSource:
+async def _opened(
+    open_source: Callable[[], SecondSlotSource], *, is_shared: bool
+) -> SecondSlotSource:
     """Return an open source on the second slot, which may be in use for a while."""
     loop = asyncio.get_running_loop()
+    patience = _PATIENCE_WITH_OTHERS if is_shared else _PATIENCE
     deadline = loop.time() + patience
+    holder: int | None = None
     while True:
         source = open_source()
         try:
             await source.__aenter__()
         except SourceError as exc:
-            is_passing = exc.transient or isinstance(exc, SlotInUseError)
-            if not is_passing or loop.time() > deadline:
+            if is_shared and isinstance(exc, SlotInUseError) and exc.pid != holder:
+                # It is another one's turn.
+                holder, deadline = exc.pid, loop.time() + patience
+            if not exc.transient or loop.time() > deadline:
                 raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_PAUSE_WITH_OTHERS if is_shared else _PAUSE)
         else:
             return source

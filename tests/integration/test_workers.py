@@ -21,6 +21,8 @@ import pytest
 from joserfc.jwk import ECKey
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from realtime_core.pgoutput import Decoder, LogicalMessageMessage
+from realtime_server.replay.records import PREFIX, digest
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database, until_streaming
 from tests.integration.replay_client import ReplayClient
@@ -436,6 +438,46 @@ async def test_labels_that_an_enum_gets_while_the_server_runs_are_compared_once_
         await client.until(4)
         assert client.ids == [1, 2, 4]
         await client.close()
+
+
+async def test_with_fewer_workers_than_before_everybody_is_told_that_the_others_have_ended(
+    item: Database,
+) -> None:
+    slot = unique_name("slot")
+    second = digest(f"{slot}/2")
+
+    def boots() -> int:
+        """Return how many records in the WAL say that a process has got the second one's place."""
+        rows = item.execute(
+            "select data from pg_logical_slot_peek_binary_changes(%s, null, null, 'proto_version',"
+            " '1', 'publication_names', 'shop', 'messages', 'true')",
+            (f"{slot}_replay",),
+        )
+        messages = [Decoder().decode(data) for (data,) in rows if data[:1] == b"M"]
+        # Behind the version and the stream is the slot, and behind the head the first entry.
+        return sum(
+            m.content[9:17] == second and m.content[49:50] == b"B"
+            for m in messages
+            if isinstance(m, LogicalMessageMessage) and m.prefix == PREFIX
+        )
+
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        clients = [ReplayClient(server.port, session=f"{SESSION}{n}") for n in range(CLIENTS)]
+        for client in clients:
+            await client.come()
+        assert all(server.clients_of(pid) for pid in server.pids())
+        server.process.kill()
+        for client in clients:
+            await client.ended()
+    before = await asyncio.to_thread(boots)
+    async with serve(item, slot, WORKERS="1") as server:
+        client = clients[0]
+        client.port = server.port
+        # Joins of those that come back are answered when it was written.
+        assert (await client.come())["resumed"] is True
+        await client.close()
+    assert await asyncio.to_thread(boots) == before + 1
 
 
 async def test_a_signal_to_a_worker_alone_restarts_it(item: Database) -> None:

@@ -305,6 +305,27 @@ def test_the_channels_of_another_slot_stay_joined_when_a_process_begins() -> Non
     assert successor.find(KEY)[0].since is None
 
 
+def test_the_processes_of_slots_that_nobody_gets_any_more_have_ended() -> None:
+    clock = Clock()
+    first, third, elsewhere = (
+        journal_of(number, slot, clock) for number, slot in ((1, "s"), (3, "s/3"), (4, "other"))
+    )
+    boots: list[bool] = []
+    for writer in (third, elsewhere):
+        writer.joined(1, KEY, 5, (10, 0))
+        tell(writer, first)
+    elsewhere.on_boot = boots.append
+    clock.now += 100
+    records = list(first.boots_for([digest(f"s/{number}") for number in range(2, 257)]))
+    # The others are not told of slots that nobody has had.
+    assert len(records) == 1
+    for reader in (first, elsewhere):
+        read_message(reader, records[0])
+    found = {member.server: member.since for member in first.find(KEY)}
+    assert found == {(3).to_bytes(8): 1100.0, (4).to_bytes(8): None}
+    assert boots == [False]
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["records", "snapshot"])
 def test_a_channel_that_has_another_key_now_is_found_by_that_alone(whole: bool) -> None:
     here, there = journal_of(1, "a"), journal_of(2, "b")
