@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +27,7 @@ from .config.database.further_slots import missing_slots
 from .config.database.source import setting_names
 from .config.process_memory import return_freed_memory
 from .fanout.stream.check import stream_findings
+from .net.garbage import Garbage
 from .net.notify import Notifier
 from .replay.check import replay_findings
 from .rls.setup.check import rls_findings
@@ -289,11 +290,8 @@ async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int]
     if links is not None:
         asyncio.get_running_loop().add_signal_handler(CUT_OFF, server.cut_off)
     async with server:
-        # Most objects exist by now, and stay. A collection of garbage that looks at all of them
-        # takes 50 ms, in which every client waits, so exclude them.
-        gc.collect()
-        gc.freeze()
-        tasks = [asyncio.create_task(notifier.run())]
+        garbage = Garbage(server, time.monotonic)
+        tasks = [asyncio.create_task(work()) for work in (notifier.run, garbage.run)]
         if links is None:
             tasks.append(asyncio.create_task(_say_listening(server, config)))
         stopped = asyncio.create_task(stop.wait())

@@ -67,6 +67,8 @@ class Acceptor:
         self._forwarded: dict[asyncio.BaseTransport, str] = {}
         self.connections: set[asyncio.Transport] = set()
         """All that were let in and are open: as many as MAX_CONNECTIONS at most."""
+        self.ended = 0
+        """How many of these have ended."""
         self.plain: set[asyncio.Transport] = set()
         """The open connections that are no WebSockets, or not yet."""
         self.turned_away: set[asyncio.Transport] = set()
@@ -132,6 +134,7 @@ class Acceptor:
 
     def forget(self, transport: asyncio.Transport) -> None:
         """Remove a connection that is closed."""
+        self.ended += transport in self.connections
         for place in (self.connections, self.plain, self.turned_away):
             place.discard(transport)
         self._forwarded.pop(transport, None)

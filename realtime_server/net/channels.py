@@ -133,6 +133,8 @@ class Channels:
         if self._services.replay is not None and self._visit is not None:
             self._services.replay.close(self._visit, how)
         self._account.close()
+        # Else they would refer to each other, and stay until a collection of garbage.
+        self._perform = lambda actions: None
 
     async def join(self, channel: Channel, payload: Any) -> None:
         """Decide on a join, and answer it, perhaps after a wait."""

@@ -93,8 +93,9 @@ class Connection:
         # The connection, as far as channels are brought back to where they were.
         self._visit: Visit | None = None
         if services.replay is not None:
+            state = self._state
             self._visit = services.replay.visit(
-                request, address, self._outbox, lambda: self._state.last_ref
+                request, address, self._outbox, lambda: state.last_ref
             )
         self._channels = Channels(
             request,

@@ -196,12 +196,10 @@ class SocketOutbox:
     def _note_ordinal(self, frames: Frames, taken: bool) -> None:
         """Note the ordinal of frames that were taken, or came too late."""
         proof = self.proof
-        if proof is None:
-            return
-        if not taken or self._sending is not None:
+        if proof is not None and (not taken or self._sending is not None):
             proof.doubt()
         self.written = frames.ordinal
-        if frames.ping and taken:
+        if proof is not None and frames.ping and taken:
             proof.asked(frames.ordinal)
 
     def update(self) -> None:
@@ -288,6 +286,8 @@ class SocketOutbox:
         self._is_closed = True
         if self.proof is not None:
             self.proof.close()
+            # It refers to the outbox, so that both would stay until a collection of garbage.
+            self.proof = None
 
     def _note(self, size: int) -> None:
         if not self._is_closed:

@@ -437,9 +437,10 @@ async def test_a_client_that_answers_the_close_frame_alone_has_everything(
 async def test_a_client_that_answers_the_last_ping_alone_has_everything(
     guarded: Guarded, closing: int
 ) -> None:
+    proof = proof_of(guarded)
     guarded.connection.data_received(pong(ping_payload(closing)))
     guarded.connection.connection_lost(None)
-    assert proof_of(guarded).proven == closing
+    assert proof.proven == closing
 
 
 @pytest.mark.parametrize(

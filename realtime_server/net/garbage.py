@@ -1,0 +1,112 @@
+"""Garbage: keeps the collections of garbage short, in which all clients wait.
+
+CPython frees at once what nothing refers to any more. A collection of garbage looks for objects
+that only refer to each other, and a full one looks at all objects that may. A client that has
+joined a channel has more than a hundred of them, and keeps them for as long as it stays. So with
+thousands of clients a full collection takes a quarter of a second and more, and finds nothing.
+
+Therefore what has survived a full collection is left out of the later ones (:func:`gc.freeze`),
+which look only at what has come since. When that becomes garbage later, it is freed as ever where
+nothing refers to it, but not where it refers to itself. A connection that ends leaves some such
+objects. So from time to time a collection looks at everything again: when most of those connections
+have ended, so that little is left to look at, or very many have, or after an hour; and not while
+more and more connections are opened, when there is enough to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+__all__ = ["Garbage"]
+
+_FULL: Final = 2
+"""The generation of a full collection."""
+_FULL_AFTER: Final = 2
+"""How many collections of younger objects may come between two full ones: few, as those look at
+what has come meanwhile."""
+_FEW: Final = 1000
+"""Connections that may end before everything is looked at, although hardly any are open."""
+_MANY: Final = 20_000
+"""Connections that may end before everything is looked at, however many are open. Each leaves
+1.5 KB at most."""
+_LONG: Final = 3600.0
+"""Seconds after which everything is looked at, as others than connections may leave something."""
+_INTERVAL: Final = 1.0
+"""Seconds between two looks whether it is time."""
+
+
+class Connections(Protocol):
+    """Whoever has connections."""
+
+    @property
+    def open_connections(self) -> int:
+        """How many are open."""
+        ...
+
+    @property
+    def ended_connections(self) -> int:
+        """How many have ended so far."""
+        ...
+
+
+class Garbage:
+    """Has full collections look only at what has come since the last one, while it runs.
+
+    Args:
+        connections: those of the process.
+        clock: seconds of any clock that only goes forward.
+    """
+
+    def __init__(self, connections: Connections, clock: Callable[[], float]) -> None:
+        self._connections = connections
+        self._clock = clock
+        # When everything was looked at last, and how many connections had ended then.
+        self._looked_at = clock()
+        self._ended_before = 0
+        # How many were open at the last tick.
+        self._open_before = 0
+
+    async def run(self) -> None:
+        """Look at everything that is there, and again whenever it is time; never return."""
+        thresholds = gc.get_threshold()
+        gc.set_threshold(*thresholds[:_FULL], _FULL_AFTER)
+        gc.callbacks.append(self._leave_out)
+        try:
+            self.look_at_all()
+            while True:
+                await asyncio.sleep(_INTERVAL)
+                self.tick()
+        finally:
+            gc.callbacks.remove(self._leave_out)
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
+
+    def tick(self) -> None:
+        """Look at everything if it is time. Call this every second or so."""
+        if self.is_time():
+            self.look_at_all()
+        self._open_before = self._connections.open_connections
+
+    def is_time(self) -> bool:
+        """Return whether enough may have been left over for a look at everything."""
+        opened = self._connections.open_connections
+        if opened > self._open_before:
+            return False
+        ended = self._connections.ended_connections - self._ended_before
+        most_have_ended = ended >= max(_FEW, 2 * opened)
+        return most_have_ended or ended >= _MANY or self._clock() - self._looked_at >= _LONG
+
+    def look_at_all(self) -> None:
+        """Collect the garbage among all objects."""
+        self._looked_at = self._clock()
+        self._ended_before = self._connections.ended_connections
+        gc.unfreeze()
+        gc.collect()
+
+    def _leave_out(self, phase: str, info: dict[str, Any]) -> None:
+        """Leave what has survived a full collection out of the next ones."""
+        if phase == "stop" and info["generation"] == _FULL:
+            gc.freeze()
