@@ -125,16 +125,19 @@ class Run:
         return told
 
     def repetitions(self) -> dict[str, Counter[str]]:
-        """Return how many rows were passed again to each client, by the reason; print those that
-        have none."""
+        """Return how many rows were passed again to each client, by the reason; print when those
+        were proven that have none."""
         found = {}
         for client in self._clients:
             rows = repetitions(client.wire.passed, self._kills)
             found[client.name] = Counter(one.reason for one in rows)
-            for one in rows:
-                if one.reason == REPEATED_FOR_NOTHING:
-                    proven, ended = self._seconds(one.proven), self._seconds(one.ended)
-                    print(f"{client.name}: {one.row} again, proven {proven}, ended {ended}")
+            times = Counter(
+                (self._seconds(one.proven), self._seconds(one.ended))
+                for one in rows
+                if one.reason == REPEATED_FOR_NOTHING
+            )
+            for (proven, ended), count in times.items():
+                print(f"{client.name}: {count} again, proven {proven}, ended {ended}")
         return found
 
     def _seconds(self, at: float | None) -> str:
