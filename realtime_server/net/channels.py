@@ -157,6 +157,9 @@ class Channels:
             self._refuse(channel, exc, has_config=has_config(payload))
             return
         served = self._served[channel] = ServedChannel(topic, registered, came)
+        if not self._outbox.is_open:
+            # Its client may have come back already, and have joined the channel there.
+            return
         wait = None if config is None or not config.bindings else config.wait
         if wait is None or services.attachment:
             self._accept(channel, served, config, grant)

@@ -157,6 +157,11 @@ class SocketOutbox:
         self.update()
 
     @property
+    def is_open(self) -> bool:
+        """Whether neither side has begun to close the connection."""
+        return self.websocket.protocol.state is OPEN
+
+    @property
     def is_watching(self) -> bool:
         """Whether the age of the waiting bytes is going to be checked."""
         return self._next_look is not None and not self._next_look.cancelled()

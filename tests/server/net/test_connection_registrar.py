@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+from websockets.protocol import State
 
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, UnavailableError
@@ -17,6 +18,7 @@ from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import Binding
 from tests.server.net.test_connection import TODOS, TOPIC, error, open_connection, reply
 from tests.server_helpers import insert
+from tests.waiting import eventually
 
 
 @attrs.define(eq=False)
@@ -103,6 +105,27 @@ async def test_a_channel_is_registered_while_it_is_joined() -> None:
         await client.send("phx_join", topic="realtime:*")
     assert book.topics == []
     assert book.asked[0] == (TOPIC, None)
+
+
+async def test_a_join_is_not_carried_out_when_the_connection_has_ended_meanwhile() -> None:
+    goes_on = asyncio.Event()
+
+    class Slow(Book):
+        async def register(self, *arguments: Any) -> Registered:
+            registered = await super().register(*arguments)
+            await goes_on.wait()
+            return registered
+
+    book = Slow()
+    async with open_connection(registrar=book) as client:
+        await client.send("phx_join")
+        await eventually(lambda: book.seats)
+        client.websocket.protocol.state = State.CLOSING
+        goes_on.set()
+        await client.settle()
+        assert client.received() == []
+        assert client.hub.stats().subscriptions == 0
+    assert book.seats == []
 
 
 async def test_a_refusal_is_an_error_reply_and_nothing_stays() -> None:
