@@ -108,9 +108,9 @@ def environment(page_url: str, **settings: str) -> dict[str, str]:
 
 def report(verdicts: Mapping[str, Verdict]) -> str:
     lines = [
-        f"{name:22} {it.seen} seen, {len(it.missing)} missing, {it.repeated} repeated,"
-        f" {len(it.disordered)} out of order, {len(it.leaked)} leaked, {it.joins} joins;"
-        f" gaps cover {dict(it.covered)},"
+        f"{name:22} {it.seen} seen, {len(it.missing)} missing, {it.behind} behind,"
+        f" {it.repeated} repeated, {len(it.disordered)} out of order, {len(it.leaked)} leaked,"
+        f" {it.joins} joins; gaps cover {dict(it.covered)},"
         f" fresh starts {it.restarted}{'; never joined again' * it.never_joined_again}"
         for name, it in verdicts.items()
     ]
@@ -126,6 +126,7 @@ def counts_of(run: Run, faults: int) -> dict[str, dict[str, int]]:
             "rows": it.seen,
             "joins": it.joins,
             "missing": len(it.missing),
+            "behind": it.behind,
             "repeated": it.repeated,
             REPEATED_FOR_NOTHING: again[name][REPEATED_FOR_NOTHING],
             "out of order": len(it.disordered),

@@ -61,6 +61,8 @@ class Verdict:
 
     missing: list[int] = field(default_factory=list)
     """Rows that it never saw though it was joined afterwards, and no gap covers them."""
+    behind: int = 0
+    """Rows that it has not seen yet, as the last ones of all were not seen in time."""
     disordered: list[tuple[int, int]] = field(default_factory=list)
     """Rows that it first saw after a later one, each with that one."""
     leaked: list[int] = field(default_factory=list)
@@ -79,7 +81,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        return not (self.missing or self.disordered or self.leaked)
+        return not (self.missing or self.behind or self.disordered or self.leaked)
 
 
 def judge(
@@ -151,7 +153,10 @@ def judge(
                 is_joined = False
     verdict.never_joined_again = not is_joined
     if highest < last and (is_joined or comes_back):
+        known = len(verdict.missing)
         skip(last + 1)
+        verdict.behind = len(verdict.missing) - known
+        del verdict.missing[known:]
     verdict.seen = len(seen)
     return verdict
 
