@@ -134,6 +134,40 @@ async def test_a_client_that_is_new_does_not_wait_for_the_second_slot(item: Data
         await new.close()
 
 
+async def test_a_server_that_ends_before_it_knows_who_was_here_forgets_nobody(
+    item: Database,
+) -> None:
+    slot = unique_name("slot")
+    waits, stays_away = (ReplayClient(0, session=f"{SESSION}{one}") for one in "ab")
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        for client in (waits, stays_away):
+            client.port = server.port
+            await client.come()
+        await write(item, 1)
+        for client in (waits, stays_away):
+            await client.until(1)
+    await write(item, 2)
+    user = PgoutputSource(item.dsn, publications=["shop"], slot=f"{slot}_replay")
+    async with user:
+        for number in (3, 4):
+            async with serve(item, slot) as server:
+                waits.port = server.port
+                await waits.connect()
+                joining = asyncio.create_task(waits.join())
+                await write(item, number)
+                assert not joining.done()
+            joining.cancel()
+            await asyncio.wait({joining})
+    async with serve(item, slot) as server:
+        for client in (waits, stays_away):
+            client.port = server.port
+            assert (await client.come())["resumed"] is True
+            await client.until(4)
+            assert (client.ids, client.gaps) == ([1, 2, 3, 4], [])
+            await client.close()
+
+
 async def test_restarts_in_a_row(item: Database) -> None:
     slot = unique_name("slot")
     client = ReplayClient(0, session=f"{SESSION}a")
