@@ -11,7 +11,9 @@ do that go, and so begin anew. A storm is over when all clients have what they m
 change after that. Meanwhile other clients, which stay, get fifty rows a second of another table.
 
 The figures are the server's processor time, in user and system mode, which other programs of the
-machine change less than the clock, and the time from a row's COMMIT to a client that stayed.
+machine change less than the clock, and what clients that stayed notice: the time from a row's
+COMMIT until they have it, and the longest wait for the answer to a heartbeat, which is about how
+long the event loop did nothing else at most.
 PostgreSQL, the server, the clients and the writer are processes of their own.
 """
 
@@ -182,6 +184,7 @@ class Stage:
             "p50_ms": staying["latency_us"]["p50"] / 1000,
             "p99_ms": staying["latency_us"]["p99"] / 1000,
             "heartbeat_p99_ms": staying["heartbeat_us"]["p99"] / 1000,
+            "longest_ms": staying["heartbeat_us"]["max"] / 1000,
             "memory_mb": memory / 1e6,
             "peak_mb": self.server.peak_memory() / 1e6,
         }
