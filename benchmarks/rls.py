@@ -277,11 +277,7 @@ class Bench:
         self, people: list[tuple[str, Viewer]], least: float
     ) -> tuple[float, float]:
         """Return the changes a second of batches, and the checks for each change."""
-        hub = Hub()
-        topics: dict[str, Topic] = {}
-        for name, viewer in people:
-            topic = topics.setdefault(name, Topic.parse(name))
-            hub.subscribe(Subscription(topic, SERIALIZERS["1.0.0"], Nowhere(), None, viewer))
+        hub = hub_of(people)
 
         async def dsn() -> str:
             return self.dsn
@@ -316,6 +312,16 @@ class Bench:
         for shown in verdict.shown:
             for view in set(shown.values()):
                 view.payload()
+
+
+def hub_of(people: list[tuple[str, Viewer]]) -> Hub:
+    """Return a hub with a channel for each name of a topic and its viewer, which gets nothing."""
+    hub = Hub()
+    topics: dict[str, Topic] = {}
+    for name, viewer in people:
+        topic = topics.setdefault(name, Topic.parse(name))
+        hub.subscribe(Subscription(topic, SERIALIZERS["1.0.0"], Nowhere(), None, viewer))
+    return hub
 
 
 def _md5(number: int) -> str:

@@ -24,15 +24,11 @@ import psycopg
 from psycopg import AsyncConnection
 
 from benchmarks._report import environment, save
-from benchmarks.rls import BATCH, CASES, Bench, Case, Nowhere, database
+from benchmarks.rls import BATCH, CASES, Bench, Case, database, hub_of
 from realtime_core import Insert
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_server.config.database.connections import Connections
-from realtime_server.fanout.groups import Subscription
-from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.oversize import size_of
-from realtime_server.fanout.topic_parser import Topic
-from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.questions import Question, RowsToCheck, VisibilityAnswer
@@ -118,11 +114,7 @@ class Sessions:
 
 async def profile(bench: Bench, people: list[tuple[str, Viewer]], *, single: bool) -> Any:
     """Return microseconds a change, by step."""
-    hub = Hub()
-    topics: dict[str, Topic] = {}
-    for name, viewer in people:
-        topic = topics.setdefault(name, Topic.parse(name))
-        hub.subscribe(Subscription(topic, SERIALIZERS["1.0.0"], Nowhere(), None, viewer))
+    hub = hub_of(people)
 
     async def dsn() -> str:
         return bench.dsn

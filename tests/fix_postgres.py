@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,6 +71,21 @@ class Server:
     ) -> Rows:
         """Run one statement, committed, in the server's own database."""
         return execute(self.dsn, query, parameters)
+
+    @contextmanager
+    def setting(self, name: str, value: str) -> Iterator[None]:
+        """Give a setting that needs no restart another value inside the `with` block.
+
+        Sessions that are open notice it with their next statement.
+        """
+        setting = sql.Identifier(name)
+        self.execute(sql.SQL("alter system set {} = {}").format(setting, value))
+        try:
+            self.execute("select pg_reload_conf()")
+            yield
+        finally:
+            self.execute(sql.SQL("alter system reset {}").format(setting))
+            self.execute("select pg_reload_conf()")
 
     def needs(self, version: int, what: str) -> None:
         """Skip the test on a server that is older than what it is about."""

@@ -212,69 +212,53 @@ async def test_a_dropped_second_slot_is_made_anew(
         assert len(node.journal.find(KEY)) == 1
 
 
-@pytest.fixture
-def short_of_wal(shop: Database) -> Iterator[Database]:
-    pg = shop.server
-    pg.execute("alter system set max_slot_wal_keep_size = '1MB'")
-    pg.execute("select pg_reload_conf()")
-    yield shop
-    pg.execute("alter system reset max_slot_wal_keep_size")
-    pg.execute("select pg_reload_conf()")
-
-
 async def write_nothing(passed: LSN) -> bool:
     return True
 
 
 async def test_an_invalidated_second_slot_is_made_anew(
-    short_of_wal: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shop: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop = short_of_wal
     # Otherwise it would be moved in time.
     monkeypatch.setattr(durable, "_INTERVAL", 1000.0)
     slot = unique_name("slot")
-    async with open_node(shop, slot) as node:
-        await until_kept(node)
+    with shop.server.setting("max_slot_wal_keep_size", "1MB"):
+        async with open_node(shop, slot) as node:
+            await until_kept(node)
 
-        def is_lost() -> bool:
-            shop.execute(BULK % ("item", wal_position(shop)))
-            shop.execute("select pg_switch_wal()")
-            shop.execute("checkpoint")
-            query = (
-                "select 1 from pg_replication_slots where slot_name = %s and wal_status = 'lost'"
-            )
-            return bool(shop.execute(query, (node.second,)))
+            def is_lost() -> bool:
+                shop.execute(BULK % ("item", wal_position(shop)))
+                shop.execute("select pg_switch_wal()")
+                shop.execute("checkpoint")
+                query = "select 1 from pg_replication_slots where slot_name = %s and wal_status = 'lost'"
+                return bool(shop.execute(query, (node.second,)))
 
-        await eventually(is_lost)
+            await eventually(is_lost)
 
-        # The main slot was lost, too, and is made anew by the stream.
-        for _ in range(100):
-            await node.second_slot.keep(lambda: None, write_nothing)
-            if node.second_slot.lost:
-                break
-        assert node.second_slot.lost == 1
-        assert not (await second(node)).is_lost
-        await eventually(is_lost)
+            # The main slot was lost, too, and is made anew by the stream.
+            for _ in range(100):
+                await node.second_slot.keep(lambda: None, write_nothing)
+                if node.second_slot.lost:
+                    break
+            assert node.second_slot.lost == 1
+            assert not (await second(node)).is_lost
+            await eventually(is_lost)
     # A process that begins finds it lost.
-    shop.server.execute("alter system reset max_slot_wal_keep_size")
-    shop.server.execute("select pg_reload_conf()")
     async with open_node(shop, slot) as node:
         assert node.restored == []
         await eventually(lambda: node.second_slot.state is SlotState.KEPT)
         assert not (await second(node)).is_lost
 
 
-async def test_half_of_what_the_server_lets_slots_keep_is_the_bound(short_of_wal: Database) -> None:
-    shop = short_of_wal
-    shop.server.execute("alter system set max_slot_wal_keep_size = '4MB'")
-    shop.server.execute("select pg_reload_conf()")
-    async with open_node(shop, unique_name("slot")) as node:
-        node.needed = (await until_kept(node)).confirmed_flush_lsn
-        for number in range(5):
-            shop.execute(BULK % ("item", 10_000 * number))
-        end = wal_position(shop)
-        await eventually(lambda: has_passed(node, end - 2 * 1024 * 1024))
-        assert node.second_slot.lost == 0
+async def test_half_of_what_the_server_lets_slots_keep_is_the_bound(shop: Database) -> None:
+    with shop.server.setting("max_slot_wal_keep_size", "4MB"):
+        async with open_node(shop, unique_name("slot")) as node:
+            node.needed = (await until_kept(node)).confirmed_flush_lsn
+            for number in range(5):
+                shop.execute(BULK % ("item", 10_000 * number))
+            end = wal_position(shop)
+            await eventually(lambda: has_passed(node, end - 2 * 1024 * 1024))
+            assert node.second_slot.lost == 0
 
 
 async def test_a_slot_in_use_is_waited_for(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,12 +415,8 @@ async def test_postgresql_crashes_while_the_process_lives(shop: Database) -> Non
 @pytest.fixture
 def slow_to_disk(shop: Database) -> Iterator[Database]:
     """PostgreSQL takes ten seconds until what no commit waits for is on its disk."""
-    pg = shop.server
-    pg.execute("alter system set wal_writer_delay = '10s'")
-    pg.execute("select pg_reload_conf()")
-    yield shop
-    pg.execute("alter system reset wal_writer_delay")
-    pg.execute("select pg_reload_conf()")
+    with shop.server.setting("wal_writer_delay", "10s"):
+        yield shop
 
 
 async def test_what_a_crash_has_lost_of_the_journal_is_written_again(

@@ -148,9 +148,7 @@ async def test_an_invalidated_slot_is_made_anew_where_that_is_allowed(shop: Shop
     ):
         shop.insert(1)
         assert id_of(await client.receive()) == 1
-        database.server.execute("alter system set max_slot_wal_keep_size = '1MB'")
-        try:
-            database.server.execute("select pg_reload_conf()")
+        with database.server.setting("max_slot_wal_keep_size", "1MB"):
             status = f"select wal_status from pg_replication_slots where slot_name = '{shop.slot}'"
             # In one go, while the server's event loop waits.
             with database.connect() as connection:
@@ -162,9 +160,6 @@ async def test_an_invalidated_slot_is_made_anew_where_that_is_allowed(shop: Shop
                     row = connection.execute(status).fetchone()
                     if row is None or row[0] == "lost":
                         break
-        finally:
-            database.server.execute("alter system reset max_slot_wal_keep_size")
-            database.server.execute("select pg_reload_conf()")
         assert await until_gap(client) in ("wal_removed", "slot_invalidated")
         shop.insert(2)
         assert id_of(await client.receive()) == 2

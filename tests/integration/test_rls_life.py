@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -253,16 +254,9 @@ async def test_a_policy_that_sleeps_holds_the_others_up_once(one_pg: Server) -> 
             assert "realtime_rls_timeouts_total 2.0" in metrics
 
 
-@contextlib.contextmanager
-def standby_away(server: Server) -> Iterator[None]:
+def standby_away(server: Server) -> AbstractContextManager[None]:
     """Have every commit wait for a synchronous standby that is not there."""
-    server.execute("alter system set synchronous_standby_names = 'nobody'")
-    try:
-        server.execute("select pg_reload_conf()")
-        yield
-    finally:
-        server.execute("alter system reset synchronous_standby_names")
-        server.execute("select pg_reload_conf()")
+    return server.setting("synchronous_standby_names", "nobody")
 
 
 async def test_a_commit_that_others_do_not_see_yet_is_waited_for(

@@ -127,12 +127,8 @@ async def test_a_start_of_another_stream_is_refused(table: Database) -> None:
 @pytest.fixture
 def short_of_wal(table: Database) -> Iterator[Database]:
     """A database on a server that keeps next to no WAL for slots."""
-    pg = table.server
-    pg.execute("alter system set max_slot_wal_keep_size = '1MB'")
-    pg.execute("select pg_reload_conf()")
-    yield table
-    pg.execute("alter system reset max_slot_wal_keep_size")
-    pg.execute("select pg_reload_conf()")
+    with table.server.setting("max_slot_wal_keep_size", "1MB"):
+        yield table
 
 
 def remove_wal(database: Database) -> None:

@@ -453,31 +453,28 @@ async def test_tls_with_a_checked_certificate(pg17: Server, tmp_path: Path) -> N
         target.chmod(0o600)
     database = Database(pg17, unique_name("test"))
     pg17.execute(f"create database {database.name}")
-    pg17.execute("alter system set ssl = on")
-    pg17.execute("select pg_reload_conf()")
     try:
-        database.execute("create table item (id int primary key, name text)")
-        database.execute("create publication shop for table item")
-        strict = make_conninfo(
-            database.dsn, host="127.0.0.1", sslmode="verify-full", sslrootcert=str(certificate)
-        )
-        await eventually(lambda: database.execute("show ssl") == [("on",)])
-        async with PgoutputSource(strict, publications=["shop"]) as source:
-            # Large enough that the encrypting library holds some of it back.
-            database.execute(BULK)
-            assert ids(await take(source, MANY)) == list(range(1, MANY + 1))
-            query = (
-                "select ssl from pg_stat_ssl join pg_replication_slots on pid = active_pid"
-                " where database = %s"
+        with pg17.setting("ssl", "on"):
+            database.execute("create table item (id int primary key, name text)")
+            database.execute("create publication shop for table item")
+            strict = make_conninfo(
+                database.dsn, host="127.0.0.1", sslmode="verify-full", sslrootcert=str(certificate)
             )
-            assert database.execute(query, (database.name,)) == [(True,)]
-        wrong = make_conninfo(strict, sslrootcert="/nonexistent/root.crt")
-        with pytest.raises(SourceError, match="root certificate"):
-            async with PgoutputSource(wrong, publications=["shop"]):
-                pass
+            await eventually(lambda: database.execute("show ssl") == [("on",)])
+            async with PgoutputSource(strict, publications=["shop"]) as source:
+                # Large enough that the encrypting library holds some of it back.
+                database.execute(BULK)
+                assert ids(await take(source, MANY)) == list(range(1, MANY + 1))
+                query = (
+                    "select ssl from pg_stat_ssl join pg_replication_slots on pid = active_pid"
+                    " where database = %s"
+                )
+                assert database.execute(query, (database.name,)) == [(True,)]
+            wrong = make_conninfo(strict, sslrootcert="/nonexistent/root.crt")
+            with pytest.raises(SourceError, match="root certificate"):
+                async with PgoutputSource(wrong, publications=["shop"]):
+                    pass
     finally:
-        pg17.execute("alter system reset ssl")
-        pg17.execute("select pg_reload_conf()")
         database.drop()
 
 
