@@ -23,7 +23,7 @@ from . import logs
 from .auth.setup import make_verifier
 from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
 from .config.database.addresses import resolve_dsn
-from .config.database.further_slots import missing_slots
+from .config.database.other_slots_check import missing_slots
 from .config.database.source import setting_names
 from .config.process_memory import return_freed_memory
 from .fanout.stream.check import stream_findings

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, sql
 
 from realtime_server.config.database.connections import Dsn
 from realtime_server.rls.setup.migrations import Migration, migrate
-from realtime_server.rls.setup.nobody import NOBODY
+from realtime_server.rls.setup.nobody_role import NOBODY
 from tests.fix_postgres import Database, Server, unique_name
 
 __all__ = ["at", "grant_role", "make_nobody", "membership", "migrated", "roles", "wal"]

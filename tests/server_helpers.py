@@ -37,7 +37,7 @@ from realtime_server.config import ServerConfig
 from realtime_server.errors import RefusedError
 from realtime_server.fanout.frames import Frames
 from realtime_server.fanout.hub import HubStats
-from realtime_server.fanout.mode import Registered
+from realtime_server.fanout.registrar import Registered
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.metrics import Metrics
 from realtime_server.net.slow_clients import Backlog, OutboxLimits

@@ -60,7 +60,7 @@ REPLAY = (
     "realtime_server.replay.journal",
     "realtime_server.replay.change_log",
     "realtime_server.replay.other_processes",
-    "realtime_server.replay.origin",
+    "realtime_server.replay.stream_origin",
     "realtime_server.replay.places",
     "realtime_server.replay.process",
     "realtime_server.replay.records",
@@ -72,7 +72,7 @@ DECISIONS = (
     "realtime_server.webhooks.progress",
     "realtime_server.webhooks.request",
     "realtime_server.webhooks.signature",
-    "realtime_server.webhooks.verdict",
+    "realtime_server.webhooks.retries",
 )
 
 # What `net` uses, and what uses no sockets.
@@ -113,7 +113,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.cluster.collector",
         "realtime_server.metrics",
         "realtime_server.workers.collector",
-        "realtime_server.workers.sums",
+        "realtime_server.workers.metric_sums",
     ),
     "psycopg": (
         "realtime_core.doctor",
@@ -484,8 +484,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
         ),
         (
             webhooks_decide_without_io,
-            {"realtime_server.webhooks.verdict": "from time import time"},
-            "realtime_server.webhooks.verdict imports time",
+            {"realtime_server.webhooks.retries": "from time import time"},
+            "realtime_server.webhooks.retries imports time",
         ),
         (
             sockets_on_top,

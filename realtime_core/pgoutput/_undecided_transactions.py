@@ -1,13 +1,14 @@
 """UndecidedTransactions: streamed and prepared transactions, until they end.
 
-Each of them is a :class:`~realtime_core.pgoutput._held.HeldTransaction`. This class knows which
-there are, which one the current messages belong to, and how much memory all of them take.
+Each of them is a :class:`~realtime_core.pgoutput._held_transaction.HeldTransaction`. This class
+knows which there are, which one the current messages belong to, and how much memory all of them
+take.
 """
 
 from __future__ import annotations
 
 from ..errors import DecodeError
-from ._held import HeldTransaction, HoldableMessage
+from ._held_transaction import HeldTransaction, HoldableMessage
 from ._relations import RelationCache
 from .messages import (
     BeginPrepareMessage,

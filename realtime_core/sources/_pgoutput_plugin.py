@@ -16,7 +16,7 @@ from ..positions import StreamIdentity
 from ..replication.commands import pgoutput_options
 from . import catalog
 from ._attach import PayloadDecoder
-from ._checked import CheckedSettings, check_choice
+from ._checked_settings import CheckedSettings, check_choice
 from .catalog import ServerFacts
 from .stream_options import CommonOptions
 

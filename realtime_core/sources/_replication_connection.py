@@ -29,7 +29,7 @@ from ..lsn import LSN
 from ..replication import commands
 from ._arrivals import Arrivals, ExpectsMore
 from ._postgres_errors import translate
-from ._prompt import PromptFuture
+from ._prompt_future import PromptFuture
 from ._sessions import ReplicationSession
 
 __all__ = ["ReplicationConnection"]

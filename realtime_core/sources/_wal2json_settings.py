@@ -11,7 +11,7 @@ from attrs.converters import optional
 
 from ..replication.commands import wal2json_options
 from ._argument_errors import strings, type_of
-from ._checked import CheckedSettings, check_choice
+from ._checked_settings import CheckedSettings, check_choice
 
 __all__ = ["TablePattern", "Wal2JsonAction", "Wal2JsonSettings"]
 

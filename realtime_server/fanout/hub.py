@@ -40,7 +40,7 @@ from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .allowed_topics import TopicRules
 from .binding_index import BindingIndex
 from .dispatch import Dispatch, Members, Ordinals, OutputRate
-from .filter_cost import QUICK, Pace, pace_of
+from .filter_pace import QUICK, Pace, pace_of
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit

@@ -23,7 +23,7 @@ from ..auth.grant import Grant
 from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
 from ..fanout.attachment import Wait
 from ..fanout.groups import Subscription
-from ..fanout.mode import Registered
+from ..fanout.registrar import Registered
 from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named

@@ -11,7 +11,7 @@ from ..auth.authorizer import Authorizer
 from ..config import ServerConfig
 from ..fanout.attachment import Attachment
 from ..fanout.hub import Hub
-from ..fanout.mode import Registrar
+from ..fanout.registrar import Registrar
 from ..metrics import Metrics
 from ..replay.guarded_replay import GuardedReplay
 from .filter_limits import FilterBudget

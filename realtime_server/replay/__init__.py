@@ -30,11 +30,11 @@ Who is there, and who comes back
   membership of the same client may go on where an earlier one ended. A membership is *claimed* when
   a later one has gone on from it although its connection still looks open.
 * *absence* (:mod:`.absences`): what a membership leaves behind when its connection is lost: its
-  key and its place. :mod:`.shares` says which absence has to go when there are too many.
+  key and its place. :mod:`.fair_shares` says which absence has to go when there are too many.
 * *parked* (:mod:`.parking`): a channel that has ended, and that its client may join again on the
   same connection.
-* *inquiry* (:mod:`.inquiry`): the question to the clients of open connections whether they are
-  still there. It is put when somebody joins who may be one of them.
+* *liveness check* (:mod:`.liveness_checks`): pings to the clients of open connections, to find out
+  whether they are still there. They are sent when somebody joins who may be one of them.
 * *start* (:mod:`.channel_starts`): the decision where a channel starts: where a former one ended,
   or now. :mod:`.notices` tells the channel of it. :mod:`.channel_ends` decides what a channel
   leaves behind.

@@ -12,10 +12,10 @@ from typing import Final
 
 import attrs
 
+from .fair_shares import FairShares
 from .identity import Key
 from .needed_places import NeededPlaces
 from .places import Place
-from .shares import Shares
 
 __all__ = ["Absence", "Absences", "LostReason"]
 
@@ -103,10 +103,10 @@ class Absences:
         # By key: the only absence, or several.
         self._absent: dict[bytes, Absence | list[Absence]] = {}
         # The absences whose changes are kept, and the ones that are only remembered.
-        self._away = Shares()
-        self._lost = Shares()
+        self._away = FairShares()
+        self._lost = FairShares()
         # Those whose changes are not kept any more, and for which that has still to be noted.
-        self._losing: deque[tuple[Shares, LostReason]] = deque()
+        self._losing: deque[tuple[FairShares, LostReason]] = deque()
         self._kept = NeededPlaces()
         self.on_change: Callable[[Absence], None] = lambda absence: None
         """Called with each absence that was added, changed or removed, and with each one of another
@@ -172,7 +172,7 @@ class Absences:
         """
         if len(self._away):
             self._losing.append((self._away, why))
-            self._away, self._kept = Shares(), NeededPlaces()
+            self._away, self._kept = FairShares(), NeededPlaces()
 
     def lose_lacking(self, digest: bytes) -> None:
         """Give up what those clients of a key have missed that may have gone on from another's
@@ -226,7 +226,7 @@ class Absences:
             self._lose(self._away.first_to_go(), self._away, LostReason.LIMIT)
         return absence
 
-    def _lose(self, absence: Absence, away: Shares, why: LostReason) -> None:
+    def _lose(self, absence: Absence, away: FairShares, why: LostReason) -> None:
         if away is self._away:
             self._kept.remove(absence.needs)
         away.discard(absence)

@@ -18,7 +18,7 @@ from ..fanout.turns import Turn
 from .absences import LostReason
 from .catch_up import CatchUp
 from .change_log import ChangeLog
-from .inquiry import Inquiries
+from .liveness_checks import LivenessChecks
 from .membership import Choice, Membership
 from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start
@@ -82,7 +82,7 @@ class ChannelStarts:
             on_lost=self._on_lost,
         )
         """Bring channels up to now."""
-        self._inquiries = Inquiries(
+        self._liveness_checks = LivenessChecks(
             memberships.others, _charge, self._ask, self._decide, on_failure=self._fail
         )
         memberships.shared_sessions.on_found = self._on_shared
@@ -110,12 +110,12 @@ class ChannelStarts:
 
     def close(self) -> None:
         """Start no more channels, since the server stops."""
-        self._inquiries.close()
+        self._liveness_checks.close()
 
     @property
     def failures(self) -> int:
-        """How often rounds, inquiries and decisions have failed, each time because of a bug."""
-        return self.failed + self.catch_up.failures + self._inquiries.failures
+        """How often a round, a liveness check or a decision has failed because of a bug."""
+        return self.failed + self.catch_up.failures + self._liveness_checks.failures
 
     def hold(self) -> None:
         """Delay the start of channels that may go on from former ones, until :meth:`release`."""
@@ -153,7 +153,7 @@ class ChannelStarts:
         """Let a channel begin, if it still waits."""
         if self._held is not None and self._held.pop(member, None) is not None:
             standing.go_on(max(standing.began, place))
-            self._inquiries.add(member)
+            self._liveness_checks.add(member)
 
     def is_held(self, member: Membership) -> bool:
         """Return whether a channel waits for the journal, and so has got nothing yet."""
@@ -163,7 +163,7 @@ class ChannelStarts:
         """Do not start a channel any more, because it has ended."""
         if self._held is not None:
             self._held.pop(member, None)
-        self._inquiries.remove(member)
+        self._liveness_checks.remove(member)
         self._starting.pop(member, None)
 
     def begin_unknown(self, subscription: Subscription, on_start: OnStart) -> None:
@@ -195,7 +195,7 @@ class ChannelStarts:
         if self._held is None or is_new:
             # A channel of a connection that has left it before may have waited since then.
             self._joining = standing.member if standing.began == self.catch_up.handed else None
-            self._inquiries.add(standing.member)
+            self._liveness_checks.add(standing.member)
             self._joining = None
         else:
             self._held[standing.member] = standing

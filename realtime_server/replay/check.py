@@ -11,7 +11,7 @@ from realtime_core.errors import RealtimeError
 
 from ..config import ServerConfig
 from ..config.database.addresses import resolve_dsn
-from ..config.database.further_slots import findings_of_slot
+from ..config.database.other_slots_check import findings_of_slot
 from .second_slot import SUFFIX, slots_left_over
 
 __all__ = ["replay_findings", "warn_of_leftovers"]

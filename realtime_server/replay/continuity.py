@@ -32,12 +32,12 @@ from .journal import MOST_CHANNELS, Journal
 from .journal_writer import Reached
 from .ledger import Ledger
 from .memberships import Memberships
-from .origin import Origin
 from .places import Place, place_of
 from .records import PREFIX, Seal, digest
 from .second_slot import SecondSlot
 from .standing import LivePlaces
 from .standings import Standings
+from .stream_origin import StreamOrigin
 from .wal_messages import WalMessages
 
 __all__ = ["Continuity", "OneOfSeveral", "make_continuity"]
@@ -103,7 +103,7 @@ class Continuity:
         *,
         attached: Callable[[], Awaitable[None]],
         stats: Callable[[], SourceStats],
-        origin: Origin,
+        origin: StreamOrigin,
         begin: Callable[[], Place] | None = None,
         left_out: Collection[bytes] = (),
     ) -> None:
@@ -274,7 +274,7 @@ def make_continuity(
     assert config.slot_name is not None
     assert config.replay_slot is not None
     window = config.replay_window / 1000
-    origin = Origin(stats, config.db_name, *sorted(config.publications))
+    origin = StreamOrigin(stats, config.db_name, *sorted(config.publications))
     seal = Seal(
         secret,
         b"",

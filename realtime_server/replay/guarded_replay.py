@@ -3,8 +3,8 @@
 An exception inside replay is a bug. It must end neither the stream nor a channel: the stream goes
 on, channels that replay was at work for go live without what they missed, and clients that are away
 are told of the gap ``replay_lost`` when they come back. From then on replay begins anew. The first
-exception is logged with its traceback; all are counted, also those that rounds, inquiries and
-decisions handle themselves.
+exception is logged with its traceback; all are counted, also those that rounds, liveness
+checks and decisions handle themselves.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class GuardedReplay:
                 for work in self._replay.tasks():
                     running.create_task(self._keep_running(work))
         finally:
-            self._replay.close_inquiries()
+            self._replay.close_liveness_checks()
 
     async def aclose(self) -> None:
         """Write into the journal where all clients are, when all connections have ended."""

@@ -23,8 +23,8 @@ import attrs
 
 from .absences import Absence, Absences, LostReason
 from .identity import Key
-from .inquiry import WITHIN
 from .journal import Journal, OtherChannel
+from .liveness_checks import WITHIN
 from .shared_sessions import SharedSessions
 from .standing import LivePlaces, Standing
 from .standings import STEP, Standings

@@ -230,7 +230,7 @@ class Replay:
         if self._continuity is not None:
             yield partial(self._continuity.run, self.needs)
 
-    def close_inquiries(self) -> None:
+    def close_liveness_checks(self) -> None:
         """Decide on no more channels, since the server stops."""
         self._channel_starts.close()
 

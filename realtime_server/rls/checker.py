@@ -21,9 +21,9 @@ from ..config.database.connections import Connections
 from ..config.database.tables import Table, TableName
 from .counters import Counters
 from .lookup.casts import Casts
+from .lookup.commit_visibility import until_settled
 from .lookup.deleted_rows import Condition, read_conditions
 from .lookup.locks import LockedRelation
-from .lookup.settling import until_settled
 from .lookup.shared_check import SharedCheck
 from .lookup.visibility import Visibility
 from .payloads import event_of

@@ -27,7 +27,7 @@ from ..config.database.source import ServerSource
 from ..config.process_memory import memory_limit
 from ..errors import RefusedError
 from ..fanout.hub import Hub
-from ..fanout.mode import Registered
+from ..fanout.registrar import Registered
 from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.subscription_specs import specs_of
 from ..fanout.topic_parser import Topic

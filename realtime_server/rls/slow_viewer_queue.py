@@ -21,8 +21,8 @@ from ..fanout.groups import Subscription
 from ..logs import LineLimit
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .pending_changes import PendingChange, listening_to
+from .slow_viewer_memory import AROUND, SlowViewerMemory
 from .viewers import Viewer
-from .waiting_memory import AROUND, WaitingMemory
 
 __all__ = ["SlowViewerQueue", "TellGap", "QueuedNotice"]
 
@@ -73,7 +73,7 @@ class SlowViewerQueue:
         work: Callable[[Sequence[PendingChange]], Awaitable[float]],
         lost: TellGap,
         viewer: Viewer,
-        held: WaitingMemory,
+        held: SlowViewerMemory,
         enough: float,
         lines: LineLimit,
         moved: Callable[[], None] = lambda: None,

@@ -39,10 +39,10 @@ from .lookup.locks import Locks
 from .lookup.visibility import Visibility
 from .pending_changes import Decided, PendingChange, Shown, listening_to
 from .slow_viewer_checks import PROBATION, SlowViewer, SlowViewerChecks
+from .slow_viewer_memory import SlowViewerMemory
 from .slow_viewer_queue import QueuedNotice, SlowViewerQueue
-from .trial import Trial
+from .slow_viewer_trial import Trial
 from .viewers import Viewer
-from .waiting_memory import WaitingMemory
 
 __all__ = ["SlowViewers"]
 
@@ -84,7 +84,7 @@ class SlowViewers:
         self._checks = SlowViewerChecks(checker, apart, self._locks, counters)
         self._trial = Trial(checker, on_trial, self._locks, self._moved.set)
         self._delivery = delivery
-        self._waiting = WaitingMemory(max_bytes, counters)
+        self._waiting = SlowViewerMemory(max_bytes, counters)
         self._places = places
         if places is not None:
             places.let_go = self._let_go

@@ -4,7 +4,7 @@ Theory of operation. A reader of its own, with a slot of its own (:mod:`.service
 transaction's changes, asks each endpoint's rules which of them it wants (:mod:`.rules`), joins
 those to bodies of bounded size (:mod:`.body`), and puts them into the endpoint's queue. The
 endpoint (:mod:`.endpoint`) sends one request at a time (:mod:`.client`), signed
-(:mod:`.signature`). :mod:`.verdict` decides from the answer whether a request is delivered, tried
+(:mod:`.signature`). :mod:`.retries` decides from the answer whether a request is delivered, tried
 again, or given up, and :mod:`.dead_letters` keeps those that are given up. A transaction is
 acknowledged when every request of it, and of all before it, is delivered or given up
 (:mod:`.progress`). :mod:`.redeliver` is the command that sends dead letters again.

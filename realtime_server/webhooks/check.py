@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from realtime_core import ConfigError, Diagnosis, Finding, slot_status
 
 from ..config import SETTING_NAMES, ServerConfig
-from ..config.database.further_slots import findings_of_slot
+from ..config.database.other_slots_check import findings_of_slot
 from .client import Client
 from .service import open_dead_letters
 

@@ -25,9 +25,9 @@ from ..config import ServerConfig, Webhook, WhenFull
 from ..logs import of_webhook
 from .client import Answer, UnreachableError
 from .dead_letters import DeadLetter, DeadLetters, FileFullError
-from .log_throttle import Sparingly
+from .log_throttle import LogThrottle
 from .request import Request
-from .verdict import Verdict, pause, retry_after, verdict_on
+from .retries import Verdict, pause, retry_after, verdict_on
 
 __all__ = ["Counts", "Endpoint", "Post"]
 
@@ -101,7 +101,7 @@ class Endpoint:
         self._has_room = asyncio.Event()
         self._stopped = asyncio.Event()
         self._is_failing = False
-        self._may_say = Sparingly()
+        self._may_say = LogThrottle()
 
     @property
     def oldest(self) -> float | None:

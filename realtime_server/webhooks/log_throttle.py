@@ -1,4 +1,4 @@
-"""Sparingly: limits how often the same log line is written."""
+"""LogThrottle: limits how often the same log line is written."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Final
 
-__all__ = ["Sparingly"]
+__all__ = ["LogThrottle"]
 
 _INTERVAL: Final = 10.0
 _MOST: Final = 1000
 """How many log lines are remembered."""
 
 
-class Sparingly:
+class LogThrottle:
     """Decides whether a log line may be written again, and counts the lines that were left out.
 
     Args:

@@ -17,7 +17,7 @@ from realtime_core import ConfigError
 from ..config import ServerConfig, Webhook
 from .client import Client, UnreachableError
 from .dead_letters import DeadLetter, DeadLetters
-from .verdict import Verdict, verdict_on
+from .retries import Verdict, verdict_on
 
 __all__ = ["run_redeliver"]
 

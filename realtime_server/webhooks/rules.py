@@ -32,7 +32,7 @@ from ..errors import place_of
 from ..fanout.allowed_topics import OWN_SCHEMA
 from ..fanout.payloads.row_payload import RelationPlan, RowPayload
 from ..logs import of_webhook
-from .log_throttle import Sparingly
+from .log_throttle import LogThrottle
 
 __all__ = ["Rules"]
 
@@ -73,7 +73,7 @@ class Rules:
         self._webhook = webhook
         self._enums = enums
         self._tables: dict[tuple[str, str], _Table] = {}
-        self._may_say = Sparingly()
+        self._may_say = LogThrottle()
         self.errors = 0
         """Changes that could not be judged, and were not sent."""
 

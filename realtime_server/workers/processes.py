@@ -19,7 +19,7 @@ from realtime_core.errors import ServerError
 
 from .control import ControlLink
 from .links import Links
-from .sums import Sums
+from .metric_sums import MetricSums
 
 __all__ = ["Pace", "Processes"]
 
@@ -106,7 +106,7 @@ class Processes:
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._ids = itertools_count()
-        self._sums = Sums()
+        self._sums = MetricSums()
         # The requests for the metrics of all that are not being answered yet, as functions that
         # take the answer as ``text``; and the task that answers requests, if there are any.
         self._asking: list[Callable[..., None]] = []

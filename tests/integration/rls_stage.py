@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from realtime_server.config import ServerConfig
 from realtime_server.rls.mode import RlsMode
-from realtime_server.rls.setup.nobody import NOBODY
+from realtime_server.rls.setup.nobody_role import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.integration.conftest import fresh_database

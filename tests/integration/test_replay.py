@@ -13,7 +13,7 @@ import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
 from realtime_server.fanout.groups import Subscription
-from realtime_server.replay import inquiry, memberships
+from realtime_server.replay import liveness_checks, memberships
 from realtime_server.replay.catch_up import CatchUp
 from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.places import Place
@@ -482,7 +482,7 @@ async def test_of_a_crowd_with_one_address_all_get_what_comes(
 async def test_nobody_begins_behind_its_join_because_another_has_left_meanwhile(
     item: Database, server: RealtimeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inquiry, "WITHIN", 60.0)
+    monkeypatch.setattr(liveness_checks, "WITHIN", 60.0)
     frozen, other, late = (ReplayClient(server.port) for _ in range(3))
     await frozen.come()
     await other.come()

@@ -230,8 +230,8 @@ async def test_an_invalidated_second_slot_is_made_anew(
                 shop.execute(BULK % ("item", wal_position(shop)))
                 shop.execute("select pg_switch_wal()")
                 shop.execute("checkpoint")
-                query = "select 1 from pg_replication_slots where slot_name = %s and wal_status = 'lost'"
-                return bool(shop.execute(query, (node.second,)))
+                lost = "select 1 from pg_replication_slots where wal_status = 'lost'"
+                return bool(shop.execute(f"{lost} and slot_name = %s", (node.second,)))
 
             await eventually(is_lost)
 

@@ -20,7 +20,7 @@ import attrs
 import psycopg
 import pytest
 
-from realtime_server.rls.lookup import settling
+from realtime_server.rls.lookup import commit_visibility
 from realtime_server.rls.setup.migrations import LOCK
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
@@ -263,7 +263,7 @@ async def test_a_commit_that_others_do_not_see_yet_is_waited_for(
     one_pg: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is in WAL and waits for a standby: the row that is looked up is not there yet."""
-    monkeypatch.setattr(settling, "_PATIENCE", 0.0)
+    monkeypatch.setattr(commit_visibility, "_PATIENCE", 0.0)
     async with open_rls_stage(one_pg) as stage, stage.client("ann") as ann:
         with stage.scene():
             stage.make("notes", "id int primary key, owner text")

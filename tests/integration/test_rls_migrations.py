@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from realtime_core.errors import PrivilegeError
 from realtime_server.cli import main
 from realtime_server.rls.setup.migrations import MIGRATIONS, pending
-from realtime_server.rls.setup.nobody import NOBODY
+from realtime_server.rls.setup.nobody_role import NOBODY
 from realtime_server.rls.setup.privileges import missing_privileges
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database

@@ -20,7 +20,7 @@ from realtime_server.config import OutputPlugin
 from realtime_server.config.database.published_tables import published_tables
 from realtime_server.fanout.stream.check import stream_findings
 from realtime_server.rls.setup.check import rls_findings
-from realtime_server.rls.setup.nobody import NOBODY
+from realtime_server.rls.setup.nobody_role import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database

@@ -21,7 +21,7 @@ from realtime_core.errors import RealtimeError
 from ...auth.grant import Grant
 from ...errors import NotPublishedError, NotThereError, RefusedError
 from ...phoenix.joins import Binding
-from ..mode import Registered
+from ..registrar import Registered
 from ..subscription_specs import (
     SubscriptionSpec,
     check_columns,

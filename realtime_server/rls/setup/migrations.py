@@ -6,7 +6,7 @@ earlier one again, and the definition in the file with the highest number counts
 ``grep -l 'function realtime.cast(' sql/*`` lists the files that define ``realtime.cast``. Every
 migration can be applied twice without harm, and keeps the tables, types and grants of a schema that
 the original server has installed. The role ``realtime_nobody`` is not created by a migration, since
-that may take an administrator: :mod:`.nobody` and :mod:`.type_schemas` set it up each time.
+that may take an administrator: :mod:`.nobody_role` and :mod:`.type_schemas` set it up each time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from psycopg.rows import tuple_row
 
 from realtime_core.errors import PrivilegeError
 
-from .nobody import confine
+from .nobody_role import confine
 
 __all__ = ["LOCK", "MIGRATIONS", "Migration", "migrate", "pending", "why_not"]
 

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from ..role_grants import grant
-from .nobody import NOBODY
+from .nobody_role import NOBODY
 from .privileges import readers
 
 __all__ = ["Excess", "excess_powers"]

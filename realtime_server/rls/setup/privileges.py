@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from ..role_grants import acting, grant
-from .nobody import missing_for_nobody
+from .nobody_role import missing_for_nobody
 
 __all__ = ["Missing", "missing_privileges", "readers"]
 

@@ -20,7 +20,7 @@ from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.mode import Registrar
+from realtime_server.fanout.registrar import Registrar
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
 from realtime_server.net.connection import Connection

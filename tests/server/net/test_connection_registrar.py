@@ -13,7 +13,7 @@ from websockets.protocol import State
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, UnavailableError
 from realtime_server.fanout.groups import TopicDelivery
-from realtime_server.fanout.mode import Registered
+from realtime_server.fanout.registrar import Registered
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import Binding
 from tests.server.net.test_connection import TODOS, TOPIC, error, open_connection, reply

@@ -16,9 +16,9 @@ from realtime_server.config import ServerConfig
 from realtime_server.replay import continuity
 from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.continuity import Continuity
-from realtime_server.replay.origin import Origin
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import PREFIX
+from realtime_server.replay.stream_origin import StreamOrigin
 from tests.waiting import eventually
 
 from .stage import GAP, STREAM, Stage, batch
@@ -93,7 +93,7 @@ class World:
             *parts,
             attached=attached,
             stats=lambda: stats,
-            origin=Origin(lambda: SourceStats(), "shop"),
+            origin=StreamOrigin(lambda: SourceStats(), "shop"),
         )
         self.running = asyncio.create_task(self.continuity.run(cast(Any, None)))
 
@@ -188,16 +188,16 @@ async def test_while_there_is_no_stream_everybody_waits(
 async def test_the_journal_is_written_again_after_a_failure_at_a_gap(
     monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    origins: list[Origin] = []
+    origins: list[StreamOrigin] = []
 
-    def make_origin(*args: Any) -> Origin:
-        origins.append(Origin(*args))
+    def make_origin(*args: Any) -> StreamOrigin:
+        origins.append(StreamOrigin(*args))
         return origins[-1]
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(continuity, "Origin", make_origin)
+    monkeypatch.setattr(continuity, "StreamOrigin", make_origin)
     stage = Stage()
     stats = SourceStats(stream=STREAM)
     stage.replay.continue_with(

@@ -11,7 +11,6 @@ from realtime_core import SourceStats, StreamIdentity
 from realtime_server.replay import journal, other_processes, record_parts, records
 from realtime_server.replay.empty_stretches import EmptyStretches
 from realtime_server.replay.journal import Journal
-from realtime_server.replay.origin import Origin
 from realtime_server.replay.process import OtherChannel
 from realtime_server.replay.records import (
     MOST_BYTES,
@@ -30,6 +29,7 @@ from realtime_server.replay.records import (
     read_part,
     write_record,
 )
+from realtime_server.replay.stream_origin import StreamOrigin
 from tests.journals import read_message
 
 SECRET = journal_secret("password", "jwt")
@@ -690,9 +690,9 @@ def test_a_process_that_writes_after_a_long_time_has_not_ended() -> None:
 def test_records_of_another_cluster_do_not_count_and_those_before_a_promotion_do() -> None:
     def origin(system: int, timeline: int, name: str = "shop") -> bytes:
         stream = StreamIdentity(system, timeline, ("shop",))
-        return Origin(lambda: SourceStats(stream=stream), name).digest()
+        return StreamOrigin(lambda: SourceStats(stream=stream), name).digest()
 
-    assert Origin(SourceStats, "shop").digest() == b""
+    assert StreamOrigin(SourceStats, "shop").digest() == b""
     here, there = journal_of(1, "a"), journal_of(2, "b")
     # A clone has the same names; it has other changes at the same places.
     here.of_stream(origin(1, 1))

@@ -14,7 +14,7 @@ from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
 from realtime_server.fanout.hub import Hub
 from realtime_server.phoenix.message_handler import Departure
-from realtime_server.replay import guarded_replay, inquiry
+from realtime_server.replay import guarded_replay, liveness_checks
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Identifier
@@ -264,7 +264,7 @@ async def test_a_channel_that_waits_begins_when_its_token_says_no_more_who_it_is
 
 
 async def test_a_channel_that_waits_in_vain_begins_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inquiry, "WITHIN", 0.01)
+    monkeypatch.setattr(liveness_checks, "WITHIN", 0.01)
     stage = Stage(kinds=(IdentityKind.CLAIMS,))
     former, later = Client(stage), Client(stage)
     former.come({"sub": "ann"})

@@ -15,9 +15,9 @@ from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.channel_gaps import ChannelGap
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.pending_changes import PendingChange
+from realtime_server.rls.slow_viewer_memory import AROUND, SlowViewerMemory
 from realtime_server.rls.slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.waiting_memory import AROUND, WaitingMemory
 from tests.server_helpers import insert, make_relation
 from tests.waiting import eventually
 
@@ -43,7 +43,7 @@ class Works:
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
         self.counters = Counters()
-        held = WaitingMemory(1_000_000, self.counters)
+        held = SlowViewerMemory(1_000_000, self.counters)
         self.moved = asyncio.Event()
         self.queue = SlowViewerQueue(
             self.work, self.lose, ANN, held, 0.5, LineLimit(), self.moved.set
@@ -250,7 +250,7 @@ async def test_what_waits_is_counted_until_it_is_handed_out_or_given_up(works: W
 
 def test_a_change_that_waits_in_several_queues_counts_once() -> None:
     counters = Counters()
-    held = WaitingMemory(10_000, counters)
+    held = SlowViewerMemory(10_000, counters)
     [one] = part(1)
     one = attrs.evolve(one, size=5000)
     held.take([one])

@@ -34,9 +34,9 @@ from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.reader import Read
+from realtime_server.rls.slow_viewer_memory import AROUND
 from realtime_server.rls.slow_viewers import SlowViewers
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.waiting_memory import AROUND
 from tests.server_helpers import RecordingOutbox, insert, make_relation
 from tests.waiting import eventually
 

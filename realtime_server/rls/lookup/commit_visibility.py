@@ -1,4 +1,4 @@
-"""Settling: waits until the changes of transactions are visible to other sessions."""
+"""Waits until what transactions have committed is visible to other sessions."""
 
 from __future__ import annotations
 

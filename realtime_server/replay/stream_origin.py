@@ -1,4 +1,4 @@
-"""Origin: which cluster and timeline the places come from that a server knows.
+"""StreamOrigin: which cluster and timeline the places come from that a server knows.
 
 The journal is in the WAL of a cluster, and so are the changes that its places are about. While both
 are of the same cluster and timeline, a place in the journal is about changes that are in the WAL
@@ -18,10 +18,10 @@ from realtime_core import Event, Gap, SourceStats, StreamIdentity
 
 from .records import digest
 
-__all__ = ["Origin"]
+__all__ = ["StreamOrigin"]
 
 
-class Origin:
+class StreamOrigin:
     """Knows from which cluster and timeline the places of this server come.
 
     Args:

@@ -1,4 +1,4 @@
-"""Sums: the metrics of all workers together, as if they were one server's.
+"""MetricSums: the metrics of all workers together, as if they were one server's.
 
 Counters never go down, although workers end: what one that has ended had counted stays in the sum,
 as far as it was asked for. No I/O.
@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-__all__ = ["Sums"]
+__all__ = ["MetricSums"]
 
 _OF_STREAM: Final = frozenset(
     f"realtime_{name}"
@@ -33,7 +33,7 @@ _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 _Values: TypeAlias = dict[_Key, float]
 
 
-class Sums:
+class MetricSums:
     """Adds metrics up."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Sums: what several workers count is shown as if one server had counted it."""
+"""MetricSums: what several workers count is shown as if one server had counted it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from realtime_core import SourceStats
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.replay.stats import ReplayStats
+from realtime_server.workers.metric_sums import MetricSums
 from realtime_server.workers.stats import WorkerStats
-from realtime_server.workers.sums import Sums
 from tests.server_helpers import make_backlog
 
 
@@ -41,7 +41,7 @@ def values(text: bytes) -> dict[str, float]:
 
 
 def test_what_each_worker_has_is_added_up_and_what_all_share_is_not() -> None:
-    sums = Sums()
+    sums = MetricSums()
     for number, (subscriptions, seconds) in enumerate([(3, 10.0), (4, 20.0)]):
         worker = metrics(rows=50, subscriptions=subscriptions, log_seconds=seconds)
         worker.joins.labels("ok").inc(number + 1)
@@ -61,7 +61,7 @@ def test_what_each_worker_has_is_added_up_and_what_all_share_is_not() -> None:
 
 
 def test_counters_do_not_go_down_when_a_worker_ends() -> None:
-    sums = Sums()
+    sums = MetricSums()
     worker = metrics(subscriptions=3)
     worker.joins.labels("ok").inc(5)
     worker.connections.set(2)
@@ -80,7 +80,7 @@ def test_counters_do_not_go_down_when_a_worker_ends() -> None:
 
 
 def test_a_label_that_only_an_ended_worker_had_is_still_there() -> None:
-    sums = Sums()
+    sums = MetricSums()
     worker = metrics()
     worker.joins.labels("limit").inc(5)
     sums.take(1, worker.render().decode())
@@ -91,7 +91,7 @@ def test_a_label_that_only_an_ended_worker_had_is_still_there() -> None:
 def test_the_sums_of_one_worker_are_its_metrics() -> None:
     worker = metrics()
     worker.joins.labels("ok").inc()
-    sums = Sums()
+    sums = MetricSums()
     sums.take(1, worker.render().decode())
     found = values(sums.render(of_supervisor()))
     of_workers = {name for name in found if name.startswith("realtime_worker")}

@@ -1,8 +1,8 @@
-"""Inquiry: pings open connections to find out whether their clients are still there.
+"""LivenessChecks: pings open connections to find out whether their clients are still there.
 
 A connection whose network has gone looks open until a write to it has failed, which may take many
 seconds. When a client joins that may be the same client on another connection, the server sends a
-ping on the old one. Clients that join with the same key meanwhile wait for the next inquiry. So
+ping on the old one. Clients that join with the same key meanwhile wait for the next check. So
 joins are decided on in the order in which they came, and each connection is asked once, however
 many joins wait.
 """
@@ -17,7 +17,7 @@ from typing import Final
 
 from .membership import Membership
 
-__all__ = ["WITHIN", "Inquiries"]
+__all__ = ["WITHIN", "LivenessChecks"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -25,7 +25,7 @@ WITHIN: Final = 1.0
 """Seconds that a client may take to answer."""
 
 
-class Inquiries:
+class LivenessChecks:
     """Pings, for a client that joins, the clients that may be the same one on an older connection.
 
     Args:
@@ -53,8 +53,8 @@ class Inquiries:
         self._ask = ask
         self._decide = decide
         self._on_failure = on_failure
-        # The inquiries that run, by key.
-        self._running: dict[bytes, _Inquiry] = {}
+        # The checks that run, by key.
+        self._running: dict[bytes, _LivenessCheck] = {}
         self.failures = 0
         """Clients that could not be asked, because of a bug."""
 
@@ -101,7 +101,7 @@ class Inquiries:
             self._decide_on_all(waiting, ())
             return
         loop = asyncio.get_running_loop()
-        one = _Inquiry(waiting, asked)
+        one = _LivenessCheck(waiting, asked)
         self._running[digest] = one
         one.timer = loop.call_later(WITHIN, self._end, digest, one)
         for member in list(asked):
@@ -114,9 +114,11 @@ class Inquiries:
                     "a client cannot be asked (a bug in realtime_server: please report it)"
                 )
 
-    def _answered(self, digest: bytes, one: _Inquiry, member: Membership, is_there: bool) -> None:
+    def _answered(
+        self, digest: bytes, one: _LivenessCheck, member: Membership, is_there: bool
+    ) -> None:
         if self._running.get(digest) is not one:
-            # The answer comes too late: another inquiry may run by now.
+            # The answer comes too late: another check may run by now.
             return
         # A membership whose connection has ended has left an absence, and is no open one any more.
         one.silent.discard(member)
@@ -125,7 +127,7 @@ class Inquiries:
             one.timer.cancel()
             one.timer = asyncio.get_running_loop().call_soon(self._end, digest, one)
 
-    def _end(self, digest: bytes, one: _Inquiry) -> None:
+    def _end(self, digest: bytes, one: _LivenessCheck) -> None:
         del self._running[digest]
         self._decide_on_all(one.waiting, one.silent)
         if one.later:
@@ -143,8 +145,8 @@ class Inquiries:
                     self._on_failure(member)
 
 
-class _Inquiry:
-    """One inquiry, for all memberships of a key."""
+class _LivenessCheck:
+    """One check, for all memberships of a key."""
 
     __slots__ = ("later", "silent", "timer", "waiting")
 

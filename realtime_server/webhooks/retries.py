@@ -1,4 +1,4 @@
-"""Verdicts: whether a request is tried again after an answer, and when.
+"""Retries: whether a request is tried again after an answer, and when.
 
 This module reads no clock and does no I/O: times and random numbers are arguments.
 """

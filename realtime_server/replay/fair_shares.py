@@ -1,4 +1,4 @@
-"""Shares: decides which absence has to go when there are too many.
+"""FairShares: decides which absence has to go when there are too many.
 
 If the oldest absence always went, one client that opens many channels and leaves them would drive
 out everybody else's absences. So the server looks for the site from which most absences come, then
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .absences import Absence
 
-__all__ = ["Shares"]
+__all__ = ["FairShares"]
 
 _FEW: Final = 8
 """Absences of a site, a network or a subject up to which these are not counted apart, since one
@@ -27,7 +27,7 @@ _LEVELS: Final = 3
 """How many names an absence has of the client that left it, see :attr:`.identity.Key.whose`."""
 
 
-class Shares:
+class FairShares:
     """The absences of clients, ordered by age and grouped by a name of their clients.
 
     Args:
@@ -43,7 +43,7 @@ class Shares:
         self._all: _Line | _Ordered = _Ordered() if level else _Line()
         # The absences by the client's name: the only one, several, or many, which are told apart
         # further.
-        self._owners: dict[bytes, Absence | list[Absence] | Shares] = {}
+        self._owners: dict[bytes, Absence | list[Absence] | FairShares] = {}
         # The names that have many absences, by how many these are, and the highest such number; 0
         # if no name has many.
         self._ranks: dict[int, dict[bytes, None]] = {}
@@ -69,13 +69,13 @@ class Shares:
         theirs = self._owners.get(name)
         if theirs is None:
             self._owners[name] = absence
-        elif isinstance(theirs, Shares):
+        elif isinstance(theirs, FairShares):
             theirs.add(absence)
             self._rank(name, len(theirs) - 1, len(theirs))
         elif isinstance(theirs, list):
             theirs.append(absence)
             if len(theirs) > _FEW:
-                self._owners[name] = Shares(self._level + 1, theirs)
+                self._owners[name] = FairShares(self._level + 1, theirs)
                 self._rank(name, 0, len(theirs))
         else:
             self._owners[name] = [theirs, absence]
@@ -89,7 +89,7 @@ class Shares:
             return
         name = absence.key.owner(self._level)
         theirs = self._owners[name]
-        if isinstance(theirs, Shares):
+        if isinstance(theirs, FairShares):
             theirs.discard(absence)
             if len(theirs) > _FEW:
                 self._rank(name, len(theirs) + 1, len(theirs))
@@ -111,7 +111,7 @@ class Shares:
         if not self._most:
             return self.oldest()
         theirs = self._owners[next(iter(self._ranks[self._most]))]
-        assert isinstance(theirs, Shares)
+        assert isinstance(theirs, FairShares)
         return theirs.first_to_go()
 
     def _rank(self, name: bytes, before: int, now: int) -> None:

@@ -1,4 +1,4 @@
-"""WaitingMemory: a bound on the memory of the changes in all queues of slow viewers together.
+"""SlowViewerMemory: a bound on the memory of the changes in all queues of slow viewers together.
 
 Each queue is bounded, but a hundred of them could take the server's memory all the same. Queues in
 which the same change waits share it, so it counts once for as long as it waits in any of them.
@@ -12,14 +12,14 @@ from typing import Final
 from .counters import Counters
 from .pending_changes import PendingChange
 
-__all__ = ["AROUND", "WaitingMemory"]
+__all__ = ["AROUND", "SlowViewerMemory"]
 
 AROUND: Final = 1024
 """Bytes that the Python objects of a change take besides its texts; the objects that belong to one
 viewer's part of a change take as many."""
 
 
-class WaitingMemory:
+class SlowViewerMemory:
     """Counts the bytes of the changes that wait for slow viewers.
 
     Args:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 import attrs
 import pytest
 
-from realtime_server.replay import inquiry
+from realtime_server.replay import liveness_checks
 from realtime_server.replay.identity import Key
-from realtime_server.replay.inquiry import Inquiries
+from realtime_server.replay.liveness_checks import LivenessChecks
 from realtime_server.replay.membership import Membership
 from tests.waiting import eventually
 
@@ -37,7 +37,7 @@ class World:
         """Those that cannot be decided on."""
         self.failed: list[Membership] = []
         self.charged: list[tuple[Membership, int]] = []
-        self.inquiries = Inquiries(
+        self.checks = LivenessChecks(
             self.others.__getitem__,
             lambda member, asked: self.charged.append((member, asked)),
             self.ask,
@@ -56,7 +56,7 @@ class World:
     def join(self, *others: Membership) -> Membership:
         member = membership()
         self.others[member] = list(others)
-        self.inquiries.add(member)
+        self.checks.add(member)
         return member
 
 
@@ -75,7 +75,7 @@ async def test_whoever_has_others_asked_is_charged_for_each() -> None:
     world = World()
     others = [membership() for _ in range(20)]
     first = world.join(*others)
-    # It waits for the next inquiry, in which these are asked again.
+    # It waits for the next check, in which these are asked again.
     second = world.join(*others[:5])
     assert world.charged == [(first, 20)]
     for _, answer in list(world.asked):
@@ -95,7 +95,7 @@ async def test_it_is_decided_when_all_have_answered() -> None:
 
 
 async def test_who_does_not_answer_in_time_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inquiry, "WITHIN", 0.01)
+    monkeypatch.setattr(liveness_checks, "WITHIN", 0.01)
     world = World()
     one, other = membership(), membership()
     member = world.join(one, other)
@@ -124,12 +124,12 @@ async def test_whoever_comes_meanwhile_waits_for_the_next() -> None:
 async def test_an_answer_that_comes_too_late_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inquiry, "WITHIN", 0.01)
+    monkeypatch.setattr(liveness_checks, "WITHIN", 0.01)
     world = World()
     one = membership()
     first = world.join(one)
     await eventually(lambda: len(world.decided) == 1)
-    monkeypatch.setattr(inquiry, "WITHIN", 30.0)
+    monkeypatch.setattr(liveness_checks, "WITHIN", 30.0)
     second = world.join(one)
     world.asked[0][1](True)
     await asyncio.sleep(0)
@@ -143,8 +143,8 @@ async def test_whoever_has_left_is_not_decided_on() -> None:
     world = World()
     one = membership()
     first, second = world.join(one), world.join(one)
-    world.inquiries.remove(first)
-    world.inquiries.remove(second)
+    world.checks.remove(first)
+    world.checks.remove(second)
     world.asked[0][1](True)
     await asyncio.sleep(0.01)
     assert world.decided == []
@@ -169,7 +169,7 @@ async def test_a_decision_that_fails_leaves_the_others_that_wait_as_they_are() -
 async def test_a_client_that_cannot_be_asked_counts_as_silent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(inquiry, "WITHIN", 0.01)
+    monkeypatch.setattr(liveness_checks, "WITHIN", 0.01)
     world = World()
     one = membership()
     world.asked = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Shares: whose absences go first, compared with counting them all."""
+"""FairShares: whose absences go first, compared with counting them all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_server.replay.absences import Absence
+from realtime_server.replay.fair_shares import FairShares
 from realtime_server.replay.identity import Key
-from realtime_server.replay.shares import Shares
 
 FEW = 8
 """Absences that anybody may have without being looked at."""
@@ -38,7 +38,7 @@ STEPS = st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 2), st.in
 
 @given(st.lists(STEPS, max_size=200))
 def test_whoever_has_left_most_goes_first(steps: list[tuple[int, int, int, int]]) -> None:
-    shares = Shares()
+    shares = FairShares()
     known: list[Absence] = []
     for site, network, subject, leaves in steps:
         # The lower the number, the more of them.

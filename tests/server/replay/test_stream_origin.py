@@ -7,7 +7,7 @@ import pytest
 
 from realtime_core import LSN, Gap, GapReason, Position, SourceStats, StreamIdentity
 from realtime_server.replay.change_log import ChangeLog
-from realtime_server.replay.origin import Origin
+from realtime_server.replay.stream_origin import StreamOrigin
 
 OLD = StreamIdentity(1, 1, ("shop",))
 NEW = StreamIdentity(1, 2, ("shop",))
@@ -16,7 +16,7 @@ GAP = Gap(None, Position(LSN(1000), 0, NEW), GapReason.NEW_TIMELINE)
 
 def test_it_is_not_known_between_a_gap_and_when_all_have_been_told_of_it() -> None:
     stats = SourceStats(stream=OLD)
-    origin = Origin(lambda: stats, "shop")
+    origin = StreamOrigin(lambda: stats, "shop")
     assert origin.stream() is OLD
     # The stream has been attached to what was promoted, and nothing has come from there.
     stats = attrs.evolve(stats, stream=NEW, gaps=1)

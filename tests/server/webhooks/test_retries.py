@@ -1,4 +1,4 @@
-"""Verdicts: statuses, Retry-After and pauses."""
+"""Retries: statuses, Retry-After and pauses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from realtime_server.webhooks.verdict import Verdict, pause, retry_after, verdict_on
+from realtime_server.webhooks.retries import Verdict, pause, retry_after, verdict_on
 
 # 2026-11-28T06:00:00Z
 NOW = 1795845600.0
