@@ -17,7 +17,7 @@ from .identity import Key
 from .needed_places import NeededPlaces
 from .places import Place
 
-__all__ = ["Absence", "Absences", "LostReason"]
+__all__ = ["Absence", "Absences", "LostReason", "reason_without_proof"]
 
 MOST_OF_A_KEY: Final = 500
 """Absences of one key that are kept apart. A further one is merged into the last of them."""
@@ -281,3 +281,9 @@ class Absences:
             absent.remove(absence)
         else:
             del self._absent[absence.key.digest]
+
+
+def reason_without_proof(candidates: list[Absence]) -> LostReason | None:
+    """Return UNPROVEN if any of the clients has proven nothing; else None."""
+    is_without = any(one.lost is LostReason.UNPROVEN for one in candidates)
+    return LostReason.UNPROVEN if is_without else None

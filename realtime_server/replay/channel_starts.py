@@ -85,7 +85,7 @@ class ChannelStarts:
         self._liveness_checks = LivenessChecks(
             memberships.others, _charge, self._ask, self._decide, on_failure=self._fail
         )
-        memberships.shared_sessions.on_found = self._on_shared
+        memberships.shared_sessions.on_first = self._on_shared
         memberships.on_lacking = self._on_lacking
         # The callbacks of channels of which it is not decided yet where they begin.
         self._starting: dict[Membership, OnStart] = {}
@@ -230,7 +230,7 @@ class ChannelStarts:
 
         visit.proof.ask(on_answer)
 
-    def _on_shared(self, digest: bytes) -> None:
+    def _on_shared(self) -> None:
         self.shared_sessions += 1
         logger.warning(
             "several clients have the same session, so each may get what another has missed; give "

@@ -34,7 +34,7 @@ from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
 from typing import Final
 
-from .absences import Absence, Absences, LostReason
+from .absences import Absence, Absences, LostReason, reason_without_proof
 from .identity import Key
 from .membership import Choice, Membership
 from .places import Place
@@ -100,8 +100,10 @@ class Memberships:
 
     def enter(self, member: Membership) -> None:
         """Add the membership of a new channel; :meth:`choose` says where it goes on."""
-        if member.key.is_exact and self._is_outnumbered(member):
+        if member.key.is_exact and self._is_seen_elsewhere(member):
             self.shared_sessions.find(member.key)
+        elif member.key.is_exact and self._is_outnumbered(member):
+            self.shared_sessions.suspect(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
 
     def is_crowded(self, key: Key) -> bool:
@@ -240,7 +242,7 @@ class Memberships:
     def _chosen(self, member: Membership, silent: list[Membership]) -> Choice:
         absent = self._fitting(member)
         if self._are_several(absent):
-            self.shared_sessions.find(member.key)
+            self.shared_sessions.suspect(member.key)
         # Whoever finds a place above one that was taken before may be the client that had that one.
         taken = self._find_taken(member)
         places: list[Place] = []
@@ -251,10 +253,9 @@ class Memberships:
             choice = self._take_all(member, absent, silent)
         else:
             choice = self._take_one(member, absent, silent)
-        lacking = [one.may_lack for one in absent] + [one.may_lack for one in silent]
-        places += [place for place in lacking if place is not None]
-        if taken is not None:
-            places.append(taken.place)
+        places += [one.may_lack for one in absent if one.may_lack is not None]
+        places += [one.may_lack for one in silent if one.may_lack is not None]
+        places += [taken.place] if taken is not None else []
         if choice.place is not None and choice.lost is None:
             lowest = min(places, default=choice.place)
             member.may_lack = lowest if lowest < choice.place else None
@@ -270,19 +271,26 @@ class Memberships:
         return len(away) > 1 and not all(map(self.absences.has, away))
 
     def _is_outnumbered(self, member: Membership) -> bool:
-        """Return whether another client has the same key: one that has sent more messages, or that
-        was there when this one was connected already."""
+        """Return whether another client with the same key seems to have sent more messages than
+        this one."""
         # A join without a ref counts as a first message.
-        digest, ref, began = member.key.digest, member.ref or 1, member.client.began
+        digest, ref = member.key.digest, member.ref or 1
         return (
-            any(one.ref >= ref or one.seen > began for one in self.absences.of(digest))
+            any(one.ref >= ref for one in self.absences.of(digest))
             or self._taken.is_by_another(digest, ref, member.client)
             or any(
-                one.client.last_ref >= ref or one.client.seen > began
+                one.client.last_ref >= ref
                 for one in self._here.get(digest, ())
                 if one.client is not member.client and not one.is_claimed
             )
         )
+
+    def _is_seen_elsewhere(self, member: Membership) -> bool:
+        """Return whether a client with the same key was there when this one was connected."""
+        digest, client = member.key.digest, member.client
+        seen = [one.seen for one in self.absences.of(digest)]
+        seen += [one.client.seen for one in self._here.get(digest, ()) if one.client is not client]
+        return max(seen, default=0) > client.began
 
     def _taken_from(self, member: Membership, candidates: list[Absence]) -> Choice | None:
         """Return that another client may have gone on from a client's place; None if none has."""
@@ -300,7 +308,7 @@ class Memberships:
         return Choice(taken.place, LostReason.LOST)
 
     def _find_taken(self, member: Membership) -> Taken | None:
-        """Return the places that others have taken, one of which the client may have left."""
+        """Return the taken places of which the client may have left one."""
         return self._taken.find(member.key.digest, member.ref, member.client)
 
     def _tell_lacking(self, digest: bytes) -> None:
@@ -328,7 +336,7 @@ class Memberships:
         seen = min(one.seen for one in candidates)
         self._taken.note(member.key.digest, best.ref, best.place, member.client, seen=seen)
         written = max((one.written for one in candidates if one.written), default=None)
-        lost = _reason_without_proof(candidates) or best.lost
+        lost = reason_without_proof(candidates) or best.lost
         return Choice(best.place, lost, best.repeats, written)
 
     def _take_one(
@@ -344,7 +352,7 @@ class Memberships:
         if not candidates:
             return _NOBODY
         lowest = min(candidates, key=_PLACE)
-        lost = _reason_without_proof(candidates) or lowest.lost
+        lost = reason_without_proof(candidates) or lowest.lost
         takeable = [one for one in candidates if not one.is_shared]
         if not takeable or not (member.ref or len(candidates) == 1):
             return Choice(lowest.place, lost, max(one.repeats for one in candidates))
@@ -390,9 +398,3 @@ class Memberships:
     def _place(self, member: Membership) -> Place:
         place = self._place_of(member)
         return place if member.lowered_to is None else min(place, member.lowered_to)
-
-
-def _reason_without_proof(candidates: list[Absence]) -> LostReason | None:
-    """Return UNPROVEN if any of the clients has proven nothing; else None."""
-    is_without = any(one.lost is LostReason.UNPROVEN for one in candidates)
-    return LostReason.UNPROVEN if is_without else None

@@ -20,19 +20,27 @@ class SharedSessions:
     """Knows whether a key stands for one client only."""
 
     def __init__(self) -> None:
-        self._digests: dict[bytes, None] = {}
+        # By the digest of a session's key: whether it is certain that several clients have it.
+        self._certain: dict[bytes, bool] = {}
+        self.on_first: Callable[[], None] = lambda: None
+        """Called when this process takes a session to be that of several clients."""
         self.on_add: Callable[[bytes], None] = lambda digest: None
-        """Called with the digest of each key that is added."""
-        self.on_found: Callable[[bytes], None] = lambda digest: None
-        """Called with the digest of each key of which this process has found it first."""
+        """Called with the digest of each key that certainly is that of several clients."""
         self.on_tell: Callable[[bytes], None] = lambda digest: None
-        """The same, for the other processes of the database."""
+        """The same, if no other process has told this one of it."""
+
+    def suspect(self, key: Key) -> None:
+        """Note that several clients seem to have a key, which makes no difference unless it is that
+        of a session. One client may seem to be two when it comes and goes fast."""
+        if self.is_exact(key):
+            self._note(key.digest, is_certain=False)
+            self.on_first()
 
     def find(self, key: Key) -> None:
-        """Note that several clients have a key. It makes no difference unless the key is one of a
+        """Note that several clients have a key, which makes no difference unless it is that of a
         session."""
-        if self.is_exact(key):
-            self.on_found(key.digest)
+        if key.is_exact and not self._certain.get(key.digest):
+            self.suspect(key)
             self.on_tell(key.digest)
             self.add(key.digest)
 
@@ -42,13 +50,15 @@ class SharedSessions:
         Args:
             digest: the digest of its key.
         """
-        if digest in self._digests:
-            return
-        self._digests[digest] = None
-        if len(self._digests) > _MOST:
-            del self._digests[next(iter(self._digests))]
-        self.on_add(digest)
+        if not self._certain.get(digest):
+            self._note(digest, is_certain=True)
+            self.on_add(digest)
 
     def is_exact(self, key: Key) -> bool:
         """Return whether only one client has a key, as far as is known."""
-        return key.is_exact and key.digest not in self._digests
+        return key.is_exact and key.digest not in self._certain
+
+    def _note(self, digest: bytes, *, is_certain: bool) -> None:
+        self._certain[digest] = is_certain
+        if len(self._certain) > _MOST:
+            del self._certain[next(iter(self._certain))]

@@ -186,16 +186,31 @@ def test_who_answers_is_no_candidate() -> None:
 
 def test_a_session_that_several_clients_have_is_treated_like_claims() -> None:
     world = World()
-    found: list[bytes] = []
+    found: list[None] = []
     shared = world.memberships.shared_sessions
-    shared.on_found = found.append
+    shared.on_first = lambda: found.append(None)
     for key in (SESSION, SESSION, CLAIMS):
         shared.find(key)
-    assert found == [SESSION.digest]
+    assert found == [None]
     for ref, at in ((2, 5), (4, 9)):
         world.leave_behind(SESSION, ref, at)
     assert place(world.join(SESSION, 5)[1]) == 5
     assert len(world.memberships.absences) == 1
+
+
+def test_other_servers_are_told_of_no_session_that_only_seems_to_be_shared() -> None:
+    world = World()
+    told: list[bytes] = []
+    shared = world.memberships.shared_sessions
+    shared.on_tell = told.append
+    world.leave_behind(SESSION, 5, 7)
+    # Some clients send an empty ref now and then.
+    world.join(SESSION, None)
+    assert not shared.is_exact(SESSION)
+    assert told == []
+    shared.find(SESSION)
+    shared.find(SESSION)
+    assert told == [SESSION.digest]
 
 
 def test_a_join_below_the_refs_of_others_shows_that_a_session_is_shared() -> None:
