@@ -25,6 +25,7 @@ from realtime_server.net.listener import Listener, bind
 from realtime_server.net.outbox import SocketOutbox
 from realtime_server.net.services import Services
 from realtime_server.phoenix.serializers import Serializer
+from realtime_server.replay.connection_proof import ConnectionProof
 from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.places import Place
 from realtime_server.replay.proofs import Proofs
@@ -154,8 +155,13 @@ class ProofServer:
             websocket: ServerConnection, request: ConnectRequest, serializer: Serializer
         ) -> None:
             self.connections[client] = websocket
-            await Connection(websocket, request, serializer, self._services, peer=client).run()
-            self._note_end(client, websocket)
+            connection = Connection(websocket, request, serializer, self._services, peer=client)
+            assert isinstance(websocket, BoundedConnection)
+            # It lets go of it when it ends.
+            proof = websocket.proof
+            assert proof is not None
+            await connection.run()
+            self._note_end(client, websocket, proof)
 
         listener = Listener(
             sock,
@@ -193,12 +199,10 @@ class ProofServer:
             await asyncio.sleep(self.proofs.tick_interval)
             self.proofs.tick()
 
-    def _note_end(self, client: str, websocket: ServerConnection) -> None:
+    def _note_end(self, client: str, websocket: BoundedConnection, proof: ConnectionProof) -> None:
         if websocket not in self.hub.begins:
             return
-        assert isinstance(websocket, BoundedConnection)
-        proof, proofs, protocol = websocket.proof, self.proofs, websocket.protocol
-        assert proof is not None
+        proofs, protocol = self.proofs, websocket.protocol
         place = self.hub.ends.pop(websocket)
         if proof.written > proof.proven:
             place = min(place, proofs.place_at(proof.proven))
