@@ -292,7 +292,7 @@ class _Splitter:
 
 
 def _look(file: BinaryIO) -> tuple[BinaryIO, bytes]:
-    """Return a file's first bytes, and a file that still has them."""
+    """Return a file's first bytes, and a file that can still be read from its beginning."""
     head = file.read(16)
     return io.BufferedReader(_Chained(head, file)), head  # type: ignore[type-var]
 

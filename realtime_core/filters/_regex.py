@@ -1,10 +1,10 @@
 r"""Regular expressions: RE2's syntax, with PostgreSQL's meaning or an error.
 
 PostgreSQL's engine and Python's try again what did not fit, so a pattern can take for ever; RE2
-reads a text once. RE2 is given a pattern as it stands, except for the sake of what PostgreSQL's
-``~`` says of the same one: the classes ``\w``, ``\s`` and ``[[:alpha:]]`` mean all of Unicode,
-where RE2's own are ASCII's; and what both of them take but understand differently, such as ``\b``,
-is refused. ``docs/project/regular-expressions.md`` has the reasons.
+reads a text once. RE2 is given a pattern as it stands, with two exceptions, so that it means what
+PostgreSQL's ``~`` makes of it: the classes ``\w``, ``\s`` and ``[[:alpha:]]`` mean all of Unicode,
+where RE2's own are ASCII's; and what both accept but understand differently, such as ``\b``, is
+refused. ``docs/project/regular-expressions.md`` has the reasons.
 
 Source: "POSIX Regular Expressions" in the PostgreSQL documentation; "Syntax" in RE2's.
 """

@@ -72,7 +72,7 @@ class DataType:
     ignores_case: bool = False
     """Whether LIKE and regular expressions ignore case, as the keys of such a type do."""
     boolean: bool = False
-    """Whether the type is ``boolean``, which ``IS TRUE`` is for."""
+    """Whether the type is ``boolean``: of other types no filter may ask ``IS TRUE``."""
     by_text: bool = False
     """Whether the type is not known here, so that only texts are compared, for equality."""
     rank: TextReader | None = None

@@ -55,7 +55,7 @@ class IdentityLayout(NamedTuple):
 
 
 class Tables:
-    """All tables of which a row has come."""
+    """The tables of which rows have come so far."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], KnownTable] = {}

@@ -18,7 +18,7 @@ class LeaderStats:
     append_seconds: float = 0.0
     """Seconds that this took, from sending each to the answer."""
     fenced: int = 0
-    """Envelopes that the log has refused, because another server had appended."""
+    """Envelopes that the log has refused, because another server had appended to it meanwhile."""
     held_back_seconds: float = 0.0
     """Seconds in which nothing was read, because a server was too far behind in the log."""
 

@@ -116,7 +116,7 @@ class IdentityKind(enum.Enum):
 
 
 class ClusterRole(enum.Enum):
-    """What a server does of what several servers share."""
+    """Which part a server takes among several that share one log of changes."""
 
     ALL = "all"
     """It serves clients, and reads the database for all servers when it is its turn."""

@@ -33,7 +33,8 @@ from .turns import SLICE, Steps
 __all__ = ["Dispatch", "Members", "Ordinals", "Outbox", "OutputRate", "Subscriber"]
 
 _MAX_BYTES: Final = 64 * 1024
-"""Bytes of messages after which they are written, about: what the kernel takes at once."""
+"""About how many bytes of messages are gathered before they are written: what the kernel takes at
+once."""
 _CHECK_BYTES: Final = _MAX_BYTES // 4
 """Bytes of a write from which on the outboxes are checked for being behind."""
 _UNTIMED_BYTES: Final = 32 * 1024

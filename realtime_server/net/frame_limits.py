@@ -196,7 +196,7 @@ class BoundedConnection(ServerConnection):
         self._takes_pongs = self._is_between_frames()
 
     def _is_between_frames(self) -> bool:
-        """Return whether an open connection has got whole frames only, and waits for no pong."""
+        """Return whether an open connection waits for the beginning of a frame, and for no pong."""
         protocol = self.protocol
         if protocol.state is not State.OPEN or protocol.reader.buffer or self.pending_pings:
             return False

@@ -44,12 +44,12 @@ class JoinLimits:
         self._bucket = TokenBucket(config.max_joins_per_second, clock())
 
     def check(self, topic: str, payload: Any, *, channels: int) -> None:
-        """Count a join, a long one as several.
+        """Count a join against the limits of the connection. A long one counts as several.
 
         Args:
-            topic: to join.
-            payload: of the join.
-            channels: that the connection has already.
+            topic: the topic that the client asks to join.
+            payload: the payload of its ``phx_join``.
+            channels: how many channels the connection has already.
 
         Raises:
             LimitError: if the join exceeds a limit.

@@ -1,7 +1,7 @@
 """SocketOutbox: where a client's frames go, bounded in bytes and in time.
 
 The bound is on the transport's own buffer: there is no queue and no task. Frames are written as
-they are published, past websockets' connection, which would serialise each message anew for each
+they are published, without websockets' connection, which would serialise each message anew for each
 client, and ask the socket to take each message by itself. So this module knows how websockets'
 connection is made. Messages go through its ``send()`` where this module does not know it (see
 :func:`_delivery_of`), and while a fragmented message is being sent, into which no other message may
@@ -369,7 +369,7 @@ def cut_off(transport: asyncio.Transport, counters: OutboxCounters, peer: str, r
 
 
 def _descriptor(transport: asyncio.Transport) -> int:
-    """Return a file descriptor that may be written to past the transport, -1 if there is none."""
+    """Return the socket's descriptor if it may be written to without the transport, else -1."""
     sock = transport.get_extra_info("socket")
     is_plain = transport.get_extra_info("sslcontext") is None
     return sock.fileno() if sock is not None and is_plain and os.name == "posix" else -1

@@ -184,9 +184,10 @@ class Journal:
             key: 16 bytes that say who it is for, and what it asks for.
             ref: the client's last ref; None if it sends none.
             place: it needs nothing before this.
-            since: for a channel that is away: when it went away, in seconds since 1970; or for one
-                whose place counts all the same, as it is being brought up to now: now.
-            is_open: whether it is such a one.
+            since: when the client went away, in seconds since 1970; of a channel that is catching
+                up, which has a place of its own as well, the present time; None: the channel is
+                joined and live.
+            is_open: whether the channel is joined although ``since`` is given: it is catching up.
         """
         self._forget(number)
         if len(self._own.channels) >= self._most:

@@ -44,10 +44,11 @@ from .taken_places import Taken, TakenPlaces
 __all__ = ["MOST_REPEATS", "Memberships"]
 
 MOST_REPEATS: Final = 100
-"""The sum from which on the same changes are not replayed any more to a client that proves none of
-them. A replay counts as 1 if the client answers pings: perhaps it closes its connections itself."""
+"""How often the same changes are replayed to a client that proves to have received none of them. If
+the client answers no pings at all, a replay counts as several; otherwise it may just close its
+connections itself."""
 _UNANSWERED: Final = 10
-"""What a replay counts as if the client answers no pings."""
+"""As how many a replay counts if the client answers no pings."""
 MOST_HERE: Final = 250
 """Open channels that may have one key, if the key of a further one is to count. Each join asks the
 clients of all of them whether they are still there."""

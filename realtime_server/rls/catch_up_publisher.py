@@ -188,7 +188,7 @@ class CatchUpPublisher:
         """Check the changes of a step for some viewers; wait while the database is away.
 
         Returns:
-            The result; None if the database refuses, for whichever of the viewers that is.
+            The result; None if the database refuses, which may be because of any of the viewers.
 
         Raises:
             CannotPublishError: if the database has been away for too long.

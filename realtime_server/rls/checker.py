@@ -219,7 +219,7 @@ class Checker:
         roles: Collection[str],
         xids: Collection[int],
     ) -> dict[TableName, Table]:
-        """Return tables as they are once the transactions are over in the snapshot."""
+        """Read the present state of tables, when everybody sees what the transactions did."""
         names = {(relation.schema, relation.table) for relation in relations}
         async with catalog.one() as connection:
             while True:

@@ -143,7 +143,9 @@ class Endpoint:
         self._before_gap = len(self._waiting)
 
     async def flush(self) -> None:
-        """Give up the requests that :meth:`put` has dropped. With ``hold`` there are none."""
+        """Give up the requests for which :meth:`put` had no room: they go into the dead letters.
+
+        With ``WEBHOOK_WHEN_FULL=hold`` there are none."""
         if self._dropped:
             async with self._giving_up:
                 await self._give_up_dropped()

@@ -26,9 +26,9 @@ __all__ = ["Pace", "Processes"]
 logger = logging.getLogger("realtime.server")
 
 _AT_ONCE: Final = 3
-"""How many times a worker is started again at once."""
+"""How many times within ``_WITHIN`` a worker that has ended is started again without a pause."""
 _WITHIN: Final = 10.0
-"""Seconds within which it is not started again more often than that."""
+"""Seconds within which the starts of ``_AT_ONCE`` are counted."""
 _RETRY: Final = 1.0
 """Seconds until a process is tried again, at least, that the system could not start."""
 _ANSWER: Final = 2.0

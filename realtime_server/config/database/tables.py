@@ -121,8 +121,8 @@ class Table:
     has_row_filter: bool
     """Whether a publication has a row filter for the table that the stream does not apply."""
     selectable: Mapping[str, frozenset[str]]
-    """The names of the columns that a role may SELECT, by role. It has those of the requested roles
-    that exist."""
+    """The names of the columns that a role may SELECT, by role. Requested roles that
+    do not exist are left out."""
     bypassing: frozenset[str]
     """The requested roles to which row level security does not apply."""
     types: Mapping[int, CustomType]

@@ -38,9 +38,9 @@ _LIMIT_OF_NEW: Final = 0.01
 _TIMES: Final = 4
 """How many times the expected time the viewers may take, besides the base."""
 _AROUND: Final = 25
-"""A viewer's own cost without its rows, as a number of lookups: 0.1 ms."""
+"""What a viewer costs besides its rows, as the number of lookups that take as long: 0.1 ms."""
 _PLANNING: Final = 275
-"""A viewer's own cost, as a number of lookups, where its plans are made anew."""
+"""The same where the viewer's plans are made anew."""
 _FIRST_RATE: Final = 10e-6
 """Seconds that a lookup is expected to take before a table's policies were ever run."""
 _LARGEST_RATE: Final = 100e-6
