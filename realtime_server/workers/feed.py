@@ -31,6 +31,9 @@ from .in_flight import Behind
 __all__ = ["LinkFeed"]
 
 _READ_BYTES: Final = 256 * 1024
+_TOGETHER: Final = 0.05
+"""Seconds in which what was handed out is told at once. Being told wakes the supervisor, which
+costs more than to send a small envelope; and 8 MiB take longer to be handed out."""
 
 
 class LinkFeed:
@@ -52,6 +55,9 @@ class LinkFeed:
         # What the supervisor said last of its source.
         self._source = SourceStats()
         self._reading: asyncio.Task[None] | None = None
+        # What was handed out and the supervisor was not told of, and when it will be.
+        self._handed_out: int | None = None
+        self._telling: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         self._writer.write(encode_frame(ReadyFrame()))
@@ -67,6 +73,9 @@ class LinkFeed:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        if self._telling is not None:
+            self._telling.cancel()
+        self._tell()
         self._writer.close()
 
     async def attached(self) -> None:
@@ -98,11 +107,21 @@ class LinkFeed:
         return await self._queue.next_batch()
 
     def ack(self, upto: Event | Position) -> None:
-        """Tell the supervisor that everything up to ``upto`` was handed to every outbox.
+        """Tell the supervisor soon that everything up to ``upto`` was handed to every outbox.
 
         A Begin or a Gap acknowledges nothing.
         """
         done = self._queue.acknowledged(upto)
+        if done is None:
+            return
+        self._handed_out = done
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(_TOGETHER, self._tell)
+
+    def _tell(self) -> None:
+        done, self._handed_out = self._handed_out, None
+        self._telling = None
         if done is not None:
             self._writer.write(encode_frame(HandedOutFrame(done)))
 

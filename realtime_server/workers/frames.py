@@ -26,6 +26,7 @@ __all__ = [
     "EnumOrders",
     "EnumsFrame",
     "EnvelopeFrame",
+    "Frame",
     "FrameBuffer",
     "HandedOutFrame",
     "ReadyFrame",

@@ -34,9 +34,18 @@ from realtime_core.pgoutput import (
     RelationColumn,
     RelationMessage,
 )
-from realtime_server.cluster.envelope import EnvelopeError
+from realtime_server.cluster.envelope import NOWHERE, EnvelopeError
+from realtime_server.cluster.packer import Packer
 from realtime_server.workers.feed import LinkFeed
-from realtime_server.workers.frames import AttachedFrame, EnvelopeFrame, encode_frame
+from realtime_server.workers.frames import (
+    AttachedFrame,
+    EnvelopeFrame,
+    Frame,
+    FrameBuffer,
+    HandedOutFrame,
+    ReadyFrame,
+    encode_frame,
+)
 from realtime_server.workers.in_flight import Behind, InFlight
 from realtime_server.workers.links import Links
 from tests.pgoutput_encoder import encode
@@ -282,6 +291,32 @@ async def test_new_labels_of_enums_come_with_tables_that_are_described_anew() ->
             [e.relation for e in events if isinstance(e, Insert)] for events in (before, after)
         )
         assert old is not new
+
+
+async def test_what_is_handed_out_within_a_moment_is_told_at_once() -> None:
+    told: list[Frame] = []
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+        feed.note(SourceStats(stream=STREAM))
+        packer = Packer(NOWHERE, STREAM)
+        writer.write(encode_frame(AttachedFrame(Behind(0, -1, 0))))
+        for number in range(1, 21):
+            (packed,) = packer.feed(Idle(Position(LSN(number), 0, STREAM)))
+            writer.write(encode_frame(EnvelopeFrame(number, packed.data)))
+        events = await soon(anext(feed.batches()))
+        while len(events) < 20:
+            events += await soon(anext(feed.batches()))
+        for event in events[:19]:
+            feed.ack(event)
+        buffer = FrameBuffer()
+        while HandedOutFrame(19) not in told:
+            told += buffer.feed(await soon(reader.read(100)))
+        # What is not told yet is told when the link is closed.
+        feed.ack(events[19])
+    told += buffer.feed(await soon(reader.read()))
+    writer.close()
+    assert told == [ReadyFrame(), HandedOutFrame(19), HandedOutFrame(20)]
 
 
 async def test_gaps_come_through() -> None:
