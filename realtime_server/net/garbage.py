@@ -9,8 +9,8 @@ Therefore what has survived a full collection is left out of the later ones (:fu
 which look only at what has come since. When that becomes garbage later, it is freed as ever where
 nothing refers to it, but not where it refers to itself. A connection that ends leaves some such
 objects. So from time to time a collection looks at everything again: when most of those connections
-have ended, so that little is left to look at, or very many have, or after an hour; and not while
-more and more connections are opened, when there is enough to do.
+have ended, so that little is left to look at, and nothing happens; or when very many have ended, or
+after an hour.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _MANY: Final = 20_000
 1.5 KB at most."""
 _LONG: Final = 3600.0
 """Seconds after which everything is looked at, as others than connections may leave something."""
+_STORM: Final = 100
+"""Connections that come or go between two ticks with which a server has enough to do."""
 _INTERVAL: Final = 1.0
 """Seconds between two looks whether it is time."""
 
@@ -66,8 +68,8 @@ class Garbage:
         # When everything was looked at last, and how many connections had ended then.
         self._looked_at = clock()
         self._ended_before = 0
-        # How many were open at the last tick.
-        self._open_before = 0
+        # How many had come and gone by the last tick.
+        self._moves_before = 0
 
     async def run(self) -> None:
         """Look at everything that is there, and again whenever it is time; never return."""
@@ -88,16 +90,19 @@ class Garbage:
         """Look at everything if it is time. Call this every second or so."""
         if self.is_time():
             self.look_at_all()
-        self._open_before = self._connections.open_connections
+        self._moves_before = self._moves()
 
     def is_time(self) -> bool:
         """Return whether enough may have been left over for a look at everything."""
-        opened = self._connections.open_connections
-        if opened > self._open_before:
-            return False
         ended = self._connections.ended_connections - self._ended_before
-        most_have_ended = ended >= max(_FEW, 2 * opened)
-        return most_have_ended or ended >= _MANY or self._clock() - self._looked_at >= _LONG
+        if ended >= _MANY or self._clock() - self._looked_at >= _LONG:
+            return True
+        is_calm = self._moves() - self._moves_before < _STORM
+        return is_calm and ended >= max(_FEW, 2 * self._connections.open_connections)
+
+    def _moves(self) -> int:
+        """Return how many connections have come, and how many have gone, together."""
+        return self._connections.open_connections + 2 * self._connections.ended_connections
 
     def look_at_all(self) -> None:
         """Collect the garbage among all objects."""

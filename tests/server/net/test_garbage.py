@@ -98,44 +98,59 @@ async def test_what_becomes_garbage_later_is_collected_with_a_look_at_all() -> N
         assert not is_looked_at(other)
 
 
+@pytest.mark.parametrize(("ended", "seconds"), [(19_999, 3599.0), (20_000, 0.0), (0, 3600.0)])
+async def test_it_is_time_for_that_after_long_or_when_very_many_have_ended(
+    ended: int, seconds: float
+) -> None:
+    world = World(50_000, 100)
+    garbage = Garbage(world, world.clock)
+    garbage.look_at_all()
+    world.ended_connections += ended
+    world.now += seconds
+    assert garbage.is_time() is (ended == 20_000 or seconds == 3600.0)
+    garbage.tick()
+    assert not garbage.is_time()
+
+
 @pytest.mark.parametrize(
-    ("opened", "ended", "seconds", "is_time"),
-    [
-        (0, 999, 0.0, False),
-        (0, 1000, 0.0, True),
-        (3000, 1000, 0.0, False),
-        (3000, 5999, 0.0, False),
-        (3000, 6000, 0.0, True),
-        (50_000, 19_999, 0.0, False),
-        (50_000, 20_000, 0.0, True),
-        (50_000, 0, 3599.0, False),
-        (50_000, 0, 3600.0, True),
-    ],
+    ("opened", "ended", "is_time"),
+    [(0, 999, False), (0, 1000, True), (3000, 5999, False), (3000, 6000, True)],
 )
-async def test_it_is_time_for_that_when_enough_may_be_left_over(
-    opened: int, ended: int, seconds: float, is_time: bool
+async def test_it_is_time_for_that_when_most_have_ended_a_while_ago(
+    opened: int, ended: int, is_time: bool
 ) -> None:
     world = World(opened, 100)
     garbage = Garbage(world, world.clock)
     garbage.look_at_all()
-    garbage.tick()
-    assert not garbage.is_time()
     world.ended_connections += ended
-    world.now += seconds
+    assert not garbage.is_time()
+    garbage.tick()
     assert garbage.is_time() is is_time
     garbage.tick()
     assert not garbage.is_time()
 
 
-async def test_it_waits_until_no_more_are_opened() -> None:
-    world = World()
+async def test_it_waits_while_the_clients_that_were_lost_come_back() -> None:
+    world = World(3000)
     garbage = Garbage(world, world.clock)
     garbage.tick()
-    world.ended_connections = 3000
-    for opened in (10, 500, 1000):
+    world.ended_connections, world.open_connections = 3000, 0
+    for opened in (0, 100, 500, 1000):
         world.open_connections = opened
         assert not garbage.is_time()
         garbage.tick()
+    world.open_connections = 1099
+    assert garbage.is_time()
+
+
+async def test_it_does_not_wait_for_ever_while_clients_come_and_go() -> None:
+    world = World()
+    garbage = Garbage(world, world.clock)
+    for ended in range(0, 20_000, 500):
+        world.ended_connections = ended
+        assert not garbage.is_time()
+        garbage.tick()
+    world.ended_connections = 20_000
     assert garbage.is_time()
 
 
