@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
@@ -43,6 +44,9 @@ __all__ = ["Webhooks", "make_webhooks", "open_dead_letters"]
 logger = logging.getLogger("realtime.webhooks")
 
 _MEGABYTE: Final = 1_000_000
+_LOOK_UPS: Final = 16
+"""How many look-ups of one endpoint's name may be under way. A resolver that gives no answer keeps
+each for longer than an attempt lasts."""
 _PATIENCE: Final = 1.0
 """Seconds that the reading of changes may take to end, once it is cancelled."""
 
@@ -149,6 +153,10 @@ class Webhooks:
 
     async def __aenter__(self) -> Self:
         """Start to read changes, in the background."""
+        # asyncio's own threads are few: two names without an answer would keep all of them, and the
+        # requests to other endpoints would fail, too.
+        threads = ThreadPoolExecutor(_LOOK_UPS * len(self._feeds), "look-up")
+        asyncio.get_running_loop().set_default_executor(threads)
         await self._source.__aenter__()
         self._reading = asyncio.create_task(self._read())
         self._delivering = [asyncio.create_task(feed.endpoint.run()) for feed in self._feeds]
