@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,26 +22,29 @@ from tests.server_helpers import open_config
 from tests.waiting import eventually
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have a resolver that gives no answer about names in `silent.example`."""
     look_up = socket.getaddrinfo
     is_over = threading.Event()
 
-    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
-        if str(host).endswith("silent.example"):
+    def getaddrinfo(host: str | bytes | None, *arguments: Any, **options: Any) -> Any:
+        if "silent.example" in str(host):  # bytes, from anyio
             is_over.wait()
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return look_up(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    yield
-    is_over.set()
+    try:
+        yield
+    finally:
+        # The loop waits for its threads when it is closed.
+        is_over.set()
 
 
 @pytest.mark.slow
 async def test_names_without_an_answer_do_not_make_requests_to_others_fail(
-    silent_resolver: None, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with Receiver(Reply(headers={"connection": "close"})) as receiver:
         # As many as asyncio has threads.
@@ -56,14 +60,15 @@ async def test_names_without_an_answer_do_not_make_requests_to_others_fail(
         )
         source = MemorySource(slot="hooks", boundaries=True, on_gap="continue")
         table = source.database.table("item", {"id": "int8"}, key="id")
-        async with Webhooks(config, source, {}, others=source.stats) as webhooks:
-            table.insert(id=1)
+        with silent_resolver(monkeypatch):
+            async with Webhooks(config, source, {}, others=source.stats) as webhooks:
+                table.insert(id=1)
 
-            def stats() -> tuple[EndpointStats, ...]:
-                return webhooks.stats().endpoints
+                def stats() -> tuple[EndpointStats, ...]:
+                    return webhooks.stats().endpoints
 
-            # The others have begun first.
-            await eventually(lambda: sum(each.retries for each in stats()) >= count)
-            table.insert(id=2)
-            await receiver.takes(2)
-            assert [each.records() for each in receiver.taken] == [["1"], ["2"]]
+                # The others have begun first.
+                await eventually(lambda: sum(each.retries for each in stats()) >= count)
+                table.insert(id=2)
+                await receiver.takes(2)
+                assert [each.records() for each in receiver.taken] == [["1"], ["2"]]
