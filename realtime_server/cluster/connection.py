@@ -1,33 +1,29 @@
 """NatsConnection: a connection to NATS that ends when it breaks.
 
 It never connects again by itself: whoever uses it has to look anew at what the log has before it
-goes on, and nothing may wait in a buffer that is sent to another server later. This module alone
-knows the client library; it is imported only where NATS_URL is set.
+goes on, and nothing may wait in a buffer that is sent to another server later. This module and
+:mod:`.login` alone know the client library; they are imported only where NATS_URL is set.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import ssl
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, Final, Protocol, Self
 
-import attrs
-import nats
 import nats.errors
 from nats.aio.client import Client
 
+from ..config import ClusterSettings
 from .errors import LogError, NoResponderError
+from .login import connect
 
-__all__ = ["Login", "Message", "NatsConnection", "Subscription"]
+__all__ = ["Message", "NatsConnection", "Subscription"]
 
 logger = logging.getLogger("realtime.cluster")
 
-_CONNECT: Final = 2
-"""Seconds that one server may take to accept a connection."""
 _PING: Final = 2
 """Seconds between two pings; the second one without an answer ends the connection."""
 _ANSWER: Final = 3.0
@@ -47,21 +43,6 @@ class Message(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str] | None: ...
-
-
-@attrs.frozen(kw_only=True)
-class Login:
-    """Where NATS is, and as whom to log in there."""
-
-    urls: tuple[str, ...]
-    """The servers' addresses. One that answers is enough."""
-    user: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    credentials: str | None = None
-    """Path of a file with a JWT and a seed."""
-    nkey_seed: str | None = attrs.field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
-    """What certificates are checked with; None for plain connections."""
 
 
 class NatsConnection:
@@ -86,49 +67,40 @@ class NatsConnection:
         self._watching = asyncio.create_task(self._watch())
 
     @classmethod
-    async def open(cls, login: Login, *, name: str) -> Self:
+    async def open(cls, config: ClusterSettings, *, name: str) -> Self:
         """Connect to one of the servers.
 
         Args:
-            login: where, and as whom.
+            config: where, and as whom.
             name: what the servers' monitoring calls the connection.
 
         Raises:
             LogError: if none accepts the connection.
         """
-        problem: Exception | None = None
-        for url in random.sample(login.urls, len(login.urls)):
-            closed = asyncio.Event()
-            problems: list[Exception] = []
+        closed = asyncio.Event()
+        problems: list[Exception] = []
 
-            async def note(exc: Exception, into: list[Exception] = problems) -> None:
-                into[:] = [exc]
+        async def note(exc: Exception) -> None:
+            problems[:] = [exc]
 
-            async def end(closed: asyncio.Event = closed) -> None:
-                closed.set()
+        async def end() -> None:
+            closed.set()
 
-            client = Client()
-            try:
-                async with asyncio.timeout(2 * _CONNECT):
-                    await client.connect(
-                        [url],
-                        name=name,
-                        allow_reconnect=False,
-                        connect_timeout=_CONNECT,
-                        ping_interval=_PING,
-                        max_outstanding_pings=2,
-                        error_cb=note,
-                        closed_cb=end,
-                        **_options(login),
-                    )
-                connection = cls(client, closed, problems)
-                await connection._listen()
-            except (OSError, ValueError, TimeoutError, nats.errors.Error) as exc:
-                problem = exc
-                await _close(client)
-            else:
-                return connection
-        raise LogError(f"NATS cannot be reached at {', '.join(login.urls)}: {_told(problem)}")
+        client = await connect(
+            config,
+            name=name,
+            error_cb=note,
+            closed_cb=end,
+            ping_interval=_PING,
+            max_outstanding_pings=2,
+        )
+        connection = cls(client, closed, problems)
+        try:
+            await connection._listen()
+        except BaseException:
+            await connection.aclose()
+            raise
+        return connection
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,17 +259,6 @@ class Subscription:
             await self._end()
         except (OSError, nats.errors.Error) as exc:
             logger.debug("a subscription ended with its connection: %s", exc)
-
-
-def _options(login: Login) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "user": login.user,
-        "password": login.password,
-        "user_credentials": login.credentials,
-        "nkeys_seed_str": login.nkey_seed,
-        "tls": login.tls,
-    }
-    return {name: value for name, value in options.items() if value is not None}
 
 
 async def _close(client: Client) -> None:

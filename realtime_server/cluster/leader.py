@@ -86,13 +86,18 @@ class Leader:
         self._clock = clock
         # The source while this leads.
         self._source: RawPgoutputSource | None = None
+        self._term: Term | None = None
         # Whether the log's places are of another database cluster.
         self._is_other_cluster = False
 
     def source_stats(self) -> SourceStats | None:
         """Return what the source counts; None while this does not lead."""
-        stats = None if self._source is None else self._source.stats()
-        return stats if stats is not None and stats.connected else None
+        if self._source is None or self._term is None:
+            return None
+        stats = self._source.stats()
+        if not stats.connected:
+            return None
+        return attrs.evolve(stats, lag_bytes=self._term.lag(stats))
 
     async def run(self) -> None:
         """Lead whenever it is possible; never return."""
@@ -115,7 +120,7 @@ class Leader:
                     logger.warning("this server cannot lead: %s", exc)
                     told = str(exc)
             finally:
-                self._source = None
+                self._source = self._term = None
             if self.stats.terms > terms:
                 pause, told = _PAUSES[0], ""
             await asyncio.sleep(pause)
@@ -134,7 +139,6 @@ class Leader:
             stream = source.stats().stream
             assert stream is not None
             self._nodes.begin_term()
-            self._source = source
             self.stats.terms += 1
             packer, first = self._continue(begin.tail, source.stats(), stream, log)
             logger.info("leading, behind message %d of the log", begin.sequence)
@@ -150,6 +154,7 @@ class Leader:
                 clock=self._clock,
             )
             term.put(first)
+            self._source, self._term = source, term
             await term.run()
 
     async def _start(self, log: Log, begin: _Begin) -> Position | None:

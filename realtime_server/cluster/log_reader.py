@@ -236,6 +236,8 @@ class LogReader:
         assert connection is not None
         if self._arrived:
             return
+        if connection.closed.is_set():
+            raise LogError("the connection to NATS has ended")
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(_SILENCE):

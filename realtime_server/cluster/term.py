@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from realtime_core import Position, RawEvent
+from realtime_core import Position, RawEvent, SourceStats
 
 from .envelope import Envelope, Place
 from .errors import FencedError, LogError, MissingError
@@ -104,11 +104,25 @@ class Term:
         # What is to be appended, and its bytes.
         self._queue: deque[Packed] = deque()
         self._queued = 0
+        self._is_appending = False
         # What was appended and not acknowledged to the slot.
         self._unacknowledged: deque[_Appended] = deque()
         # Set when there may be something to append, and when there may be room again.
         self._something = asyncio.Event()
         self._room = asyncio.Event()
+
+    def lag(self, source: SourceStats) -> int:
+        """Return how many bytes of WAL are not in the log, of what the database has written.
+
+        The slot is further behind, as it keeps for a while what the log has.
+
+        Args:
+            source: what the source counts.
+        """
+        wal_end = source.confirmed_lsn + source.lag_bytes
+        has_all = not self._queue and not self._packer.size and not self._is_appending
+        come = max(source.received_lsn, self._packer.last[1]) if has_all else self._packer.last[1]
+        return max(wal_end - come, 0)
 
     def put(self, envelopes: list[Packed]) -> None:
         """Have envelopes appended behind those that are waiting."""
@@ -174,11 +188,14 @@ class Term:
         self._queued -= len(packed.data)
         if self._queued <= _QUEUE_BYTES:
             self._room.set()
+        self._is_appending = True
         try:
             self._sequence = await self._log.append(packed.data, self._sequence)
         except FencedError:
             stats.fenced += 1
             raise
+        finally:
+            self._is_appending = False
         now = self._clock()
         stats.appends += 1
         stats.append_seconds += now - began
