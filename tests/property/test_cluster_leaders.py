@@ -59,6 +59,8 @@ class World:
         self.holder: Source | None = None
         self.messages: list[tuple[float, bytes]] = []
         self.connections: list[Connection] = []
+        self.starts = 0
+        """How often NATS was started again."""
         self.written = 0
         """How many events the database has so far."""
         self.grown = asyncio.Event()
@@ -81,6 +83,8 @@ class World:
         on_disk = [one for one in self.messages if one[0] <= self.now() - DISK]
         kept = self.random.randint(len(on_disk), len(self.messages))
         del self.messages[kept:]
+        # What was under way to it does not outlive it.
+        self.starts += 1
         self.break_connections()
 
     def end_walsender(self) -> None:
@@ -135,8 +139,8 @@ class FakeLog:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(
             # Some arrive when nobody waits for the answer any more.
-            random.choice((0.001, 0.001, 0.001, 0.01, 0.5, 6.0)),
-            *(self._arrive, data, behind, answer),
+            random.choice((0.001, 0.001, 0.001, 0.01, 0.5, 2.0, 6.0)),
+            *(self._arrive, data, behind, answer, self._world.starts),
         )
         try:
             async with asyncio.timeout(4.0):
@@ -144,7 +148,9 @@ class FakeLog:
         except TimeoutError:
             raise LogError("no answer") from None
 
-    def _arrive(self, data: bytes, behind: int, answer: asyncio.Future[int]) -> None:
+    def _arrive(self, data: bytes, behind: int, answer: asyncio.Future[int], start: int) -> None:
+        if start != self._world.starts:
+            return
         messages, is_lost = self._world.messages, self._world.random.random() < 0.02
         is_next = behind == len(messages)
         if is_next:
@@ -297,9 +303,9 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
     faults: list[Callable[[], None]] = [world.break_connections, world.end_walsender]
     faults += [world.lose_the_end] * losses
     while world.written < len(events):
-        world.write(random.randint(1, 5))
-        await asyncio.sleep(random.choice((0.0, 0.02, 0.5, 3.0)))
-        if random.random() < 0.1:
+        world.write(random.randint(1, 3))
+        await asyncio.sleep(random.choice((0.0, 0.02, 0.5, 1.5)))
+        if random.random() < 0.3:
             random.choice(faults)()
         for reader in readers:
             if random.random() < 0.5:
