@@ -92,10 +92,11 @@ async def test_nothing_is_missed_by_a_server_that_is_killed_time_and_again(
                 await asyncio.to_thread(server.__enter__)
                 try:
                     wanted = len(first.requests) + chance.randrange(1, 200)
-                    await eventually(lambda: len(first.requests) >= wanted)  # noqa: B023
+                    await eventually(lambda: len(first.requests) >= wanted, within=90)  # noqa: B023
                     server.process.send_signal(signal.SIGKILL)
                 finally:
                     await asyncio.to_thread(server.__exit__, None, None, None)
+                    print("".join(server.log))
             rows = load.stop()
         server = ServerProcess(shop.dsn, **settings)
         await asyncio.to_thread(server.__enter__)
