@@ -240,9 +240,23 @@ class Absences:
         if len(self._lost) > _MOST_LOST:
             self.remove(self._lost.first_to_go())
 
-    def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
-        """Lower the place of an absence to that of another client, which may come back to it
-        too."""
+    def lower(
+        self,
+        absence: Absence,
+        place: Place,
+        lost: LostReason | None,
+        *,
+        key: Key | None = None,
+    ) -> None:
+        """Lower the place of an absence to that of another client, which may come back to it too.
+
+        Args:
+            absence: the absence.
+            place: the place.
+            lost: why the changes behind the place are not kept; None if they are.
+            key: the key of the channel that goes on from the place, which says whose room another
+                process's absence takes here; None: the absence is of this process.
+        """
         if place >= absence.place:
             return
         if not self.has(absence):
@@ -255,7 +269,8 @@ class Absences:
                 for one in self._here(absence.key.digest)
             ):
                 return
-            self.add(Absence(absence.key, absence.ref, place, absence.since, lost=lost))
+            whose = key or absence.key
+            self.add(Absence(whose, absence.ref, place, absence.since, lost=lost))
             return
         self.on_change(absence)
         absence.place = place

@@ -375,7 +375,7 @@ class Memberships:
                     open_ones[one].lowered_to = taken.place
                     self.on_change(open_ones[one])
                 else:
-                    self.absences.lower(one, taken.place, taken.lost)
+                    self.absences.lower(one, taken.place, taken.lost, key=member.key)
         return choice
 
     def _claim(self, member: Membership) -> None:

@@ -347,6 +347,24 @@ def test_who_was_lost_is_remembered_however_many_others_are(
     assert world.join(one, 3)[1] == Choice((5, 0), LostReason.WINDOW)
 
 
+def test_an_absence_that_is_taken_in_from_another_process_takes_its_own_clients_room() -> None:
+    world = World(most_away=20)
+    theirs = Absence(Key(b"claims", is_exact=False), 3, (9, 0), 0.0)
+    absences = world.memberships.absences
+    absences.elsewhere = lambda digest: [theirs] if digest == b"claims" else []
+    mine = Key(b"claims", is_exact=False, whose=b"m" * 24)
+    world.leave_behind(mine, 5, 7)
+    # It is nearest, and theirs may be of the client that has left it.
+    assert place(world.join(mine, 6)[1]) == 7
+    [lowered] = [one for one in absences.of(b"claims") if one is not theirs]
+    assert lowered.place == (7, 0)
+    for number in range(19):
+        # As many as take their own room: without a name they would be one client's.
+        world.leave_behind(Key(bytes([number]), is_exact=False, whose=bytes(24)), 5, 7)
+    world.leave_behind(Key(b"another", is_exact=False, whose=bytes(24)), 5, 7)
+    assert lowered.lost is None
+
+
 def test_nobody_is_lost_for_others_of_the_same_key_who_are_not() -> None:
     world = World()
     world.leave_behind(SESSION, 2, 5)
