@@ -34,9 +34,9 @@ _MANY: Final = 20_000
 1.5 KB at most."""
 _LONG: Final = 3600.0
 """Seconds after which everything is looked at, as others than connections may leave something."""
-_STORM: Final = 100
+_STORM: Final = 10
 """Connections that come or go between two ticks with which a server has enough to do."""
-_INTERVAL: Final = 1.0
+_INTERVAL: Final = 5.0
 """Seconds between two looks whether it is time."""
 
 
@@ -87,7 +87,7 @@ class Garbage:
             gc.unfreeze()
 
     def tick(self) -> None:
-        """Look at everything if it is time. Call this every second or so."""
+        """Look at everything if it is time. Call this every few seconds."""
         if self.is_time():
             self.look_at_all()
         self._moves_before = self._moves()
