@@ -44,9 +44,8 @@ from .taken_places import Taken, TakenPlaces
 __all__ = ["MOST_REPEATS", "Memberships"]
 
 MOST_REPEATS: Final = 100
-"""How often the same changes are replayed to a client that proves to have received none of them. If
-the client answers no pings at all, a replay counts as several; otherwise it may just close its
-connections itself."""
+"""How often the same changes are replayed to a client that proves none of them, but answers pings:
+perhaps it closes its connections itself."""
 _UNANSWERED: Final = 10
 """As how many a replay counts if the client answers no pings."""
 MOST_HERE: Final = 250

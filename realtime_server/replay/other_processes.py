@@ -14,12 +14,12 @@ No I/O, and time is passed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Final, TypeAlias
 
 import attrs
 
+from .channel_ages import Age, ChannelAges
 from .empty_stretches import EmptyStretches
 from .places import Place
 from .process import Kind, OtherChannel, Process, kind_of
@@ -33,10 +33,6 @@ _STEP: Final = 200
 """Channels in a step, which take about half a millisecond."""
 _Name: TypeAlias = tuple[bytes, int]
 """The name of a process, and the number of one of its channels."""
-_Age: TypeAlias = tuple[float, bytes, int]
-"""The time at which a channel went away, its process and its number."""
-_SPARE: Final = 1000
-"""Outdated ones that may be kept, besides as many as there are channels."""
 _MOST_TAKEN: Final = 100_000
 """Channels of which it is remembered that they were taken over. Their own process may go on writing
 of them until it has read that."""
@@ -81,10 +77,7 @@ class OtherProcesses:
         # The processes and numbers of the channels of each key: most keys have just one channel.
         self._by_key: dict[bytes, _Name | dict[_Name, None]] = {}
         self._count = 0
-        # A heap; some of it is outdated.
-        self._by_age: list[_Age] = []
-        # What was added while the heap is made anew without what is outdated; None: it is not.
-        self._aged_meanwhile: list[_Age] | None = None
+        self._ages = ChannelAges()
         # The keys of sessions that several clients have.
         self._shared: dict[bytes, None] = {}
         # The channels that were taken over, and the time before which that is forgotten.
@@ -256,10 +249,7 @@ class OtherProcesses:
             self._add_to_key(channel.key, (server, channel.number))
         process.put(channel)
         if channel.since is not None and not channel.is_open:
-            age = (channel.since, server, channel.number)
-            heappush(self._by_age, age)
-            if self._aged_meanwhile is not None:
-                self._aged_meanwhile.append(age)
+            self._ages.add((channel.since, server, channel.number))
 
     def _drop(self, server: bytes, number: int) -> None:
         channel = self._channel(server, number)
@@ -332,12 +322,11 @@ class OtherProcesses:
             channel.is_open,
         )
 
-    def _aged(self, age: _Age) -> Joined | None:
-        """Return the channel that went away at a time; None if it has not been away since then."""
+    def _is_away(self, age: Age) -> bool:
+        """Return whether a channel is there whose client went away then, and is still away."""
         since, server, number = age
         channel = self._channel(server, number)
-        is_away = channel is not None and channel.since == since and not channel.is_open
-        return channel if is_away else None
+        return channel is not None and channel.since == since and not channel.is_open
 
     def lowest(self) -> Place | None:
         """Return a place up to which the others' channels have everything, which may be lower than
@@ -362,18 +351,14 @@ class OtherProcesses:
         self._forgotten = before
         for process in self._processes.values():
             process.is_silent = process.time < before
-        expired: list[OtherChannel] = []
-        ages = self._by_age
-        looked_at = 0
-        while ages and ages[0][0] < before and looked_at < most:
-            looked_at += 1
-            age = heappop(ages)
-            channel = self._aged(age)
-            if channel is not None:
-                _, server, number = age
-                expired.append(self._member(server, channel))
-                self._drop(server, number)
-        if looked_at:
+        if ages := self._ages.take(before, most):
+            expired: list[OtherChannel] = []
+            for age in ages:
+                if self._is_away(age):
+                    _, server, number = age
+                    channel = self._processes[server].channels[number]
+                    expired.append(self._member(server, channel))
+                    self._drop(server, number)
             return expired
         for server, process in list(self._processes.items()):
             if not process.channels and process.is_silent:
@@ -389,15 +374,4 @@ class OtherProcesses:
         """Give up what is kept of channels that have gone, in steps: others may run in between."""
         for process in list(self._processes.values()):
             yield from process.tidying()
-        if len(self._by_age) <= 2 * self._count + _SPARE:
-            return
-        kept: list[_Age] = []
-        added = self._aged_meanwhile = []
-        for age in list(self._by_age):
-            if self._aged(age) is not None:
-                kept.append(age)
-            yield
-        self._aged_meanwhile = None
-        kept += added
-        heapify(kept)
-        self._by_age = kept
+        yield from self._ages.tidying(self._count, self._is_away)
