@@ -11,7 +11,6 @@ from collections.abc import Callable
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..phoenix.message_handler import Departure
-from .absences import LostReason
 from .channel_starts import ChannelStarts
 from .membership import Membership
 from .memberships import Memberships
@@ -55,8 +54,6 @@ class ChannelEnds:
         self._standings = standings
         self._parking = parking
         self._clock = clock
-        memberships.written_to = self._written_to
-        memberships.why_lost = self._why_lost
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
         """End a channel, and keep for its client what the client needs to come back.
@@ -140,13 +137,11 @@ class ChannelEnds:
             return self._live.handed_to(standing.subscription.viewer)
         return self._catch_up.place_of(standing.subscription) or standing.began
 
-    def _written_to(self, member: Membership) -> Place | None:
+    def written_to(self, member: Membership) -> Place | None:
+        """Return the place up to which everything was written to a membership's client; None: it is
+        not known."""
         standing = self._standings.of_member(member)
         return None if standing is None else self._written(standing)
-
-    def _why_lost(self, member: Membership) -> LostReason | None:
-        standing = self._standings.of_member(member)
-        return None if standing is None else standing.why_lost
 
     def _depart(self, standing: Standing, how: Departure) -> None:
         if how is Departure.LOST:

@@ -44,8 +44,7 @@ from .taken_places import Taken, TakenPlaces
 __all__ = ["MOST_REPEATS", "Memberships"]
 
 MOST_REPEATS: Final = 100
-"""How often the same changes are replayed to a client that proves none of them, but answers pings:
-perhaps it closes its connections itself."""
+"""How often the same changes are replayed to a client that answers pings, but proves none."""
 _UNANSWERED: Final = 10
 """As how many a replay counts if the client answers no pings."""
 MOST_HERE: Final = 250
@@ -65,6 +64,8 @@ class Memberships:
         window: seconds for which a client may be away.
         most_away: how many memberships may be away.
         clock: seconds of any clock that only goes forward.
+        written_to: returns up to where everything was written to an open one's client, if known.
+        why_lost: returns why no other membership can go on from an open one's place, if none can.
     """
 
     def __init__(
@@ -74,13 +75,12 @@ class Memberships:
         window: float,
         most_away: int,
         clock: Callable[[], float],
+        written_to: Callable[[Membership], Place | None] = lambda member: None,
+        why_lost: Callable[[Membership], LostReason | None] = lambda member: None,
     ) -> None:
         self._place_of = place_of
-        self.written_to: Callable[[Membership], Place | None] = lambda member: None
-        """Returns the place up to which everything was written to an open membership's client;
-        None: it is not known."""
-        self.why_lost: Callable[[Membership], LostReason | None] = lambda member: None
-        """Returns why no other membership can go on from an open one's place; None if one can."""
+        self._written_to = written_to
+        self._why_lost = why_lost
         self._clock = clock
         self.absences = Absences(window=window, most=most_away, clock=clock)
         """The absences of clients that may come back."""
@@ -88,8 +88,8 @@ class Memberships:
         # The open memberships by key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
         self.shared_sessions = SharedSessions()
-        self.shared_sessions.on_add = self._tell_lacking
         """The exact keys that several clients turned out to have."""
+        self.shared_sessions.on_add = self._tell_lacking
         self.on_change: Callable[[Membership], None] = lambda member: None
         """Called with each open membership that was claimed or lowered, or that has another key."""
         self.on_lacking: Callable[[Membership, Place], None] = lambda member, place: None
@@ -390,8 +390,8 @@ class Memberships:
             place,
             self._clock(),
             repeats=member.repeats,
-            lost=self.why_lost(member),
-            written=self.written_to(member),
+            lost=self._why_lost(member),
+            written=self._written_to(member),
             seen=member.client.seen,
         )
 

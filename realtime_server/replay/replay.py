@@ -87,6 +87,8 @@ class Replay:
             window=window,
             most_away=most_away,
             clock=clock,
+            written_to=lambda member: self.channel_ends.written_to(member),
+            why_lost=self._standings.why_lost,
         )
         """The open channels, and the absences."""
         self._notices = Notices()

@@ -94,6 +94,11 @@ class Standings:
         """Return the place up to which a membership's client has everything."""
         return self._by_member[member].place(self._live)
 
+    def why_lost(self, member: Membership) -> LostReason | None:
+        """Return why no later channel can go on from a membership's place; None if one can."""
+        standing = self._by_member.get(member)
+        return None if standing is None else standing.why_lost
+
     def sure_places(self) -> Iterator[Place]:
         """Yield the places that count, however connections end, of standings that do not follow
         from proofs alone. Nobody goes on from where it is not known what the client has.

@@ -152,7 +152,11 @@ class Process:
         self.journal = Journal(seal, clock=lambda: world.clock)
         self.standings = Standings(self)
         self.memberships = Memberships(
-            self.standings.place, window=WINDOW, most_away=1000, clock=lambda: world.clock
+            self.standings.place,
+            window=WINDOW,
+            most_away=1000,
+            clock=lambda: world.clock,
+            why_lost=lambda member: self.open[member].why_lost,
         )
         self.ledger = Ledger(
             self.journal,
@@ -165,7 +169,6 @@ class Process:
         )
         self.memberships.on_change = self.standings.note
         self.memberships.on_lacking = self.tell_lacking
-        self.memberships.why_lost = lambda member: self.open[member].why_lost
         self.open: dict[Membership, Standing] = {}
         # They ask it for what the live hub has handed out, and there are no queues and rounds.
         here = cast(Any, self)

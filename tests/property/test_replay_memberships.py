@@ -66,11 +66,14 @@ class World:
         self.clock = 0.0
         self.end = 0
         self.memberships = Memberships(
-            self.place_of, window=WINDOW, most_away=1000, clock=lambda: self.clock
+            self.place_of,
+            window=WINDOW,
+            most_away=1000,
+            clock=lambda: self.clock,
+            why_lost=lambda member: member.client.lost,  # type: ignore[attr-defined]
         )
         self.clients = [Client(key, ref) for key, ref in zip(keys, refs, strict=False)]
         self.open: dict[Membership, Client] = {}
-        self.memberships.why_lost = lambda member: member.client.lost  # type: ignore[attr-defined]
         self.memberships.on_lacking = self.tell_lacking
         self.ordinal = 0
         self.told_in_vain = 0

@@ -30,11 +30,14 @@ class Client:
 class World:
     def __init__(self, *, most_away: int = 1000) -> None:
         self.now = 0.0
+        self.lost: dict[Membership, LostReason] = {}
+        """Why nobody can go on from the place of an open membership."""
         self.memberships = Memberships(
             lambda one: one.client.place,  # type: ignore[attr-defined]
             window=WINDOW,
             most_away=most_away,
             clock=lambda: self.now,
+            why_lost=self.lost.get,
         )
 
     def enter(self, key: Key, ref: int | None, *, at: int = 0) -> Membership:
@@ -649,7 +652,7 @@ def test_whose_place_is_taken_while_it_waits_is_told_of_a_gap_though_it_is_cut()
 def test_an_open_membership_that_is_claimed_hides_no_gap(key: Key, why: LostReason) -> None:
     world = World()
     former, _ = world.join(key, 1, at=7)
-    world.memberships.why_lost = lambda member: why if member is former else None
+    world.lost[former] = why
     assert world.join(key, 3, silent=(former,))[1] == Choice((7, 0), why)
 
 
