@@ -336,7 +336,7 @@ class World:
         self.wal: list[bytes] = []
         self.numbers = self.pings = 0
         self.strange: set[Key] = set()
-        """Keys of which clients have come later."""
+        """Keys whose clients may go on behind what they have, and be told of it later."""
         self.clients: list[Client] = []
         self.processes: list[Process] = []
         for server, count in enumerate(workers):

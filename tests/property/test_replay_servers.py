@@ -75,11 +75,13 @@ def test_clients_of_all_kinds_lose_nothing_among_each_other(
     workers: tuple[int, ...], seed: int, steps: int, refs: list[int], newcomers: list[int]
 ) -> None:
     # Two that have sessions of their own, two that share one, and two that have a claim in common.
-    # Only of whoever has come for the first time meanwhile it may not be known whose place it took.
+    # It may not be known whose place somebody has taken who has come for the first time meanwhile,
+    # nor that two share a session, as long as no process has seen both.
     keys = [Key(bytes([min(number, 3)]) * 16, is_exact=True) for number in range(1, 5)]
     keys += [Key(b"c" * 16, is_exact=False)] * 2
     clients = [Client(key, ref) for key, ref in zip(keys, refs, strict=True)]
     world = World(clients, seed, workers=workers)
+    world.strange.add(keys[2])
     for ref in newcomers:
         for _ in range(steps // (len(newcomers) + 1)):
             world.step()
