@@ -100,10 +100,10 @@ class Memberships:
 
     def enter(self, member: Membership) -> None:
         """Add the membership of a new channel; :meth:`choose` says where it goes on."""
-        if member.key.is_exact and self._is_seen_elsewhere(member):
-            self.shared_sessions.find(member.key)
-        elif member.key.is_exact and self._is_outnumbered(member):
-            self.shared_sessions.suspect(member.key)
+        if member.key.is_exact and self._is_outnumbered(member):
+            # Some clients send an empty ref now and then, which says little.
+            note = self.shared_sessions.find if member.ref else self.shared_sessions.suspect
+            note(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
 
     def is_crowded(self, key: Key) -> bool:
@@ -271,26 +271,19 @@ class Memberships:
         return len(away) > 1 and not all(map(self.absences.has, away))
 
     def _is_outnumbered(self, member: Membership) -> bool:
-        """Return whether another client with the same key seems to have sent more messages than
-        this one."""
+        """Return whether another client has the same key: one that has sent more messages, or that
+        was there when this one was connected already."""
         # A join without a ref counts as a first message.
-        digest, ref = member.key.digest, member.ref or 1
+        digest, ref, began = member.key.digest, member.ref or 1, member.client.began
         return (
-            any(one.ref >= ref for one in self.absences.of(digest))
+            any(one.ref >= ref or one.seen > began for one in self.absences.of(digest))
             or self._taken.is_by_another(digest, ref, member.client)
             or any(
-                one.client.last_ref >= ref
+                one.client.last_ref >= ref or one.client.seen > began
                 for one in self._here.get(digest, ())
                 if one.client is not member.client and not one.is_claimed
             )
         )
-
-    def _is_seen_elsewhere(self, member: Membership) -> bool:
-        """Return whether a client with the same key was there when this one was connected."""
-        digest, client = member.key.digest, member.client
-        seen = [one.seen for one in self.absences.of(digest)]
-        seen += [one.client.seen for one in self._here.get(digest, ()) if one.client is not client]
-        return max(seen, default=0) > client.began
 
     def _taken_from(self, member: Membership, candidates: list[Absence]) -> Choice | None:
         """Return that another client may have gone on from a client's place; None if none has."""

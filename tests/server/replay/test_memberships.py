@@ -211,8 +211,9 @@ def test_other_servers_are_told_of_no_session_that_only_seems_to_be_shared() -> 
     world.join(SESSION, None)
     assert not shared.is_exact(SESSION)
     assert told == []
-    shared.find(SESSION)
-    shared.find(SESSION)
+    world.join(SESSION, 3)
+    world.leave_behind(SESSION, 5, 7)
+    world.join(SESSION, 4)
     assert told == [SESSION.digest]
 
 
