@@ -47,6 +47,7 @@ from .webhooks.service import Webhooks, make_webhooks
 from .webhooks.stats import WebhookStats
 
 if TYPE_CHECKING:
+    from .cluster.node import ClusterNode
     from .workers.worker import Worker
 
 __all__ = ["RealtimeServer"]
@@ -85,9 +86,21 @@ class RealtimeServer:
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
-        source: ServerSource = make_source(config) if worker is None else worker.source
+        # This server's place among others that share a log; None if it shares none.
+        self._node: ClusterNode | None = None
+        source: ServerSource
+        if worker is not None:
+            source = worker.source
+        elif config.nats_url is not None:
+            # Only then is the client of NATS needed.
+            from .cluster.setup import make_node
+
+            self._node = make_node(config)
+            source = self._node.feed
+        else:
+            source = make_source(config)
         self.source = source
-        """Reads the database's changes."""
+        """Reads the database's changes, or those that another server or process reads."""
         is_rls = config.replication_mode is ReplicationMode.RLS
         proofs: Proofs | None = None
         if config.replays:
@@ -144,6 +157,7 @@ class RealtimeServer:
             checks=checks,
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
             replay=ReplayStats if guarded is None else guarded.stats,
+            cluster=None if self._node is None else self._node.stats,
         )
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
@@ -216,6 +230,8 @@ class RealtimeServer:
         )
         await self._listener.start()
         await self.mode.__aenter__()
+        if self._node is not None:
+            await self._node.__aenter__()
         self._broadcasting = asyncio.create_task(self.mode.run())
         if self._services.replay is not None:
             self._replaying = asyncio.create_task(self._services.replay.run())
@@ -247,6 +263,8 @@ class RealtimeServer:
             self._replaying.cancel()
         # Beside the sockets: an endpoint may take as long as they.
         closing = asyncio.create_task(self._close_webhooks())
+        # Another server reads the database from now on.
+        leaving = asyncio.create_task(self._leave())
         try:
             tasks = {self._broadcasting, self._looking} | (
                 {self._replaying} if self._replaying else set()
@@ -261,6 +279,7 @@ class RealtimeServer:
             if self._services.replay is not None:
                 await self._services.replay.aclose()
         finally:
+            await leaving
             await self.mode.__aexit__(exc_type, exc, traceback)
             await closing
 
@@ -272,6 +291,8 @@ class RealtimeServer:
     def why_not_ready(self) -> str | None:
         """Return why clients would not get changes now, None if they would; for ``/ready``."""
         if self._worker is not None and (why := self._worker.why_not_ready()) is not None:
+            return why
+        if self._node is not None and (why := self._node.why_not_ready()) is not None:
             return why
         return why_not_ready(self.source.stats(), self.config)
 
@@ -333,6 +354,10 @@ class RealtimeServer:
     async def _close_webhooks(self) -> None:
         if self._webhooks is not None:
             await self._webhooks.__aexit__(None, None, None)
+
+    async def _leave(self) -> None:
+        if self._node is not None:
+            await self._node.__aexit__()
 
     def _further_endpoints(self) -> dict[str, HttpEndpoint]:
         more = self._inspector() if self.config.inspector else {}

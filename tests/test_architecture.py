@@ -590,6 +590,31 @@ def test_one_process_loads_nothing_of_what_several_need() -> None:
     assert is_in("realtime_server.workers.supervisor", several)
 
 
+def test_a_server_without_a_shared_log_loads_no_client_of_nats() -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from realtime_server.config import ServerConfig\n"
+        "from realtime_server.server import RealtimeServer\n"
+        "async def main():\n"
+        "    RealtimeServer(ServerConfig.from_env({{{more}}}, dev=True))\n"
+        "    print(*{{name for name in sys.modules if 'cluster' in name or name == 'nats'}})\n"
+        "asyncio.run(main())"
+    )
+    shared = "'NATS_URL': 'nats://127.0.0.1:1', 'SLOT_NAME': 'shop'"
+    loaded = [
+        subprocess.run(
+            [sys.executable, "-c", program.format(more=more)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        ).stdout.split()
+        for more in ("", shared)
+    ]
+    assert loaded[0] == []
+    assert {"nats", "realtime_server.cluster.connection"} <= set(loaded[1])
+
+
 def test_decoding_loads_no_driver_and_no_event_loop() -> None:
     program = (
         "import sys\n"

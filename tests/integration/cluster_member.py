@@ -1,0 +1,74 @@
+"""A member of a cluster without its sockets: what it would hand out to clients, it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from realtime_core import Gap, Insert, Position
+from realtime_server.cluster.connection import NatsConnection
+from realtime_server.cluster.setup import make_node
+from tests.fix_postgres import Database
+from tests.server_helpers import dev_config
+
+__all__ = ["Member"]
+
+
+class Member:
+    """Reads the log, and leads whenever it can, while it is open.
+
+    Args:
+        database: has the publication ``shop``, of the table ``item`` with an integer ``id``.
+        url: of NATS.
+        name: of the log and the slot.
+        settings: environment variables besides.
+    """
+
+    def __init__(self, database: Database, url: str, name: str, **settings: str) -> None:
+        fixed = {
+            "NATS_URL": url,
+            "SLOT_NAME": name,
+            "CLUSTER_NAME": name,
+            "PUBLICATIONS": '["shop"]',
+        }
+        self._config = dev_config(database.dsn, **{**fixed, **settings})
+        self.node = make_node(self._config)
+        self.feed = self.node.feed
+        self.ids: list[int] = []
+        """The rows' numbers, as clients would get them."""
+        self.positions: list[Position] = []
+        """Where the rows stand."""
+        self.gaps: list[Gap] = []
+        self.may_go_on = asyncio.Event()
+        """Cleared, nothing more is handed out."""
+        self.may_go_on.set()
+
+    async def __aenter__(self) -> Self:
+        await self.feed.__aenter__()
+        await self.node.__aenter__()
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.node.__aexit__()
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self.feed.aclose()
+
+    async def connect(self) -> NatsConnection:
+        return await NatsConnection.open(self._config, name="test")
+
+    @property
+    def leads(self) -> bool:
+        return self.node.stats().leading
+
+    async def _read(self) -> None:
+        async for batch in self.feed.batches():
+            await self.may_go_on.wait()
+            for event in batch:
+                if isinstance(event, Insert):
+                    self.ids.append(int(event.record.text("id") or ""))
+                    self.positions.append(event.position)
+                elif isinstance(event, Gap):
+                    self.gaps.append(event)
+            self.feed.ack(batch[-1])

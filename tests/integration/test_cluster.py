@@ -1,0 +1,132 @@
+"""One leader, a log on NATS JetStream, several servers that read it: nothing is lost, or twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from realtime_core import GapReason
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.cluster_member import Member
+from tests.integration.conftest import fresh_database
+from tests.integration.source_helpers import kill_walsenders
+from tests.nats_server import NatsServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
+
+
+@pytest.fixture
+def item(one_pg: Server) -> Iterator[Database]:
+    with fresh_database(one_pg) as database:
+        database.execute("create table item (id int primary key, data text)")
+        database.execute("create publication shop for table item")
+        yield database
+
+
+def insert(item: Database, first: int, last: int, size: int = 50) -> None:
+    item.execute(
+        f"insert into item select g, repeat('x', {size}) from generate_series({first}, {last}) g"
+    )
+
+
+def numbers(last: int, first: int = 1) -> list[int]:
+    return list(range(first, last + 1))
+
+
+async def test_all_members_hand_out_everything_in_order(item: Database, nats: NatsServer) -> None:
+    name = unique_name("log")
+    async with Member(item, nats.url, name) as one, Member(item, nats.url, name) as two:
+        await asyncio.gather(one.feed.attached(), two.feed.attached())
+        insert(item, 1, 1)
+        insert(item, 2, 5000)
+        await eventually(lambda: one.ids == two.ids == numbers(5000))
+        assert one.leads != two.leads
+        assert one.positions == two.positions == sorted(set(one.positions))
+        await eventually(lambda: one.node.stats().nodes == 2)
+        await eventually(lambda: one.node.why_not_ready() is two.node.why_not_ready() is None)
+        # A third one begins behind what was there.
+        async with Member(item, nats.url, name) as three:
+            await three.feed.attached()
+            insert(item, 5001, 5010)
+            await eventually(lambda: three.ids == numbers(5010, 5001))
+    assert not one.gaps + two.gaps + three.gaps
+
+
+async def test_the_next_leader_goes_on_where_the_log_ends(item: Database, nats: NatsServer) -> None:
+    name = unique_name("log")
+    async with Member(item, nats.url, name, CLUSTER_ROLE="server") as reader:
+        for turn in range(3):
+            async with Member(item, nats.url, name) as leader:
+                await eventually(lambda: leader.leads and reader.feed.is_open)
+                insert(item, 100 * turn + 1, 100 * turn + 50)
+                if turn == 1:
+                    kill_walsenders(item)
+            # Nobody leads.
+            insert(item, 100 * turn + 51, 100 * turn + 100)
+        assert not reader.leads
+        async with Member(item, nats.url, name):
+            await eventually(lambda: reader.ids == numbers(300))
+    assert not reader.gaps
+
+
+async def test_nats_may_be_away(item: Database, new_nats: Callable[..., NatsServer]) -> None:
+    name, nats = unique_name("log"), await asyncio.to_thread(new_nats)
+    async with Member(item, nats.url, name) as one, Member(item, nats.url, name) as two:
+        await asyncio.gather(one.feed.attached(), two.feed.attached())
+        for turn in range(2):
+            insert(item, 100 * turn + 1, 100 * turn + 50)
+            with nats.down():
+                insert(item, 100 * turn + 51, 100 * turn + 100)
+                await eventually(lambda: not one.leads and not two.leads)
+        await eventually(lambda: one.ids == two.ids == numbers(200))
+        assert one.node.stats().resyncs > 0
+    assert not one.gaps + two.gaps
+
+
+@pytest.mark.parametrize("delay", ["60000", "0"])
+async def test_a_lost_end_of_the_log_comes_again_or_is_a_gap(
+    item: Database, new_nats: Callable[..., NatsServer], delay: str
+) -> None:
+    """The slot keeps for LOG_ACK_DELAY what the log has, or may not have any more."""
+    name, nats = unique_name("log"), await asyncio.to_thread(new_nats)
+    async with (
+        Member(item, nats.url, name, LOG_ACK_DELAY=delay) as one,
+        Member(item, nats.url, name, CLUSTER_ROLE="server") as two,
+    ):
+        await asyncio.gather(one.feed.attached(), two.feed.attached())
+        insert(item, 1, 50)
+        await eventually(lambda: one.ids == two.ids == numbers(50))
+        copy = await asyncio.to_thread(nats.copy_store)
+        insert(item, 51, 100)
+        await eventually(lambda: one.ids == two.ids == numbers(100))
+        query = "select confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
+        before = item.execute(query, (name,))
+        if delay == "0":
+            insert(item, 101, 101)
+            await eventually(lambda: item.execute(query, (name,)) != before)
+        await asyncio.to_thread(nats.set_back, copy)
+        await eventually(lambda: one.leads)
+        insert(item, 201, 300)
+        expected = numbers(100 + (delay == "0")) + numbers(300, 201)
+        await eventually(lambda: one.ids == two.ids == expected)
+    if delay != "0":
+        assert not one.gaps + two.gaps
+    else:
+        # They had what the log has lost; a gap is told since nobody can know that of all of them.
+        assert {gap.reason for gap in one.gaps + two.gaps} <= {GapReason.START_BEHIND_SLOT}
+
+
+async def test_a_log_that_was_deleted_is_made_anew(item: Database, nats: NatsServer) -> None:
+    name = unique_name("log")
+    async with Member(item, nats.url, name) as one, Member(item, nats.url, name) as two:
+        await asyncio.gather(one.feed.attached(), two.feed.attached())
+        insert(item, 1, 50)
+        await eventually(lambda: one.ids == two.ids == numbers(50))
+        async with await one.connect() as connection:
+            await connection.request(f"$JS.API.STREAM.DELETE.{name}")
+        insert(item, 51, 100)
+        await eventually(lambda: one.ids == two.ids == numbers(100))
+    assert not one.gaps + two.gaps
