@@ -60,13 +60,12 @@ def settings(server: NatsServer | str, **more: Any) -> ClusterSettings:
     return ClusterSettings(nats_url=url, slot_name="realtime", **more)
 
 
-async def login(config: ClusterSettings) -> str:
+async def login(config: ClusterSettings) -> tuple[int, int]:
     """Connect; return the version of the server."""
     client = await connect(config, name="tests")
-    try:
-        return str(client.connected_server_version)
-    finally:
-        await client.close()
+    version = client.connected_server_version
+    await client.close()
+    return version.major, version.minor
 
 
 async def refusal(config: ClusterSettings) -> str:
@@ -77,7 +76,7 @@ async def refusal(config: ClusterSettings) -> str:
 
 async def test_a_server_without_users_takes_everybody(nats: NatsServer) -> None:
     version = await login(settings(nats))
-    assert version.startswith("2.10." if nats.program == DEBIAN else "2.")
+    assert version == (2, 10) if nats.program == DEBIAN else version > (2, 10)
 
 
 async def test_one_server_that_answers_is_enough(nats: NatsServer) -> None:
@@ -143,7 +142,7 @@ async def test_a_certificate_is_checked(new_nats: Start, files: Files, program: 
 async def test_a_server_may_ask_for_a_certificate(
     new_nats: Start, files: Files, program: Path
 ) -> None:
-    server = new_nats(program=program, **tls(files, f'ca_file: "{files.ca}", verify: true'))
+    server = new_nats(program=program, **tls(files, f', ca_file: "{files.ca}", verify: true'))
     own = {"nats_tls_cert": files.own_cert, "nats_tls_key": files.own_key}
     assert await login(settings(server, nats_tls_ca=files.ca, **own))
     told = await refusal(settings(server, nats_tls_ca=files.ca))
