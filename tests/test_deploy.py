@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from realtime_core import SourceStats, __version__
+from realtime_server.cluster.stats import ClusterStats
 from realtime_server.config import ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
@@ -300,7 +301,13 @@ def only_container(manifests: dict[str, Any]) -> Any:
 
 def exposed_metrics() -> set[str]:
     """Return the names of the samples that the server's /metrics has."""
-    metrics = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog(), workers=WorkerStats)
+    metrics = Metrics(
+        stats=SourceStats,
+        hub=HubStats,
+        backlog=make_backlog(),
+        workers=WorkerStats,
+        cluster=ClusterStats,
+    )
     text = metrics.render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     names = set()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from realtime_core import GapReason, SourceStats
+from realtime_server.cluster.stats import ClusterStats
 from realtime_server.config import ConfigurationFile, ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
@@ -79,7 +80,13 @@ METRICS = "docs/reference/metrics.md"
 
 
 def test_metrics_are_those_that_are_documented() -> None:
-    metrics = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog(), workers=WorkerStats)
+    metrics = Metrics(
+        stats=SourceStats,
+        hub=HubStats,
+        backlog=make_backlog(),
+        workers=WorkerStats,
+        cluster=ClusterStats,
+    )
     text = metrics.render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     # Companions of others, as the page says.

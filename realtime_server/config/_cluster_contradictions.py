@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -12,6 +14,8 @@ from .cluster_settings import LOGIN_FIELDS, ClusterSettings
 from .connection_settings import ConnectionSettings
 
 __all__ = ["cluster_contradictions"]
+
+_PACKAGES: Final = ("nats", "nkeys")
 
 Problem = tuple[tuple[str, ...], str]
 """The fields that a problem is about, and what it says."""
@@ -26,6 +30,13 @@ def cluster_contradictions(config: ClusterSettings) -> Iterator[Problem]:
     if config.nats_url is None:
         yield from _without_nats(config)
         return
+    packages = [name for name in _PACKAGES if find_spec(name) is None]
+    if packages:
+        yield (
+            ("nats_url",),
+            f"NATS_URL is set, and {' and '.join(packages)} cannot be imported; use "
+            "pip install 'realtime-core[cluster]', or unset NATS_URL",
+        )
     yield from _of_the_slot(config)
     yield from _of_the_login(config, config.nats_url)
     if (config.nats_tls_cert is None) != (config.nats_tls_key is None):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from ._cluster_contradictions import cluster_contradictions
 from .choices import DatabaseTls, OutputPlugin, ReplicationMode, ShortSecret
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             f"WEBHOOK_BACKOFF_MIN is {config.webhook_backoff_min}, above WEBHOOK_BACKOFF_MAX, "
             f"{config.webhook_backoff_max}; swap them",
         )
+    yield from cluster_contradictions(config)
     if config.workers != 1:
         yield from _of_workers(config)
     if config.configuration_file.webhooks:
@@ -119,6 +121,12 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
 
 
 def _of_workers(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    if config.nats_url is not None:
+        yield (
+            ("workers", "nats_url"),
+            f"WORKERS is {config.workers}, and with NATS_URL a server is one process; set "
+            "WORKERS=1, and start more servers instead",
+        )
     if not _spreads_connections():
         yield (
             ("workers",),

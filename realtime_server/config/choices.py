@@ -121,9 +121,7 @@ class ClusterRole(enum.Enum):
     ALL = "all"
     """It serves clients, and reads the database for all servers when it is its turn."""
     SERVER = "server"
-    """It serves clients, and never reads the database's changes."""
-    READER = "reader"
-    """It reads the database for all servers when it is its turn, and serves no clients."""
+    """It serves clients, and never reads the database."""
 
 
 class EventLoop(enum.Enum):

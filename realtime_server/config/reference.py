@@ -35,6 +35,7 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "db_host": "The database",
     "port": "Listening",
     "secure_channels": "Tokens",
+    "nats_url": "Several servers",
     "max_connections": "Limits",
     "expose_metrics": "Operation",
     "replay_window": "Replay",

@@ -1,8 +1,8 @@
 """ServerConfig: every environment variable, with its default and its meaning.
 
 The variables for the database, and for whom the server lets in, are in
-:mod:`.connection_settings`. The defaults are in these two modules and nowhere else. A variable's
-name is the field's name in capitals.
+:mod:`.connection_settings`, those for several servers in :mod:`.cluster_settings`. The defaults are
+in these three modules and nowhere else. A variable's name is the field's name in capitals.
 """
 
 # ruff: noqa: RUF009 (variable() makes attrs fields)
@@ -30,7 +30,7 @@ from .choices import (
     RlsDelete,
     WhenFull,
 )
-from .connection_settings import ConnectionSettings
+from .cluster_settings import ClusterSettings
 
 __all__ = ["ServerConfig"]
 
@@ -45,7 +45,7 @@ _MIB: Final = 1024 * 1024
 
 
 @attrs.frozen
-class ServerConfig(ConnectionSettings):
+class ServerConfig(ClusterSettings):
     """The settings of the server. Each variable's meaning is in its field."""
 
     # Limits
@@ -161,7 +161,7 @@ class ServerConfig(ConnectionSettings):
         "how much WAL the slot `SLOT_NAME` with `_replay` behind it may keep on the database's "
         "disk, so that clients may come back after a restart, or to another server; no more than "
         "`MAX_REPLICATION_LAG_MB` where that is set; 0: there is no such slot, and they come back "
-        "to a running server only",
+        "to a running server only; with `NATS_URL` there is none either",
     )
     replay_secret: kinds.OptionalText = variable(
         None,
@@ -361,6 +361,9 @@ class ServerConfig(ConnectionSettings):
     def wants_replay_slot(self) -> bool:
         """Whether replay is to have a slot, for which it needs a secret as well."""
         if self.slot_name is None or not (self.replay_window and self.replay_wal_mb):
+            return False
+        # Its journal says how far one slot's reader was, and here that is another server each time.
+        if self.nats_url is not None:
             return False
         return not self.temporary_slot and self.output_plugin is OutputPlugin.PGOUTPUT
 

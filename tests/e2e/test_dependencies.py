@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("binary", "regex", "fast", "webhooks")
+EXTRAS = ("binary", "regex", "fast", "webhooks", "cluster")
 TESTS = (
     "tests/server/net",  # websockets and h11
     "tests/core/sources",  # psycopg
@@ -24,6 +24,7 @@ TESTS = (
     "tests/server/config",  # attrs and cattrs
     "tests/server/phoenix",  # cattrs and orjson
     "tests/server/webhooks",  # httpx
+    "tests/server/cluster",  # nats-py
     "tests/server/test_metrics.py",  # prometheus-client
 )
 
@@ -59,7 +60,7 @@ def test_the_tests_pass_with_versions_that_are_allowed(bound: str, tmp_path: Pat
     command(sys.executable, "-m", "venv", "--without-pip", environment)
     command(
         *(sys.executable, "-m", "pip", "--python", environment),
-        *("install", "--only-binary=:all:", "--constraint", constraints),
+        *("install", "--only-binary=:all:", "--no-binary=nkeys", "--constraint", constraints),
         f".[{','.join([*EXTRAS, 'test'])}]",
     )
     python = environment / "bin" / "python"

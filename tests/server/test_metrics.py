@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from realtime_core import SourceStats
+from realtime_server.cluster.stats import ClusterStats
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import CONTENT_TYPE, Metrics
 from realtime_server.workers.stats import WorkerStats
@@ -78,7 +79,13 @@ def test_two_servers_in_one_process_count_apart() -> None:
 def test_the_reference_page_has_every_metric_and_no_other() -> None:
     page = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))
-    metrics = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog(), workers=WorkerStats)
+    metrics = Metrics(
+        stats=SourceStats,
+        hub=HubStats,
+        backlog=make_backlog(),
+        workers=WorkerStats,
+        cluster=ClusterStats,
+    )
     text = metrics.render().decode()
     exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     created = {name for name in exposed if name.endswith("_created")}

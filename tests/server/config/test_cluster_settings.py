@@ -8,9 +8,10 @@ from typing import Any
 import attrs
 import pytest
 
-from realtime_server.config import ClusterRole, ClusterSettings
-from realtime_server.config._cluster_contradictions import cluster_contradictions
-from realtime_server.config._environment import structure, variable_fields
+from realtime_core import ConfigError
+from realtime_server.config import ClusterSettings, ServerConfig, _cluster_contradictions
+from realtime_server.config._environment import variable_fields
+from realtime_server.config.connection_settings import ConnectionSettings
 
 URL = "nats://nats-1:4222"
 SEED = "SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU"
@@ -24,109 +25,48 @@ eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ
 ------END USER NKEY SEED------
 """
 CLUSTER = {"NATS_URL": URL, "SLOT_NAME": "realtime"}
-OWN = [field for field in attrs.fields(ClusterSettings) if not field.inherited]
+OWN = [
+    field
+    for field in attrs.fields(ClusterSettings)
+    if field.name not in attrs.fields_dict(ConnectionSettings)
+]
 
 
-def read(environ: dict[str, str]) -> tuple[ClusterSettings, list[str]]:
-    """Return the settings, and every problem with them."""
-    values, problems = structure(environ, ClusterSettings)
-    config = ClusterSettings(**values)
-    return config, [*problems.values(), *(text for _, text in cluster_contradictions(config))]
+def read(environ: dict[str, str]) -> ServerConfig:
+    return ServerConfig.from_env({"SECURE_CHANNELS": "false", **environ})
 
 
-def problems(**environ: str) -> list[str]:
-    return read({**CLUSTER, **environ})[1]
+def problems(environ: dict[str, str]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        read(environ)
+    return caught.value.problems
 
 
 def test_without_variables_nothing_is_shared() -> None:
-    config, found = read({})
-    assert found == []
+    config = read({})
     assert config.nats_url is None
-    assert {field.name: getattr(config, field.name) for field in OWN} == {
-        "nats_url": None,
-        "nats_user": None,
-        "nats_password": None,
-        "nats_credentials": None,
-        "nats_nkey_seed": None,
-        "nats_tls_ca": None,
-        "nats_tls_cert": None,
-        "nats_tls_key": None,
-        "cluster_name": None,
-        "cluster_role": ClusterRole.ALL,
-        "nats_replicas": 1,
-        "log_max_bytes": 1 << 30,
-        "log_max_age": 600_000,
-        "log_ack_delay": 10_000,
-    }
+    assert not config.wants_nats_tls
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("NATS_URL", "nats://a:4222, nats://[::1]:4223", "nats://a:4222,nats://[::1]:4223"),
-        ("NATS_URL", "tls://nats.example", "tls://nats.example"),
-        ("NATS_CREDENTIALS", CREDENTIALS, CREDENTIALS),
-        ("NATS_NKEY_SEED", f"{SEED}\n", SEED),
-        ("NATS_TLS_CA", __file__, __file__),
-        ("CLUSTER_NAME", "Shop-1_b", "Shop-1_b"),
-        ("CLUSTER_ROLE", "server", ClusterRole.SERVER),
-        ("NATS_REPLICAS", "3", 3),
-        ("LOG_MAX_BYTES", "16777216", 1 << 24),
-        ("LOG_MAX_AGE", "60000", 60_000),
-        ("LOG_ACK_DELAY", "0", 0),
-    ],
-)
-def test_a_good_value_is_understood(name: str, text: str, value: Any) -> None:
-    config, found = read({**CLUSTER, name: text})
-    assert (getattr(config, name.lower()), found) == (value, [])
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "remedy"),
-    [
-        ("NATS_URL", "nats-1:4222", "use addresses of NATS servers"),
-        ("NATS_URL", "nats://", "use addresses of NATS servers"),
-        ("NATS_URL", "nats://a:70000", "use addresses of NATS servers"),
-        ("NATS_URL", "nats://a:0", "use addresses of NATS servers"),
-        ("NATS_URL", "nats://a,", "use addresses of NATS servers"),
-        ("NATS_URL", "nats://a:4222/shop", "use addresses of NATS servers"),
-        ("NATS_URL", "redis://a:6379", "use addresses of NATS servers"),
-        ("NATS_URL", "nats://a,tls://b", "use tls:// for all servers, or nats:// for all"),
-        ("NATS_CREDENTIALS", SEED, "use the text of a .creds file"),
-        ("NATS_NKEY_SEED", SEED[:-1], "use the seed of a user, which begins with SU"),
-        ("NATS_NKEY_SEED", f"UD{SEED[2:]}", "use the seed of a user, which begins with SU"),
-        ("NATS_TLS_CERT", "/nonexistent.pem", "name a PEM file that the server may read"),
-        ("NATS_TLS_KEY", "/", "name a PEM file that the server may read"),
-        ("CLUSTER_NAME", "shop.one", "use 1 to 100 letters, digits, underscores and hyphens"),
-        ("CLUSTER_NAME", "a" * 101, "use 1 to 100 letters, digits, underscores and hyphens"),
-        ("CLUSTER_ROLE", "leader", "use all, server or reader"),
-        ("NATS_REPLICAS", "0", "use a whole number between 1 and 5"),
-        ("NATS_REPLICAS", "6", "use a whole number between 1 and 5"),
-        ("LOG_MAX_BYTES", "1000000", "use a whole number of at least 16777216"),
-        ("LOG_MAX_AGE", "59999", "use a whole number of at least 60000"),
-        ("LOG_ACK_DELAY", "-1", "use a whole number of at least 0"),
-    ],
-)
-def test_a_bad_value_is_named_with_its_remedy(name: str, text: str, remedy: str) -> None:
-    found = problems(**{name: text})
-    assert found[0].startswith(f"{name} is ")
-    assert remedy in found[0]
+def test_all_servers_are_protected_alike() -> None:
+    (problem,) = problems({**CLUSTER, "NATS_URL": "nats://a,tls://b"})
+    assert problem.endswith("; use tls:// for all servers, or nats:// for all")
 
 
 @pytest.mark.parametrize(
     "text", ["nats:/me:hidden@a", "nats://b,nats://me:hidden@a:99999", f"{'x' * 90},me:hidden@a"]
 )
 def test_a_password_in_a_bad_address_is_not_shown(text: str) -> None:
-    assert "NATS_URL is " in problems(NATS_URL=text)[0]
-    assert "hidden" not in str(problems(NATS_URL=text))
+    assert "NATS_URL is " in problems({**CLUSTER, "NATS_URL": text})[0]
+    assert "hidden" not in str(problems({**CLUSTER, "NATS_URL": text}))
 
 
 def test_secrets_may_be_in_files_and_are_not_shown(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("nats-password\n")
     environ = {**CLUSTER, "NATS_USER": "realtime", "NATS_PASSWORD_FILE": str(secret)}
-    config, found = read(environ)
-    assert (config.nats_password, found) == ("nats-password", [])
+    config = read(environ)
+    assert config.nats_password == "nats-password"
     assert "nats-password" not in repr(config)
     assert {field.name for field in variable_fields(ClusterSettings) if not field.repr} >= {
         "nats_user",
@@ -140,25 +80,40 @@ def test_secrets_may_be_in_files_and_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_the_log_needs_a_slot_that_all_servers_know() -> None:
-    _, (problem,) = read({"NATS_URL": URL})
+    (problem,) = problems({"NATS_URL": URL})
     assert problem.startswith("NATS_URL is set without SLOT_NAME: ")
 
 
 def test_a_temporary_slot_cannot_be_handed_on() -> None:
-    (problem,) = problems(TEMPORARY_SLOT="true")
+    (problem,) = problems({**CLUSTER, "TEMPORARY_SLOT": "true"})
     assert problem.startswith("NATS_URL and TEMPORARY_SLOT=true: ")
 
 
 def test_the_log_has_what_pgoutput_writes() -> None:
-    (problem,) = problems(OUTPUT_PLUGIN="wal2json", REPLICATION_MODE="RLS")
+    (_, problem) = problems({**CLUSTER, "OUTPUT_PLUGIN": "wal2json"})
     assert problem.startswith("NATS_URL and OUTPUT_PLUGIN=wal2json: ")
+
+
+def test_one_process_shares_the_log() -> None:
+    (problem,) = problems({**CLUSTER, "WORKERS": "2"})
+    assert problem.startswith("WORKERS is 2, and with NATS_URL a server is one process; ")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cluster_contradictions, "find_spec", lambda name: None)
+    (problem,) = problems(CLUSTER)
+    assert problem == (
+        "NATS_URL is set, and nats and nkeys cannot be imported; use pip install "
+        "'realtime-core[cluster]', or unset NATS_URL"
+    )
+    assert read({}).nats_url is None
 
 
 @pytest.mark.parametrize(
     "url", ["nats://me:hidden@a:4222", "nats://token@a", "nats://b,nats://t@a"]
 )
 def test_an_address_has_no_login_in_it(url: str) -> None:
-    (problem,) = problems(NATS_URL=url)
+    (problem,) = problems({**CLUSTER, "NATS_URL": url})
     assert problem.startswith("NATS_URL has a user or a token in it")
     assert "hidden" not in problem
 
@@ -191,7 +146,7 @@ def test_an_address_has_no_login_in_it(url: str) -> None:
     ],
 )
 def test_values_that_contradict_each_other(environ: dict[str, str], expected: str) -> None:
-    (problem,) = problems(**environ)
+    (problem,) = problems({**CLUSTER, **environ})
     assert problem.startswith(expected)
 
 
@@ -201,14 +156,14 @@ def test_nothing_is_set_in_vain(field: attrs.Attribute[Any]) -> None:
         "nats_credentials": CREDENTIALS,
         "nats_nkey_seed": SEED,
         "cluster_name": "shop",
-        "cluster_role": "reader",
+        "cluster_role": "server",
         "nats_replicas": "3",
         "log_max_bytes": "20000000",
         "log_max_age": "70000",
         "log_ack_delay": "1",
     }
     name = field.name.upper()
-    _, (problem,) = read({name: texts.get(field.name, __file__)})
+    (problem,) = problems({name: texts.get(field.name, __file__)})
     assert problem.startswith("NATS_URL is missing, without which ")
     assert name in problem
 
@@ -217,17 +172,20 @@ def test_nothing_is_set_in_vain(field: attrs.Attribute[Any]) -> None:
 
 
 def test_the_log_is_named_after_the_slot_unless_it_has_a_name() -> None:
-    assert read(CLUSTER)[0].stream_name == "realtime_realtime"
-    assert read({**CLUSTER, "CLUSTER_NAME": "shop"})[0].stream_name == "shop"
+    assert read(CLUSTER).stream_name == "realtime_realtime"
+    assert read({**CLUSTER, "CLUSTER_NAME": "shop"}).stream_name == "shop"
 
 
-@pytest.mark.parametrize(
-    ("role", "leads", "serves"),
-    [("all", True, True), ("server", False, True), ("reader", True, False)],
-)
-def test_a_role_says_who_leads_and_who_serves(role: str, leads: bool, serves: bool) -> None:
-    config, _ = read({**CLUSTER, "CLUSTER_ROLE": role})
-    assert (config.may_lead, config.serves_clients) == (leads, serves)
+def test_a_role_says_whether_a_server_leads() -> None:
+    assert read(CLUSTER).may_lead
+    assert not read({**CLUSTER, "CLUSTER_ROLE": "server"}).may_lead
+
+
+def test_the_second_slot_is_that_of_a_single_server() -> None:
+    environ = {"SLOT_NAME": "realtime", "REPLAY_SECRET": "s" * 32}
+    assert read(environ).replay_slot == "realtime_replay"
+    config = read({**environ, **CLUSTER})
+    assert (config.replay_slot, config.replays) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -240,4 +198,4 @@ def test_a_role_says_who_leads_and_who_serves(role: str, leads: bool, serves: bo
     ],
 )
 def test_tls_is_wanted_by_address_or_by_certificates(environ: dict[str, str], wanted: bool) -> None:
-    assert read({**CLUSTER, **environ})[0].wants_nats_tls is wanted
+    assert read({**CLUSTER, **environ}).wants_nats_tls is wanted

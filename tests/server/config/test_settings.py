@@ -14,6 +14,7 @@ import pytest
 
 from realtime_core import ConfigError
 from realtime_server.config import (
+    ClusterRole,
     ConfigurationFile,
     DatabaseTls,
     EventLoop,
@@ -91,6 +92,12 @@ def free_text(default: str | None) -> Row:
 IP_VERSIONS = "use IPv4 or IPv6"
 PUBLICATIONS = 'use a JSON array of names, as in ["supabase_realtime"]'
 EVERYTHING = ConfigurationFile()
+CLUSTER = {"NATS_URL": "nats://nats-1:4222", "SLOT_NAME": "realtime"}
+NATS_URLS = (
+    "use addresses of NATS servers with commas between, as in nats://nats-1:4222,nats://nats-2:4222"
+)
+CREDENTIALS = f"BEGIN NATS USER JWT\nxyz\nBEGIN USER NKEY SEED\nSU{'A' * 56}\n"
+PEM = "no file can be read there; name a PEM file that the server may read"
 WHSEC = "whsec_" + "c2VjcmV0c2VjcmV0" * 2
 
 TABLE = {
@@ -202,6 +209,65 @@ TABLE = {
         ("iss", "[]", '"iss"', "null"),
         'use a JSON object, as in {"iss": "Issuer"}, that names no claim twice',
     ),
+    "NATS_URL": Row(
+        None,
+        "nats://a:4222, nats://[::1]:4223",
+        "nats://a:4222,nats://[::1]:4223",
+        (
+            *("nats-1:4222", "nats://", "nats://a:70000", "nats://a:0", "nats://a,"),
+            *("nats://a:4222/shop", "nats://a?b", "redis://a:6379"),
+        ),
+        NATS_URLS,
+        {"SLOT_NAME": "realtime"},
+    ),
+    "NATS_USER": attrs.evolve(free_text(None), with_it={**CLUSTER, "NATS_PASSWORD": "x"}),
+    "NATS_PASSWORD": attrs.evolve(free_text(None), with_it={**CLUSTER, "NATS_USER": "x"}),
+    "NATS_CREDENTIALS": Row(
+        None,
+        CREDENTIALS,
+        CREDENTIALS,
+        ("SU", "BEGIN NATS USER JWT"),
+        "use the text of a .creds file, as nsc generate creds writes it, or name the file in "
+        "NATS_CREDENTIALS_FILE",
+        CLUSTER,
+    ),
+    "NATS_NKEY_SEED": Row(
+        None,
+        f"SU{'A' * 56}\n",
+        f"SU{'A' * 56}",
+        (f"SU{'A' * 55}", f"UD{'A' * 56}", f"SU{'1' * 56}"),
+        "use the seed of a user, which begins with SU, as nk -gen user prints it",
+        CLUSTER,
+    ),
+    "NATS_TLS_CA": Row(None, "<file>", "<file>", ("/nonexistent.pem", "/"), PEM, CLUSTER),
+    "NATS_TLS_CERT": Row(
+        *(None, "<file>", "<file>", ("/nonexistent.pem", "/"), PEM),
+        {**CLUSTER, "NATS_TLS_KEY": __file__},
+    ),
+    "NATS_TLS_KEY": Row(
+        *(None, "<file>", "<file>", ("/nonexistent.pem", "/"), PEM),
+        {**CLUSTER, "NATS_TLS_CERT": __file__},
+    ),
+    "CLUSTER_NAME": Row(
+        None,
+        "Shop-1_b",
+        "Shop-1_b",
+        ("shop.one", "a b", "ä", "a" * 101),
+        "use 1 to 100 letters, digits, underscores and hyphens",
+        CLUSTER,
+    ),
+    "CLUSTER_ROLE": Row(
+        ClusterRole.ALL,
+        "server",
+        ClusterRole.SERVER,
+        ("leader", "ALL"),
+        "use all or server",
+        CLUSTER,
+    ),
+    "NATS_REPLICAS": attrs.evolve(number(1, least=1, most=5), text=" 3 ", value=3, with_it=CLUSTER),
+    "LOG_MAX_BYTES": attrs.evolve(number(1 << 30, least=1 << 24), with_it=CLUSTER),
+    "LOG_MAX_AGE": attrs.evolve(number(600_000, least=60_000), with_it=CLUSTER),
+    "LOG_ACK_DELAY": attrs.evolve(number(10_000, least=0), with_it=CLUSTER),
     "MAX_CONNECTIONS": number(16384, least=1),
     "MAX_CHANNELS": number(1000, least=1),
     "MAX_TOKENS": number(50, least=1),
@@ -470,6 +536,10 @@ def test_these_are_secret() -> None:
         "DB_PASSWORD",
         "JWT_JWKS",
         "JWT_SECRET",
+        "NATS_CREDENTIALS",
+        "NATS_NKEY_SEED",
+        "NATS_PASSWORD",
+        "NATS_USER",
         "REPLAY_SECRET",
         "WEBHOOK_HEADERS",
         "WEBHOOK_SECRET",
@@ -480,8 +550,10 @@ def test_these_are_secret() -> None:
 def test_a_secret_can_be_read_from_a_file(name: str, tmp_path: Path) -> None:
     row = TABLE[name]
     path = tmp_path / "secret"
-    path.write_bytes(row.text.encode() + b"\r\n")
-    assert of(ServerConfig.from_env({f"{name}_FILE": str(path), **OPEN}), name) == row.value
+    path.write_bytes(row.text.rstrip().encode() + b"\r\n")
+    environ = {f"{name}_FILE": str(path), **row.with_it, **OPEN}
+    value = row.value.rstrip() if isinstance(row.value, str) else row.value
+    assert of(ServerConfig.from_env(environ), name) == value
 
 
 def test_the_key_sets_file_is_remembered(tmp_path: Path) -> None:
@@ -541,10 +613,11 @@ def test_a_nul_in_a_secrets_file_is_named(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_the_repr() -> None:
-    environ = {name: TABLE[name].text for name in SECRETS}
-    shown = repr(ServerConfig.from_env({**OPEN, **environ}))
-    for text in ("it's ä", "c2VjcmV0", "x-one"):
-        assert text not in shown
+    for name in SECRETS:
+        row = TABLE[name]
+        shown = repr(ServerConfig.from_env({**OPEN, **row.with_it, name: row.text}))
+        for text in ("it's ä", "c2VjcmV0", "x-one", "SUAAA", "USER JWT"):
+            assert text not in shown
 
 
 # What does not go together.
@@ -873,12 +946,19 @@ def test_headers_of_the_servers_own_are_refused(name: str) -> None:
 
 
 def test_a_configuration_is_printed_as_it_can_be_read_and_without_secrets(rules: str) -> None:
-    environ = {name: row.text.replace("<file>", rules) for name, row in TABLE.items()}
+    # What cannot be beside NATS_URL, and beside NATS_USER.
+    left_out = {"TEMPORARY_SLOT", "WORKERS", "NATS_CREDENTIALS", "NATS_NKEY_SEED"}
+    environ = {
+        name: row.text.replace("<file>", rules)
+        for name, row in TABLE.items()
+        if name not in left_out
+    }
+    secrets = set(SECRETS) - left_out
     config = ServerConfig.from_env(environ)
     printed = dict(line.split("=", 1) for line in print_config(config))
     assert list(printed) == list(TABLE)
-    assert {name for name, text in printed.items() if text == "***"} == set(SECRETS)
-    assert ServerConfig.from_env({**printed, **{name: environ[name] for name in SECRETS}}) == config
+    assert {name for name, text in printed.items() if text == "***"} == secrets
+    assert ServerConfig.from_env({**printed, **{name: environ[name] for name in secrets}}) == config
 
 
 def test_defaults_are_printed_too_and_what_is_unset_is_empty() -> None:
