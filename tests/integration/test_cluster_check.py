@@ -1,0 +1,142 @@
+"""What ``--check`` says of NATS, on real servers: whatever is missing is named, with what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+from realtime_core import Finding, Severity
+from realtime_server.cluster.check import (
+    cluster_findings,
+    publish_permissions,
+    subscribe_permissions,
+)
+from realtime_server.cluster.log import LogSettings, stream_config
+from realtime_server.config import ClusterSettings
+from tests.nats_server import DEBIAN, LATEST, NatsServer, free_port, user
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., NatsServer]
+
+COVERED = {"log_ack_delay": 130_000}
+
+
+def settings(server: NatsServer, name: str, **more: Any) -> ClusterSettings:
+    values = {"nats_url": server.url, "slot_name": "s", "cluster_name": name, **COVERED, **more}
+    return ClusterSettings(**values)
+
+
+async def make_stream(server: NatsServer, name: str, **login: str) -> None:
+    """Make the stream as a server does that is set up as `settings` says."""
+    async with await nats.connect(server.url, **login) as client:
+        config = json.dumps(stream_config(LogSettings(name=name)))
+        reply = await client.request(f"$JS.API.STREAM.CREATE.{name}", config.encode())
+        assert "error" not in json.loads(reply.data)
+
+
+async def streams(server: NatsServer) -> dict[str, int]:
+    """Return the names of all streams, and how many messages each has."""
+    async with await nats.connect(server.url) as client:
+        infos = await client.jetstream().streams_info()
+    return {str(info.config.name): info.state.messages for info in infos}
+
+
+async def only(config: ClusterSettings) -> Finding:
+    (finding,) = await cluster_findings(config)
+    return finding
+
+
+async def test_before_the_first_start_nothing_is_made(nats: NatsServer) -> None:
+    finding = await only(settings(nats, "check_before"))
+    assert finding.severity is Severity.OK
+    assert "the first server to start makes the stream 'check_before'" in finding.message
+    assert "check_before" not in await streams(nats)
+
+
+async def test_a_stream_that_is_there_is_looked_at_and_left_alone(nats: NatsServer) -> None:
+    await make_stream(nats, "check_there")
+    finding = await only(settings(nats, "check_there"))
+    assert finding == Finding.ok("cluster", "NATS is reached, and keeps the stream 'check_there'")
+    assert (await streams(nats))["check_there"] == 0
+
+
+async def test_a_stream_that_differs_is_not_changed_but_named(nats: NatsServer) -> None:
+    await make_stream(nats, "check_other")
+    config = settings(nats, "check_other", log_max_age=900_000, log_max_bytes=1 << 24)
+    found = await cluster_findings(config)
+    assert [finding.severity for finding in found] == [
+        Severity.OK,
+        Severity.WARNING,
+        Severity.WARNING,
+    ]
+    told = " ".join(finding.message for finding in found)
+    assert "max_bytes of the stream check_other is 1073741824, not 16777216" in told
+    assert "max_age of the stream check_other is" in told
+    assert "nats stream edit check_other" in told
+
+
+async def test_one_copy_and_a_short_delay_may_lose_changes(nats: NatsServer) -> None:
+    found = await cluster_findings(settings(nats, "check_copies", log_ack_delay=10_000))
+    assert found[-1].severity is Severity.WARNING
+    assert "when its machine loses power" in found[-1].message
+    assert "LOG_ACK_DELAY=130000" in str(found[-1].remedy)
+    three = settings(nats, "check_copies", log_ack_delay=10_000, nats_replicas=3)
+    assert [finding.severity for finding in await cluster_findings(three)] == [Severity.OK]
+
+
+async def test_nobody_is_there() -> None:
+    config = ClusterSettings(nats_url=f"nats://127.0.0.1:{free_port()}", slot_name="s")
+    finding = await only(config)
+    assert finding.severity is Severity.PROBLEM
+    assert finding.message.startswith("no connection to NATS: nats://127.0.0.1:")
+
+
+@pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
+async def test_without_jetstream_there_is_no_log(new_nats: Start, program: Path) -> None:
+    finding = await only(settings(new_nats(program=program, jetstream=False), "shop"))
+    assert finding.severity is Severity.PROBLEM
+    assert finding.message.startswith("JetStream does not answer; enable it")
+
+
+# Permissions
+
+ALL = [*publish_permissions("shop"), *subscribe_permissions("shop")[1:]]
+EXAMPLES = {
+    "shop.>": "shop.log",
+    "_INBOX.>": "_INBOX.",
+    "$JS.API.CONSUMER.CREATE.shop.>": "$JS.API.CONSUMER.CREATE.shop.check",
+    "$JS.API.CONSUMER.MSG.NEXT.shop.>": "$JS.API.CONSUMER.MSG.NEXT.shop.check",
+}
+
+
+def allowed(*, without: str = "") -> str:
+    publish = [subject for subject in publish_permissions("shop") if subject != without]
+    subscribe = [subject for subject in subscribe_permissions("shop") if subject != without]
+    return f"authorization {{ users: [ {user('me', 'pw', publish, subscribe)} ] }}"
+
+
+@pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
+async def test_the_permissions_that_are_named_are_enough(new_nats: Start, program: Path) -> None:
+    server = new_nats(program=program, more=allowed())
+    config = settings(server, "shop", nats_user="me", nats_password="pw")
+    assert (await only(config)).severity is Severity.OK
+    await make_stream(server, "shop", user="me", password="pw")
+    assert (await only(config)).severity is Severity.OK
+
+
+@pytest.mark.parametrize("missing", ALL)
+async def test_a_permission_that_is_missing_is_named(new_nats: Start, missing: str) -> None:
+    server = new_nats(more=allowed(without=missing))
+    finding = await only(settings(server, "shop", nats_user="me", nats_password="pw"))
+    assert finding.severity is Severity.PROBLEM
+    named = finding.message.partition("; permit it there: ")[0]
+    assert EXAMPLES.get(missing, missing) in named
+    assert missing in finding.message.partition("; permit it there: ")[2]
+    # Nothing else is missing.
+    assert named.count("$JS.API") == missing.count("$JS.API")
