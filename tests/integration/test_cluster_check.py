@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ EXAMPLES = {
 }
 
 
+def documented() -> str:
+    """Return what the page about several servers has of users, with a password."""
+    page = (Path(__file__).parents[2] / "docs/howto/several-servers.md").read_text(encoding="utf-8")
+    block = page.partition('```text title="nats.conf"\n')[2].partition("```")[0]
+    return block[block.index("authorization") :].replace('"…"', "pw")
+
+
 def allowed(*, without: str = "") -> str:
     publish = [subject for subject in publish_permissions("shop") if subject != without]
     subscribe = [subject for subject in subscribe_permissions("shop") if subject != without]
@@ -122,12 +130,19 @@ def allowed(*, without: str = "") -> str:
 
 
 @pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
-async def test_the_permissions_that_are_named_are_enough(new_nats: Start, program: Path) -> None:
-    server = new_nats(program=program, more=allowed())
-    config = settings(server, "shop", nats_user="me", nats_password="pw")
+async def test_the_permissions_that_are_documented_are_enough(
+    new_nats: Start, program: Path
+) -> None:
+    server = new_nats(program=program, more=documented())
+    config = settings(server, "shop", nats_user="realtime", nats_password="pw")
     assert (await only(config)).severity is Severity.OK
-    await make_stream(server, "shop", user="me", password="pw")
+    await make_stream(server, "shop", user="realtime", password="pw")
     assert (await only(config)).severity is Severity.OK
+
+
+def test_the_permissions_that_are_documented_are_those_that_the_check_names() -> None:
+    named = re.findall(r'"([^"\n]*[.>][^"\n]*)"', documented())
+    assert named == [*publish_permissions("shop"), *subscribe_permissions("shop")]
 
 
 @pytest.mark.parametrize("missing", ALL)
