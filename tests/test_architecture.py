@@ -601,7 +601,8 @@ def test_a_server_without_a_shared_log_loads_no_client_of_nats() -> None:
         "from realtime_server.server import RealtimeServer\n"
         "async def main():\n"
         "    RealtimeServer(ServerConfig.from_env({{{more}}}, dev=True))\n"
-        "    print(*{{name for name in sys.modules if 'cluster' in name or name == 'nats'}})\n"
+        "    ours = 'realtime_server.cluster'\n"
+        "    print(*{{name for name in sys.modules if name.startswith(ours) or name == 'nats'}})\n"
         "asyncio.run(main())"
     )
     shared = "'NATS_URL': 'nats://127.0.0.1:1', 'SLOT_NAME': 'shop'"

@@ -252,7 +252,7 @@ def test_logs_are_set_up_as_the_environment_says(
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[LogLevel, LogFormat]] = []
-    monkeypatch.setattr(logs, "configure", lambda *how: asked.append(how))
+    monkeypatch.setattr(logs, "configure", lambda *how, worker: asked.append(how))
     monkeypatch.setenv("LOG_LEVEL", "error")
     monkeypatch.setenv("LOG_FORMAT", "json")
     server.signal_number = signal.SIGTERM
