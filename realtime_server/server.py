@@ -326,6 +326,8 @@ class RealtimeServer:
             tasks.add(self._webhooks.running)
         if self._worker is not None:
             tasks.add(self._looking)
+        if self._node is not None:
+            tasks |= self._node.running
         # A cancellation of this ends none of them.
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:

@@ -64,20 +64,22 @@ class ClusterNode:
         self._nodes = nodes
         self._leader = leader
         self._clock = clock
-        self._tasks: list[asyncio.Task[None]] = []
+        self.running: set[asyncio.Task[None]] = set()
+        """The tasks that lead, and say how far the server has come. Only an error that nobody has
+        thought of ends one of them."""
 
     async def __aenter__(self) -> Self:
         """Begin to lead, if that is possible, and to say how far the server has come."""
-        self._tasks = [asyncio.create_task(self._beat_for_ever())]
+        self.running.add(asyncio.create_task(self._beat_for_ever()))
         if self._leader is not None:
-            self._tasks.append(asyncio.create_task(self._leader.run()))
+            self.running.add(asyncio.create_task(self._leader.run()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop leading, which frees the slot."""
-        for task in self._tasks:
+        for task in self.running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.running, return_exceptions=True)
 
     def stats(self) -> ClusterStats:
         """Return what is counted."""
