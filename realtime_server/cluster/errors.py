@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from realtime_core.errors import ServerError
 
 __all__ = ["ApiError", "FencedError", "LogError", "MissingError", "NoResponderError"]
+
+
+_REMEDIES: Final = {
+    10047: "set a larger max_file_store in the configuration of NATS, or a smaller LOG_MAX_BYTES",
+    10074: "set NATS_REPLICAS=1, or use three NATS servers that are one cluster",
+}
+"""What to do about errors of JetStream, by their codes."""
 
 
 class LogError(ServerError):
@@ -32,4 +41,8 @@ class ApiError(LogError):
 
     def __init__(self, subject: str, code: int, description: str) -> None:
         self.code = code
-        super().__init__(f"JetStream has refused {subject}: {description} ({code})")
+        remedy = _REMEDIES.get(code)
+        super().__init__(
+            f"JetStream has refused {subject}: {description} ({code})"
+            + (f"; {remedy}" if remedy else "")
+        )

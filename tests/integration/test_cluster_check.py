@@ -17,7 +17,9 @@ from realtime_server.cluster.check import (
     publish_permissions,
     subscribe_permissions,
 )
-from realtime_server.cluster.log import LogSettings, stream_config
+from realtime_server.cluster.connection import NatsConnection
+from realtime_server.cluster.errors import LogError
+from realtime_server.cluster.log import Log, LogSettings, stream_config
 from realtime_server.config import ClusterSettings
 from tests.nats_server import DEBIAN, LATEST, NatsServer, free_port, user
 
@@ -103,6 +105,24 @@ async def test_without_jetstream_there_is_no_log(new_nats: Start, program: Path)
     finding = await only(settings(new_nats(program=program, jetstream=False), "shop"))
     assert finding.severity is Severity.PROBLEM
     assert finding.message.startswith("JetStream does not answer; enable it")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "remedy"),
+    [
+        (LogSettings(name="shop"), "set a larger max_file_store in the configuration of NATS"),
+        (LogSettings(name="shop", max_bytes=1 << 24, replicas=3), "set NATS_REPLICAS=1, or use"),
+    ],
+)
+@pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
+async def test_a_stream_that_cannot_be_made_is_said_with_what_to_do(
+    new_nats: Start, program: Path, wanted: LogSettings, remedy: str
+) -> None:
+    server = new_nats(program=program, max_file_store="100MB")
+    config = settings(server, "shop")
+    async with await NatsConnection.open(config, name="tests") as connection:
+        with pytest.raises(LogError, match=remedy):
+            await Log(connection, wanted).prepare()
 
 
 # Permissions
