@@ -242,6 +242,6 @@ ClusterRoles = Annotated[ClusterRole, _choice(ClusterRole)]
 # NATS keeps one, three or five copies.
 Replicas = Annotated[int, _whole_number(1, 5)]
 LogBytes = Annotated[int, _whole_number(16 * 1024 * 1024, unit="bytes")]
-# A position that moves without changes is appended every ten seconds, and has to stay.
+# The end of the log is repeated before it expires, which takes a server that leads.
 LogAge = Annotated[int, _whole_number(60_000, unit="ms")]
 Configuration = Annotated[ConfigurationFile, Kind(ConfigurationFile.read, "path of a JSON file")]
