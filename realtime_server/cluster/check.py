@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import nats.errors
 from nats.aio.client import Client
@@ -32,7 +32,11 @@ _SYNC: Final = 120_000
 """After how many milliseconds NATS writes a stream to its disk, unless it is set up otherwise:
 https://docs.nats.io/running-a-nats-service/configuration, ``sync_interval``."""
 _NO_STREAM: Final = 10059
-_DENIED: Final = re.compile(r"permissions violation for \w+ to \"([^\"]+)\"", re.IGNORECASE)
+# The library gives what the server complains about in lower case.
+_DENIED: Final = re.compile(r"permissions violation for (publish|subscri)\w* to \"([^\"]+)\"")
+
+_Denied: TypeAlias = set[tuple[str, str]]
+"""What was denied: the beginning of the verb, and the subject in lower case."""
 
 
 async def cluster_findings(config: ClusterSettings) -> list[Finding]:
@@ -41,10 +45,10 @@ async def cluster_findings(config: ClusterSettings) -> list[Finding]:
     Args:
         config: the settings, with ``NATS_URL``.
     """
-    denied: set[str] = set()
+    denied: _Denied = set()
 
     async def note(error: Exception) -> None:
-        denied.update(_DENIED.findall(str(error)))
+        denied.update(_DENIED.findall(str(error).lower()))
 
     try:
         client = await connect(config, name="realtime-server --check", error_cb=note)
@@ -59,7 +63,7 @@ async def cluster_findings(config: ClusterSettings) -> list[Finding]:
 
 
 async def _findings(
-    config: ClusterSettings, client: Client, denied: set[str]
+    config: ClusterSettings, client: Client, denied: _Denied
 ) -> AsyncIterator[Finding]:
     version = client.connected_server_version
     if (version.major, version.minor) < _LEAST_VERSION:
@@ -74,7 +78,7 @@ async def _findings(
     if denied:
         yield Finding.problem(
             _CHECK,
-            f"NATS does not let its user use {', '.join(sorted(denied))}; permit it there: "
+            f"NATS does not let its user {' or '.join(_missing(stream, denied))}; permit it there: "
             f"publish {', '.join(publish_permissions(stream))}, and subscribe "
             f"{', '.join(subscribe_permissions(stream))}",
         )
@@ -119,6 +123,16 @@ def _of_the_copies(config: ClusterSettings) -> Iterator[Finding]:
         )
 
 
+def _missing(stream: str, denied: _Denied) -> Iterator[str]:
+    """Yield the permissions without which something was denied."""
+    wanted = {"publish": publish_permissions(stream), "subscribe": subscribe_permissions(stream)}
+    for verb, subjects in wanted.items():
+        for subject in subjects:
+            beginning = subject.lower().removesuffix(">")
+            if any(verb.startswith(how) and what.startswith(beginning) for how, what in denied):
+                yield f"{verb} {subject}"
+
+
 def publish_permissions(stream: str) -> list[str]:
     """Return the subjects that a server sends to, as NATS' permissions name them."""
     names = {
@@ -136,7 +150,7 @@ def subscribe_permissions(stream: str) -> list[str]:
     return [f"{stream}.>", "_INBOX.>"]
 
 
-async def _ask_all(client: Client, stream: str, denied: set[str]) -> Mapping[str, Any] | None:
+async def _ask_all(client: Client, stream: str, denied: _Denied) -> Mapping[str, Any] | None:
     """Try all that a server does; return what JetStream says of the stream, None if nothing."""
     inbox = await client.subscribe(client.new_inbox())
     beats = await client.subscribe(f"{stream}.beat.*")
