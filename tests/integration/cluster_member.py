@@ -21,10 +21,14 @@ class Member:
         database: has the publication ``shop``, of the table ``item`` with an integer ``id``.
         url: of NATS.
         name: of the log and the slot.
+        is_heard: whether it leads, and says how far it has come.
         settings: environment variables besides.
     """
 
-    def __init__(self, database: Database, url: str, name: str, **settings: str) -> None:
+    def __init__(
+        self, database: Database, url: str, name: str, *, is_heard: bool = True, **settings: str
+    ) -> None:
+        self._is_heard = is_heard
         fixed = {
             "NATS_URL": url,
             "SLOT_NAME": name,
@@ -45,7 +49,8 @@ class Member:
 
     async def __aenter__(self) -> Self:
         await self.feed.__aenter__()
-        await self.node.__aenter__()
+        if self._is_heard:
+            await self.node.__aenter__()
         self._reading = asyncio.create_task(self._read())
         return self
 

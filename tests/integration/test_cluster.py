@@ -119,6 +119,35 @@ async def test_a_lost_end_of_the_log_comes_again_or_is_a_gap(
         assert {gap.reason for gap in one.gaps + two.gaps} <= {GapReason.START_BEHIND_SLOT}
 
 
+async def test_a_member_that_was_outrun_is_told_a_gap(item: Database, nats: NatsServer) -> None:
+    """The leader does not hear of it, so nobody waits for it; the others have everything."""
+    name = unique_name("log")
+    small = {"LOG_MAX_BYTES": str(16 * 1024 * 1024)}
+    async with (
+        Member(item, nats.url, name, **small) as one,
+        Member(item, nats.url, name, is_heard=False, **small) as slow,
+    ):
+        await asyncio.gather(one.feed.attached(), slow.feed.attached())
+        insert(item, 1, 10)
+        await eventually(lambda: one.ids == slow.ids == numbers(10))
+        slow.may_go_on.clear()
+        for turn in range(1, 4):
+            insert(item, 100 * turn + 1, 100 * turn + 100, 100_000)
+            await eventually(lambda: one.ids[-1] == 100 * turn + 100)  # noqa: B023
+        slow.may_go_on.set()
+        insert(item, 1001, 1001)
+        await eventually(lambda: slow.ids[-1] == one.ids[-1] == 1001)
+    assert not one.gaps
+    missing = sorted(set(one.ids) - set(slow.ids))
+    assert missing
+    assert slow.ids == [number for number in one.ids if number not in missing]
+    places = dict(zip(one.ids, one.positions, strict=True))
+    (gap,) = slow.gaps
+    assert gap.reason is GapReason.LOG_BEHIND
+    assert gap.after is not None
+    assert all(gap.after < places[number] <= gap.until for number in missing)
+
+
 async def test_a_log_that_was_deleted_is_made_anew(item: Database, nats: NatsServer) -> None:
     name = unique_name("log")
     async with Member(item, nats.url, name) as one, Member(item, nats.url, name) as two:
