@@ -1,0 +1,174 @@
+"""What a run of faults needs: servers that share a log, a writer, and clients that check."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import threading
+import time
+import urllib.request
+from collections import Counter
+from random import Random
+
+import psycopg
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from tests.fix_postgres import Database
+from tests.nats_server import free_port
+from tests.server_process import ServerProcess
+
+__all__ = ["ClusterServer", "Watcher", "Writer", "leader_of"]
+
+
+class ClusterServer:
+    """A server on a port that it keeps when it is started again."""
+
+    def __init__(self, item: Database, **settings: str) -> None:
+        self._item = item
+        self._settings = {"PORT": str(free_port()), **settings}
+        self._process: ServerProcess | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self._settings["PORT"])
+
+    @property
+    def process(self) -> ServerProcess:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def log(self) -> list[str]:
+        """What it has logged since it was started last."""
+        return [] if self._process is None else self._process.log
+
+    def start(self) -> None:
+        self._process = ServerProcess(self._item.dsn, patience=60, **self._settings)
+        self._process.__enter__()
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self.process.process.kill()
+        self.process.process.wait()
+        self.stop()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.__exit__(None, None, None)
+            self._process = None
+
+    def leads(self) -> bool:
+        """Whether it says so; False if it does not answer."""
+        url = f"http://127.0.0.1:{self.port}/metrics"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1) as answer:
+            return "realtime_cluster_leading 1.0" in answer.read().decode()
+        return False
+
+
+def leader_of(servers: list[ClusterServer]) -> ClusterServer:
+    """Wait until one of the servers leads, and return it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for server in servers:
+            if server.leads():
+                return server
+        time.sleep(0.02)
+    raise AssertionError("nobody leads")
+
+
+class Writer:
+    """Inserts rows with growing numbers without a pause, in transactions of all sizes."""
+
+    def __init__(self, item: Database, seed: int) -> None:
+        self.issued = 0
+        """The last number that may be in the database."""
+        self._random = Random(seed)
+        self._dsn = item.dsn
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def end(self) -> int:
+        """Write no more, and return the last number."""
+        self.__exit__()
+        return self.issued
+
+    def _write(self) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            while not self._is_over.wait(0.01):
+                count = self._random.choice((1, 1, 1, 2, 5, 20, 20, 300))
+                first = self.issued + 1
+                self.issued += count
+                connection.execute(
+                    "insert into item select g, repeat('x', 60)"
+                    f" from generate_series({first}, {self.issued}) g"
+                )
+
+
+class Watcher:
+    """A client that goes to another server when its connection breaks, and begins anew there.
+
+    In one membership rows come without a hole, from what was committed at the join at the latest.
+    """
+
+    def __init__(self, ports: list[int], writer: Writer, turn: int) -> None:
+        self.last = 0
+        """The number of the last row."""
+        self.problems: list[str] = []
+        self.sessions = 0
+        self.received = 0
+        self.ends: Counter[str] = Counter()
+        self._ports = itertools.cycle(ports[turn % len(ports) :] + ports[: turn % len(ports)])
+        self._writer = writer
+
+    async def run(self) -> None:
+        """Watch until this is cancelled."""
+        for port in self._ports:
+            try:
+                await self._session(port)
+            except (OSError, TimeoutError, WebSocketException) as exc:
+                self.ends[type(exc).__name__] += 1
+                await asyncio.sleep(0.05)
+
+    async def _session(self, port: int) -> None:
+        uri = f"ws://127.0.0.1:{port}/socket/websocket?vsn=1.0.0"
+        async with connect(
+            uri, compression=None, proxy=None, open_timeout=3, max_size=None, ping_interval=None
+        ) as socket:
+            join = {"topic": "realtime:public:item", "event": "phx_join", "payload": {}, "ref": "1"}
+            await socket.send(json.dumps(join))
+            at_join: int | None = None
+            last: int | None = None
+            while True:
+                async with asyncio.timeout(20 if at_join is None else None):
+                    message = json.loads(await socket.recv())
+                event, payload = message["event"], message["payload"]
+                if event == "phx_reply":
+                    if payload["status"] != "ok":
+                        raise OSError(f"refused: {payload}")
+                    at_join = self._writer.issued
+                    self.sessions += 1
+                elif event == "INSERT":
+                    number = int(payload["record"]["id"])
+                    self._check(port, number, last, at_join)
+                    last = self.last = number
+                    self.received += 1
+                elif event == "system":
+                    self.problems.append(f"port {port}: {payload}")
+
+    def _check(self, port: int, number: int, last: int | None, at_join: int | None) -> None:
+        if last is not None:
+            if number != last + 1:
+                self.problems.append(f"port {port}: {number} behind {last}")
+        elif at_join is not None and number > at_join + 1:
+            self.problems.append(f"port {port}: {number} first, joined at {at_join}")
