@@ -69,8 +69,11 @@ class ChannelEnds:
             self._hub.unsubscribe(subscription)
             return
         standing.written = written = self._written(standing)
-        is_held = self._channel_starts.is_held(standing.member)
-        gave_up = standing.may_be_given_up(self._clock())
+        standing.was_held = self._channel_starts.is_held(standing.member)
+        now, has_left = self._clock(), how is Departure.LEFT
+        gave_up = standing.may_be_given_up(now)
+        if has_left and not gave_up and standing.may_have_timed_out(now):
+            gave_up = standing.has_left = True
         if gave_up:
             standing.give_up()
         elif standing.since is None:
@@ -80,7 +83,7 @@ class ChannelEnds:
         self._catch_up.remove(subscription)
         self._hub.unsubscribe(subscription)
         self._channel_starts.cancel(standing.member)
-        if how is Departure.LEFT and (gave_up or visit.proof.proven < standing.reply):
+        if has_left and (gave_up or visit.proof.proven < standing.reply):
             # Some clients leave a channel when the answer to its join takes too long, and join it
             # again. The application has left nothing.
             how = Departure.REJOINING
@@ -90,9 +93,7 @@ class ChannelEnds:
             if former is not None:
                 self._depart(former, Departure.LOST)
         else:
-            # A channel that waits for the journal has got nothing, and the absence that it would
-            # have gone on from is still there.
-            self._depart(standing, Departure.LEFT if is_held else how)
+            self._depart(standing, how)
 
     def close(self, visit: Visit, how: Departure) -> None:
         """End the parked channels of a connection that has ended.
@@ -107,7 +108,7 @@ class ChannelEnds:
     def expire(self) -> None:
         """End the parked channels whose clients have not joined again in time."""
         for standing in self._parking.expire():
-            self._depart(standing, Departure.LOST)
+            self._depart(standing, Departure.LEFT if standing.has_left else Departure.LOST)
 
     def abandon(
         self, subscription: Subscription, standing: Standing | None, how: Departure
@@ -144,7 +145,7 @@ class ChannelEnds:
         return None if standing is None else self._written(standing)
 
     def _depart(self, standing: Standing, how: Departure) -> None:
-        if how is Departure.LOST:
+        if how is Departure.LOST and not standing.was_held:
             place, why = standing.place(self._live), standing.why_lost
             self._memberships.depart(
                 standing.member, place, began=standing.first, written=standing.written, lost=why

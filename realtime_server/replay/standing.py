@@ -80,6 +80,11 @@ class Standing:
     proven; None if it could."""
     written: Place | None = attrs.field(default=None, init=False)
     """The place up to which everything was written to the channel, when it has ended."""
+    was_held: bool = attrs.field(default=False, init=False)
+    """Whether the channel ended before the journal was known. It has got nothing, and what it would
+    have gone on from is still there."""
+    has_left: bool = attrs.field(default=False, init=False)
+    """Whether the client has left the channel for good, unless it joins again soon."""
     # When the client was known to have the answer to its join.
     _answered: float | None = attrs.field(default=None, init=False)
     # The checkpoints, in order.
@@ -127,6 +132,14 @@ class Standing:
             return now - self.came < _NEVER_ANSWERS
         is_late = self._answered - self.came >= _PATIENCE
         return is_late and now - self._answered < _COMES_BACK_WITHIN
+
+    def may_have_timed_out(self, now: float) -> bool:
+        """Return whether a client that leaves the channel now may have given up its join.
+
+        A browser answers pings while its page is behind, perhaps for so long that the page gives
+        the join up before it reads the answer. What the page sends later shows that it is not.
+        """
+        return now - self.came >= _PATIENCE and self.proof.sure < self.reply
 
     def give_up(self) -> None:
         """Take nothing that was written to the channel as received, whatever its client proves."""

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from realtime_server.phoenix.message_handler import Departure
+from realtime_server.replay.absences import Absence
 from realtime_server.replay.channel_starts import ChannelStarts
+from tests.waiting import eventually
 
 from .stage import Client, Stage, batch
 
@@ -75,3 +77,30 @@ async def test_who_was_new_and_comes_back_waits_for_the_journal(
     assert len(client.starts) == 1
     await starts.release((0, -1))
     assert [one.resumed for one in client.starts] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "how", [Departure.REJOINING, Departure.LOST], ids=["joins again", "is gone"]
+)
+async def test_who_is_cut_off_before_the_journal_is_known_goes_on_from_what_the_journal_says(
+    held: tuple[Stage, ChannelStarts], how: Departure
+) -> None:
+    """Its own join on this server came later than the changes that it has missed."""
+    stage, starts = held
+    stage.publish(*batch(16, 1))
+    client = join(stage, "a", 7)
+    stage.guarded.leave(client.visit, client.subscription, how)
+    client.proof.close()
+    stage.guarded.close(client.visit, Departure.LOST)
+    key = client.visit.visitor.key({}, client.topic, client.subscription.bindings)
+    assert key is not None
+    before = Absence(key, 5, (0, -1), stage.now, may_be_here=True)
+    stage.replay.memberships.absences.elsewhere = lambda digest: [before]
+    await starts.release((16, -1))
+    assert client.come().resumed
+    running = asyncio.create_task(stage.guarded.run())
+    try:
+        await eventually(lambda: client.ids == [1])
+    finally:
+        running.cancel()
+        await asyncio.wait({running})

@@ -170,6 +170,67 @@ async def test_a_channel_that_was_left_before_its_joins_answer_goes_on_where_the
     await running(stage, lambda: client.ids == [1, 1])
 
 
+@pytest.fixture
+async def behind(stage: Stage) -> Client:
+    """A page that leaves a channel when its join has timed out, though its browser has answered."""
+    client = Client(stage)
+    client.connect()
+    client.proof.received()
+    client.join()
+    stage.publish(*batch(16, 1))
+    client.prove()
+    await stage.replay.tidy()
+    stage.now += 10
+    client.proof.received()
+    stage.guarded.leave(client.visit, client.subscription, Departure.LEFT)
+    stage.publish(*batch(32, 2))
+    return client
+
+
+async def test_a_page_that_may_have_given_up_its_join_gets_all_when_it_joins_again(
+    stage: Stage, behind: Client
+) -> None:
+    behind.join()
+    assert behind.starts[-1].resumed
+    await running(stage, lambda: behind.ids == [1, 1, 2])
+
+
+async def test_a_page_that_may_have_given_up_its_join_gets_all_when_it_comes_back(
+    stage: Stage, behind: Client
+) -> None:
+    behind.proof.close()
+    stage.guarded.close(behind.visit, Departure.LOST)
+    assert behind.come().resumed
+    await running(stage, lambda: behind.ids == [1, 1, 2])
+
+
+async def test_a_page_that_does_not_join_again_has_left_for_good(
+    stage: Stage, behind: Client
+) -> None:
+    stage.now += 31
+    await stage.replay.tidy()
+    behind.join()
+    assert not behind.starts[-1].resumed
+    behind.leave(Departure.LEFT)
+
+
+async def test_a_page_that_has_sent_something_since_leaves_for_good(stage: Stage) -> None:
+    client = Client(stage)
+    client.connect()
+    client.proof.received()
+    client.join()
+    client.proof.ask()
+    client.prove()
+    await stage.replay.tidy()
+    for _ in range(2):
+        stage.now += 10
+        client.proof.received()
+    stage.guarded.leave(client.visit, client.subscription, Departure.LEFT)
+    stage.publish(*batch(16, 1))
+    client.join()
+    assert [one.resumed for one in client.starts] == [False, False]
+
+
 @pytest.mark.parametrize("after", [1, 40], ids=["at once", "long after a late answer"])
 async def test_a_channel_whose_client_has_the_answer_goes_on_exactly_where_it_ended(
     stage: Stage, after: int
