@@ -174,6 +174,12 @@ class FakeConnection:
             for call in self._on_closed:
                 call()
 
+    async def __aenter__(self) -> FakeConnection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     async def aclose(self) -> None:
         self.end()
 

@@ -87,8 +87,10 @@ class Leader:
         # The source while this leads.
         self._source: RawPgoutputSource | None = None
         self._term: Term | None = None
-        # Whether the log's places are of another database cluster.
-        self._is_other_cluster = False
+        # Where the last term has begun, or would have; and the end of the log that the database
+        # turned out not to be the one of.
+        self._begin = _Begin()
+        self._refused: Envelope | None = None
 
     def source_stats(self) -> SourceStats | None:
         """Return what the source counts; None while this does not lead."""
@@ -111,7 +113,7 @@ class Leader:
                     await first_to_end(self._lead(self._log_of(connection)), _end_of(connection))
             except PositionMismatchError as exc:
                 logger.warning("the log is of another database: %s", exc)
-                self._is_other_cluster = True
+                self._refused = self._begin.tail
             except FencedError as exc:
                 logger.warning("another server leads: %s", exc)
             except RealtimeError as exc:
@@ -129,7 +131,7 @@ class Leader:
     async def _lead(self, log: Log) -> None:
         for difference in await log.prepare():
             logger.warning("the stream is not as it should be: %s", difference)
-        begin = _Begin()
+        begin = self._begin = _Begin()
 
         async def ask() -> Position | None:
             return await self._start(log, begin)
@@ -161,7 +163,7 @@ class Leader:
         """Return where the source is to begin, now that it holds the slot."""
         begin.sequence, begin.tail = await log.tail()
         tail = begin.tail
-        if tail is None or self._is_other_cluster:
+        if tail is None or tail == self._refused:
             return None
         position = position_at(tail.last, tail.stream)
         if tail.stream.publications != self._publications:
@@ -180,11 +182,14 @@ class Leader:
             return Packer(mark.last, stream, **options), [packed]
         packer = Packer(tail.last, tail.stream, **options)
         if tail.stream == stream:
+            if tail == self._refused:
+                # The source has not begun there, and would yield again what the log has.
+                self._refused = None
+                raise LogError("the database is the one of the log again")
             return packer, []
         reason, until = GapReason.LOG_BEHIND, LSN(tail.last[1])
-        if self._is_other_cluster:
+        if tail == self._refused:
             reason, until = GapReason.OTHER_CLUSTER, LSN(stats.confirmed_lsn - 1)
-            self._is_other_cluster = False
         logger.warning("the log goes on with another stream, %s behind %s", stream, tail.stream)
         return packer, packer.feed(Gap(None, Position(until, LAST_INDEX, stream), reason))
 
