@@ -52,7 +52,7 @@ class EnvelopeQueue:
         # their positions have, and the sequence.
         self._handed: deque[tuple[Place, StreamIdentity | None, int]] = deque()
         # Why nothing more comes; and why what has come cannot be read.
-        self._error: RealtimeError | None = None
+        self._error: Exception | None = None
         self._unreadable: RealtimeError | None = None
         # Up to where everything was handed over before a hole, and whether there is one.
         self._before_hole: Position | None = None
@@ -90,7 +90,7 @@ class EnvelopeQueue:
             finally:
                 self._room = None
 
-    def end(self, error: RealtimeError) -> None:
+    def end(self, error: Exception) -> None:
         """Have an error raised when everything that has come was handed over."""
         if self._error is None:
             self._error = error
@@ -113,7 +113,7 @@ class EnvelopeQueue:
         """Wait until :meth:`wake` is called.
 
         Raises:
-            RealtimeError: if nothing will come any more.
+            Exception: the one that :meth:`end` was called with, if nothing will come any more.
         """
         if self._error is not None:
             raise self._error
@@ -128,7 +128,8 @@ class EnvelopeQueue:
         """Return the events of the next envelope that has any; cancelling this loses nothing.
 
         Raises:
-            RealtimeError: if an envelope cannot be read, or nothing will come any more.
+            RealtimeError: if an envelope cannot be read.
+            Exception: the one that :meth:`end` was called with, if nothing will come any more.
         """
         if self._unreadable is not None:
             # Whoever reads ahead leaves an error to the next step.

@@ -15,7 +15,7 @@ from typing import Final, Self
 import attrs
 
 from realtime_core import Event, Position, SourceStats, StreamIdentity
-from realtime_core.errors import RealtimeError, ServerError
+from realtime_core.errors import ServerError
 
 from .envelope import Envelope, Place, decode
 from .envelope_queue import EnvelopeQueue, Steps
@@ -174,7 +174,8 @@ class LogFeed:
                     is_told = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, most)
-            except RealtimeError as exc:
+            except Exception as exc:
+                # Also what nobody has thought of: whoever waits for changes would wait for ever.
                 self._queue.end(exc)
                 return
 

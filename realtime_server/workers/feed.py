@@ -13,7 +13,7 @@ from typing import Final, Self
 import attrs
 
 from realtime_core import Event, Position, SourceStats
-from realtime_core.errors import RealtimeError, ServerError
+from realtime_core.errors import ServerError
 
 from ..cluster.envelope_queue import EnvelopeQueue, Steps
 from ..cluster.unpacker import Unpacker
@@ -162,7 +162,8 @@ class LinkFeed:
                 queue.wake()
                 await queue.room()
             queue.end(ServerError("the supervisor has ended"))
-        except RealtimeError as exc:
-            queue.end(exc)
         except OSError as exc:
             queue.end(ServerError(f"the supervisor has ended ({exc})"))
+        except Exception as exc:
+            # Also what nobody has thought of: whoever waits for changes would wait for ever.
+            queue.end(exc)

@@ -373,3 +373,16 @@ async def test_a_worker_hears_that_its_supervisor_has_ended() -> None:
             await soon(waiting)
         with pytest.raises(ServerError, match="the supervisor has ended"):
             await soon(feed.attached())
+
+
+async def test_a_worker_hears_of_an_error_of_its_link_that_nobody_has_thought_of() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        async with LinkFeed(reader, writer) as feed:
+            waiting = asyncio.ensure_future(anext(feed.batches()))
+            await asyncio.sleep(0)
+            reader.set_exception(AttributeError("nobody has thought of that"))
+            with pytest.raises(AttributeError):
+                await soon(waiting)
+            assert not feed.stats().connected
