@@ -7,7 +7,6 @@ or none, nothing more is sent to that endpoint, so that the order stays.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -86,7 +85,7 @@ async def _send_all(run: _Run, letters: DeadLetters) -> None:
     finally:
         # Also when it is interrupted.
         if run.taken:
-            await _remove(letters, run.taken)
+            _remove(letters, run.taken)
 
 
 def _check_remove(letters: DeadLetters) -> None:
@@ -103,9 +102,10 @@ def _check_remove(letters: DeadLetters) -> None:
         ) from None
 
 
-async def _remove(letters: DeadLetters, taken: Collection[tuple[str, str]]) -> None:
+def _remove(letters: DeadLetters, taken: Collection[tuple[str, str]]) -> None:
+    # Nothing else runs by now, and where nothing is awaited, a second signal cannot end it.
     try:
-        await asyncio.shield(asyncio.to_thread(letters.remove, taken))
+        letters.remove(taken)
     except OSError as exc:
         raise ConfigError(
             [
