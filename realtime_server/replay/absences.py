@@ -202,7 +202,8 @@ class Absences:
             last.is_shared = True
             last.ref = min(last.ref, absence.ref)
             last.seen = min(last.seen, absence.seen)
-            last.may_lack = last.may_lack or absence.may_lack
+            lacking = [one.may_lack for one in (last, absence) if one.may_lack is not None]
+            last.may_lack = min(lacking, default=None)
             last.since = max(last.since, absence.since)
             last.repeats = max(last.repeats, absence.repeats)
             if last in self._away:

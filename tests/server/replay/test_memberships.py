@@ -465,6 +465,24 @@ def test_an_absence_that_serves_another_one_is_as_young_as_that() -> None:
     assert len(world.memberships.absences) == 0
 
 
+@pytest.mark.parametrize(("first", "second"), [(3, 5), (5, 3), (None, 3), (3, None)])
+def test_an_absence_that_serves_another_one_may_lack_what_either_may(
+    first: int | None, second: int | None
+) -> None:
+    absences = World(most_away=10 * MOST_OF_A_KEY).memberships.absences
+
+    def add(may_lack: int | None) -> Absence | None:
+        lacking = None if may_lack is None else (may_lack, 0)
+        return absences.add(Absence(SESSION, 5, (9, 0), 0.0, may_lack=lacking))
+
+    for _ in range(MOST_OF_A_KEY - 1):
+        add(None)
+    last = add(first)
+    assert last is not None
+    assert add(second) is None
+    assert last.may_lack == (3, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("are_apart", "most"), [(True, 650), (False, 950)])
 def test_100_000_that_are_away_take_little_memory_each(are_apart: bool, most: int) -> None:
