@@ -56,11 +56,13 @@ class ChannelAges:
             return
         kept: list[Age] = []
         added = self._added_meanwhile = []
-        for age in list(self._ages):
-            if is_away(age):
-                kept.append(age)
-            yield
-        self._added_meanwhile = None
+        try:
+            for age in list(self._ages):
+                if is_away(age):
+                    kept.append(age)
+                yield
+        finally:
+            self._added_meanwhile = None
         kept += added
         heapify(kept)
         self._ages = kept
