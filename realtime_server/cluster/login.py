@@ -80,6 +80,10 @@ async def connect(
         except (OSError, ValueError, nats.errors.Error) as exc:
             problems.append(f"{url}: {_reason(attempt.cause or exc)}")
             await _close(client)
+        except BaseException:
+            # Whoever waits for the connection has given it up.
+            await _close(client)
+            raise
         else:
             attempt.succeeded = True
             return client
