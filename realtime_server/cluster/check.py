@@ -19,8 +19,9 @@ from realtime_core import Finding
 
 from ..config import ClusterSettings
 from .errors import LogError
-from .log import LogSettings, differences
+from .log import differences
 from .login import connect
+from .setup import log_settings
 
 __all__ = ["cluster_findings"]
 
@@ -93,7 +94,7 @@ async def _findings(
     error = answer.get("error")
     if error is None:
         yield Finding.ok(_CHECK, f"NATS is reached, and keeps the stream {stream!r}")
-        for difference in differences(answer["config"], _log_settings(config)):
+        for difference in differences(answer["config"], log_settings(config)):
             yield Finding.warning(
                 _CHECK,
                 f"{difference}; change one of both: nats stream edit {stream}, or the settings",
@@ -174,12 +175,3 @@ async def _ask_all(client: Client, stream: str, denied: _Denied) -> Mapping[str,
         answer: Mapping[str, Any] = json.loads(message.data)
         return answer
     return None
-
-
-def _log_settings(config: ClusterSettings) -> LogSettings:
-    return LogSettings(
-        name=config.stream_name,
-        replicas=config.nats_replicas,
-        max_bytes=config.log_max_bytes,
-        max_age=config.log_max_age,
-    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Final
 
 from realtime_core import SourceStats
 
-from ..config import ServerConfig
+from ..config import ClusterSettings, ServerConfig
 from ..config.database.source import make_leader_source
 from .connection import NatsConnection
 from .feed import LogFeed
@@ -19,11 +20,11 @@ from .nodes import Nodes
 
 __all__ = ["log_settings", "make_node"]
 
-_REPEATS: float = 3
+_REPEATS: Final = 3
 """How often the end of the log is said within the time that the log keeps a message."""
 
 
-def log_settings(config: ServerConfig) -> LogSettings:
+def log_settings(config: ClusterSettings) -> LogSettings:
     """Return what the stream is to be."""
     return LogSettings(
         name=config.stream_name,
