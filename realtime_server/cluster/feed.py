@@ -17,6 +17,7 @@ import attrs
 from realtime_core import Event, Position, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 
+from ..fanout.cancellation import cancel_within
 from .envelope import Envelope, Place, decode
 from .envelope_queue import EnvelopeQueue, Steps
 from .errors import LogError
@@ -77,8 +78,8 @@ class LogFeed:
         """Stop reading."""
         self._queue.end(ServerError("the log is not read any more"))
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+            # The client of NATS may swallow a cancellation while it connects.
+            await cancel_within({self._reading}, 0)
         await self._reader.aclose()
 
     @property

@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from realtime_core import SourceStats
 
+from ..fanout.cancellation import cancel_within
 from .connection import Message, NatsConnection
 from .errors import LogError
 from .feed import LogFeed
@@ -30,6 +31,8 @@ _BEAT: Final = 1.0
 """Seconds from one beat to the next."""
 _PAUSE: Final = 1.0
 """Seconds until a connection is tried again."""
+_PATIENCE: Final = 10.0
+"""Seconds that leading may take to end, with the source, until it is cancelled once more."""
 
 
 class ClusterNode:
@@ -79,7 +82,8 @@ class ClusterNode:
         """Stop leading, which frees the slot."""
         for task in self.running:
             task.cancel()
-        await asyncio.gather(*self.running, return_exceptions=True)
+        # The client of NATS may swallow a cancellation while it connects.
+        await cancel_within(self.running, _PATIENCE)
 
     def stats(self) -> ClusterStats:
         """Return what is counted."""

@@ -1,4 +1,4 @@
-"""LogFeed ends with an error where nothing more will come."""
+"""LogFeed ends with an error where nothing more will come, and when it is closed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 
 from realtime_core import StreamIdentity
 from realtime_server.cluster.envelope import Envelope, Kind, encode
+from realtime_server.cluster.errors import LogError
 from realtime_server.cluster.feed import LogFeed
 from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader
+from realtime_server.cluster.node import ClusterNode
+from realtime_server.cluster.nodes import Nodes
 from tests.fake_jetstream import FakeConnection, FakeJetStream
 from tests.virtual_time import run_in_virtual_time
 
@@ -60,5 +63,33 @@ def test_who_waits_for_changes_hears_of_an_error_that_nobody_has_thought_of() ->
                 await anext(feed.batches())
             assert not feed.is_open
             assert not feed.stats().connected
+
+    run_in_virtual_time(play())
+
+
+def test_it_is_closed_although_a_cancellation_was_swallowed() -> None:
+    async def play() -> None:
+        cancelled = []
+
+        async def connect() -> Any:
+            # As in a call of asyncio.wait_for() that has its result just then, before Python 3.12.
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                if len(cancelled) > 1:
+                    raise
+            raise LogError("no connection")
+
+        clock = asyncio.get_running_loop().time
+        reader = LogReader(connect, lambda connected: Log(connected, LogSettings(name="log")))
+        feed = LogFeed(reader, leader=lambda: None, clock=clock)
+        node = ClusterNode("log", connect, Nodes(100), feed, None, clock=clock)
+        for one in (feed, node):
+            cancelled.clear()
+            async with asyncio.timeout(60), one:
+                # Its task has begun.
+                await asyncio.sleep(0.1)
+            assert len(cancelled) == 2
 
     run_in_virtual_time(play())
