@@ -54,8 +54,9 @@ class FilterRow:
 
     Args:
         record: the row; None if nothing is known of it.
-        old: the row that ``old.`` reads; None if there is none, or nothing is known of it.
-        new: the row that ``new.`` reads; None if there is none.
+        old: the row from which a filter takes ``old.column``; None if there is none, or nothing is
+            known of it.
+        new: the row from which it takes ``new.column``; None if there is none.
     """
 
     __slots__ = ("_new", "_old", "_record", "_unreadable", "_values")

@@ -187,7 +187,7 @@ class Assembler:
             raise
 
     def abandon(self) -> None:
-        """Drop the held changes, and refuse further messages, after one that could not be used."""
+        """Drop the held changes, and refuse further messages, because a message failed."""
         self.is_abandoned = True
         self.close()
 

@@ -74,7 +74,7 @@ class Sequence:
         return self._start if change is None else _place(change)
 
     def resume(self) -> None:
-        """Expect repetitions: PostgreSQL sends again what is behind the slot's position."""
+        """Expect repetitions: PostgreSQL sends everything after the slot's position again."""
         self._resuming = True
 
     def accept(self, event: Change | RawRows | Begin | Commit) -> bool:

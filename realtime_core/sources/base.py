@@ -81,12 +81,13 @@ class SourceStats:
 class ChangeSource(Protocol[E]):
     """An async iterator of changes in commit order, in constant memory.
 
-    ``ChangeSource`` alone yields any event; ``ChangeSource[Change]`` is a source whose options
-    leave out :class:`Begin` and :class:`Commit` (``boundaries``), :class:`Gap` (``on_gap``) and
-    :class:`Idle` (``start_at``), as type checkers know of a source that is made without them.
+    ``ChangeSource`` alone yields events of any kind. ``ChangeSource[Change]`` yields changes alone:
+    it was made without the options that ask for :class:`Begin` and :class:`Commit`
+    (``boundaries``), :class:`Gap` (``on_gap``) and :class:`Idle` (``start_at``). Type checkers find
+    this out from the arguments.
 
-    * ``async with`` attaches it, and ``async for`` reads it. A source has one consumer. That may
-      mix reading by events, batches and transactions: each goes on where the other has stopped.
+    * ``async with`` attaches it, and ``async for`` reads it. A source has one consumer, which
+      may read events, batches and transactions in turn: each goes on where the last has stopped.
     * Cancelling a read loses nothing: the next read goes on where it has stopped.
     * Nothing is acknowledged but by :meth:`ack`, or with ``auto_ack``. Changes that were not
       acknowledged may be handed over again to a new process, but never twice to this one.

@@ -111,7 +111,10 @@ def _load_strictly(text: str) -> Any:
 
 
 def _check_characters(value: Any) -> None:
-    """Raise DecodeError for strings that are not Unicode text, except the content of messages."""
+    """Raise DecodeError for a string that is not Unicode text.
+
+    The content of a logical message is not checked, because it may be any bytes.
+    """
     match value:
         case str():
             if _SURROGATE.search(value):
