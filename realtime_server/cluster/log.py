@@ -51,7 +51,7 @@ class LogSettings:
 
 @attrs.frozen
 class LogState:
-    """What the stream has."""
+    """What the stream in NATS holds at one moment."""
 
     first: int
     """The sequence of the first message that is kept."""

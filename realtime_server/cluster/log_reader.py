@@ -121,7 +121,8 @@ class LogReader:
         """Return the next envelopes, at least one. A cancelled call loses nothing.
 
         Raises:
-            LogError: if something is odd. Call it again, after a pause: it looks for the place.
+            LogError: if the connection or the log is not as expected. Pause, and call this again:
+                then it looks for its place in the log.
         """
         try:
             if self._consumer is None:

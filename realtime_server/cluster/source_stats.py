@@ -1,4 +1,4 @@
-"""What a source counts as values that JSON has, for those who get its changes from others."""
+"""Writes a source's counts as JSON values, for processes that get its changes from another one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["stats_from_json", "stats_to_json"]
 
 
 def stats_to_json(stats: SourceStats) -> dict[str, Any]:
-    """Return what a source counts as values that JSON has."""
+    """Return a source's counts as values that can be written as JSON."""
     values = {name: getattr(stats, name) for name in attrs.fields_dict(SourceStats)}
     stream = stats.stream
     if stream is not None:
@@ -22,7 +22,7 @@ def stats_to_json(stats: SourceStats) -> dict[str, Any]:
 
 
 def stats_from_json(values: Mapping[str, Any]) -> SourceStats:
-    """Return what :func:`stats_to_json` has made values of."""
+    """Return the counts from which :func:`stats_to_json` made the values."""
     stream = values["stream"]
     return SourceStats(
         **{

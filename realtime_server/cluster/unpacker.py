@@ -196,7 +196,10 @@ class Unpacker:
         return Gap(after, position_at(until, envelope.stream), reason)
 
     def _change_stream(self, stream: StreamIdentity) -> None:
-        """Note a stream; another timeline needs another decoder, since it is part of positions."""
+        """Note which stream the envelopes are of; make another decoder if it is a new one.
+
+        The decoder puts the stream's timeline into the positions of changes.
+        """
         known = self.stream
         if known is None or known.timeline != stream.timeline or known != stream:
             self._renew(stream)

@@ -89,7 +89,10 @@ async def open_two_views(
 
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Leave out that a role with fewer powers would do: all tables here are the demo's own."""
+    """Return whether to log a line.
+
+    The advice to take a role with fewer powers is left out: all tables here are the demo's own.
+    """
     return "should have fewer powers" not in str(record.msg)
 
 

@@ -75,7 +75,7 @@ class Ordinals(Protocol):
         ...
 
     def mark(self, recipients: int) -> tuple[int, bytes]:
-        """Return the number of a write to so many outboxes, and the ping that goes behind it."""
+        """Number a write to ``recipients`` outboxes; return the number, and the ping after it."""
         ...
 
 

@@ -235,7 +235,7 @@ class Hub:
     def typing(self, relation: Relation) -> Steps:
         """Compile the filters on a table that is new or was altered, and yield now and then.
 
-        This may be left out: :meth:`deliveries` compiles at once what is not compiled yet.
+        The caller may leave this out: :meth:`deliveries` compiles what is not compiled yet.
         """
         plan = self._plans.get((relation.schema, relation.table))
         if plan is None or plan.relation is not relation:

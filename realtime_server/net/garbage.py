@@ -1,16 +1,17 @@
-"""Garbage: keeps the collections of garbage short, in which all clients wait.
+"""Garbage: keeps garbage collections short, because all clients wait while one runs.
 
-CPython frees at once what nothing refers to any more. A collection of garbage looks for objects
-that only refer to each other, and a full one looks at all objects that may. A client that has
-joined a channel has more than a hundred of them, and keeps them for as long as it stays. So with
-thousands of clients a full collection takes a quarter of a second and more, and finds nothing.
+CPython frees an object at once when nothing refers to it any more. A garbage collection looks for
+objects that refer only to each other, and a full one looks at every object that may refer to
+others. For each client that has joined a channel the server has more than a hundred such objects,
+for as long as the client stays. So with thousands of clients a full collection takes a quarter of a
+second and more, and finds nothing.
 
-Therefore what has survived a full collection is left out of the later ones (:func:`gc.freeze`),
-which look only at what has come since. When that becomes garbage later, it is freed as ever where
-nothing refers to it, but not where it refers to itself. A connection that ends leaves some such
-objects. So from time to time a collection looks at everything again: when most of those connections
-have ended, so that little is left to look at, and nothing happens; or when very many have ended, or
-after an hour.
+Therefore the objects that have survived a full collection are left out of the later ones
+(:func:`gc.freeze`), which look only at objects that were made since. An object that is left out is
+still freed when nothing refers to it any more, but not when objects refer to each other in a
+circle, and a connection that ends leaves some such circles. So from time to time a collection looks
+at everything again: when hardly any connections come or go, and far more have ended than are open,
+so that little is left to look at; or when very many have ended, or after an hour.
 """
 
 from __future__ import annotations

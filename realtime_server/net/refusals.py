@@ -116,7 +116,7 @@ class Refusals:
             self._left_out = 0
 
     def _should_log(self, exc: RefusedError) -> bool:
-        """Return whether a refusal is to be logged; count the limit, if it exceeded one."""
+        """Return whether to log a refusal; if a limit was the reason, count it in the metrics."""
         if not isinstance(exc, LimitError):
             return True
         self._metrics.limit(exc.limit)

@@ -109,7 +109,7 @@ class Backlog:
 
     @property
     def bytes(self) -> int:
-        """Bytes that wait in all outboxes, as they last reported: never fewer than really do."""
+        """Bytes that wait in all outboxes, as each last reported. Fewer may wait, never more."""
         return self._bytes
 
     def why_too_much(self, waiting: int) -> str | None:

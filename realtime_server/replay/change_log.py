@@ -321,7 +321,7 @@ class ChangeLog:
         self._drop(count)
 
     def _pack_old(self, now: float) -> None:
-        """Pack objects that have become old, if somebody is away for longer."""
+        """Pack old changes, if the log goes back so far that most likely a client is away."""
         chunks = self._chunks
         for _ in range(_AT_ONCE):
             is_old = self._fresh_changes >= _SEGMENT and now - chunks[self._settled].time > _FRESH

@@ -115,7 +115,7 @@ class FairShares:
         return theirs.first_to_go()
 
     def _rank(self, name: bytes, before: int, now: int) -> None:
-        """Note that a name has one absence more or fewer than before; 0: it has few."""
+        """Note that a name's number of absences has changed by one; 0 stands for up to eight."""
         if before:
             ranked = self._ranks[before]
             del ranked[name]

@@ -380,7 +380,7 @@ class Journal:
         up what is kept of channels that have gone.
 
         Yields:
-            Now and then, so that others may run, also those that read records.
+            Now and then, so that other work may run meanwhile, also such that reads records.
         """
         yield from self._others.end_silent(self._clock())
         yield from self._others.tidying()

@@ -41,11 +41,14 @@ class LogFloor:
     async def lift_all(
         self, members: Sequence[RoundMember], queue: CatchUpQueue
     ) -> list[RoundMember]:
-        """Lift channels that wait for a round to the floor; return those that still wait then.
+        """Move channels that are below the log's floor to it, and tell them of the gap.
 
         Args:
-            members: the channels.
+            members: channels that wait for a round; those that do not wait any more are left out.
             queue: where they wait.
+
+        Returns:
+            The channels that still wait at the end.
         """
         turn = Turn()
         while True:

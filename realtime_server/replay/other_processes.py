@@ -303,7 +303,7 @@ class OtherProcesses:
     # What the others' channels amount to
 
     def find(self, key: bytes) -> list[OtherChannel]:
-        """Return the channels of other processes, and of ended ones, that have a key."""
+        """Return the channels with this key in other processes, also in those that have ended."""
         names = self._by_key.get(key, {})
         return [
             self._member(server, self._processes[server].channels[number])

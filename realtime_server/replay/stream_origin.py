@@ -44,7 +44,10 @@ class StreamOrigin:
         self._told = self._come
 
     def stream(self) -> StreamIdentity | None:
-        """Return the stream that places belong to; None while that may be a former one."""
+        """Return the cluster and timeline that the server's places belong to.
+
+        None while a gap has come that was not published yet, as places may be of the stream before.
+        """
         stats = self._stats()
         return stats.stream if stats.gaps == self._told else None
 

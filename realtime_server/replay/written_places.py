@@ -58,7 +58,7 @@ class WrittenPlaces:
         """Forget all notes, because another stream has begun.
 
         Args:
-            place: the place at which the stream begins. The writes so far have nothing of it.
+            place: the place at which the new stream begins. Nothing of it was written so far.
         """
         self._ordinals, self._places, self._next = [0], [place], 0.0
 

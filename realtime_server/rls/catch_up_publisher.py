@@ -64,10 +64,10 @@ class CatchUpPublisher:
     """Publishes changes to the hub of a round. Use it as a context manager.
 
     Args:
-        checker: decides, strictly, what viewers are shown.
+        checker: decides what viewers are shown, always as with RLS_STRICT.
         lookup: looks rows up for one viewer, with the whole timeout.
         locks: waits for tables that are locked.
-        visibility: has the connections for all of these. The publisher opens and closes it.
+        visibility: has the connections for these three. The publisher opens and closes it.
         counters: counts the failures and the timeouts.
         patience: seconds for which clients wait for a database that is away.
     """

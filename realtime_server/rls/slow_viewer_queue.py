@@ -168,7 +168,7 @@ class SlowViewerQueue:
         return self._told
 
     def note_told(self, channels: Iterable[Subscriber]) -> None:
-        """Note that channels with another viewer were told of what they miss here."""
+        """Note channels that have another viewer now, and were told that they miss changes here."""
         self._told.update(channels)
 
     def let_go(self, channel: Subscription) -> bool:

@@ -126,12 +126,12 @@ class LinkFeed:
             self._writer.write(encode_frame(HandedOutFrame(done)))
 
     def note(self, source: SourceStats) -> None:
-        """Take what the supervisor says of its source."""
+        """Keep the counts of its source that the supervisor has sent."""
         self._source = source
         self._queue.wake()
 
     def stats(self) -> SourceStats:
-        """Return what the supervisor said last of its source.
+        """Return the counts of its source that the supervisor has sent last.
 
         Of the gaps only those count that come through this feed.
         """

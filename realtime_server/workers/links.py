@@ -95,7 +95,7 @@ class Links:
         """Serve one worker, until its link ends.
 
         Args:
-            worker: its number. One that was started in place of another has the same number.
+            worker: the worker's number. A worker that replaces another one has that one's number.
             reader: the link.
             writer: the link's other direction.
 

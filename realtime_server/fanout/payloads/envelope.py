@@ -39,14 +39,13 @@ def make_head(
 
 
 def around_index(change: Change, *, has_time: bool = True) -> tuple[bytes, bytes]:
-    """Return what a payload has before and after the index of the change: its commit's time and
-    position.
+    """Return the bytes of a payload before and after the change's index in its transaction.
 
-    All changes of a transaction share both.
+    They have the commit's time and position, and are the same for all changes of a transaction.
 
     Args:
         change: one of the transaction's changes.
-        has_time: whether to tell the time; without it, it is null.
+        has_time: whether the payload has the commit's time, or null in its place.
     """
     transaction = change.transaction
     assert transaction is not None

@@ -169,8 +169,8 @@ class Visibility:
     ) -> list[VisibilityAnswer]:
         """Ask PostgreSQL which rows each viewer may see, one viewer after the other.
 
-        So nobody's policies delay the query of another viewer. Each question is asked as
-        :meth:`check_by_halves` does.
+        So nobody's policies delay the query of another viewer. Each question is asked
+        with :meth:`check_by_halves`.
 
         The parameters are those of :class:`~realtime_server.rls.table_check.Lookup`. ``may_retry``
         changes nothing, since no question stays unanswered because of another one.
