@@ -1,7 +1,7 @@
 """ChangeDecoder: decodes the bytes of a stream's messages into changes, in one step.
 
 It is for programs that want changes and do not look at messages. Besides the short cuts that every
-:class:`StreamDecoder` takes it has one for each common kind of row.
+:class:`EventDecoder` takes it has one for each common kind of row.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Final
 from ..changes import Begin, Change, Commit, Delete, Insert, Update
 from ..errors import DecodeError
 from ..positions import StreamIdentity
+from ._event_decoder import EventDecoder
 from ._row_readers import HEAD, ChangeReader
 from ._short_cuts import ShortCuts
-from ._stream_decoder import StreamDecoder
 from .assembler import MAX_MEMORY
 from .spill import SpillStore
 
@@ -24,7 +24,7 @@ _NO_READERS: Final[dict[bytes, ChangeReader]] = {}
 _ROWS: Final = frozenset(b"IUD")
 
 
-class ChangeDecoder(StreamDecoder):
+class ChangeDecoder(EventDecoder):
     """Turns the messages of one connection, as bytes, into changes, in commit order.
 
     Example::

@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 from ..changes import Begin, Commit, LogicalMessage, RawRows, Relation, Truncate
 from ..errors import ConfigError, TruncatedMessageError
 from ..positions import StreamIdentity
+from ._event_decoder import EventDecoder
 from ._rows import RawRow
-from ._stream_decoder import StreamDecoder
 from .assembler import MAX_MEMORY
 from .spill import SpillStore
 
@@ -37,7 +37,7 @@ _Event: TypeAlias = RawRows | Truncate | LogicalMessage | Begin | Commit
 _u32_at: Final = Struct("!I").unpack_from
 
 
-class RawDecoder(StreamDecoder):
+class RawDecoder(EventDecoder):
     """Turns the messages of one connection, as bytes, into events with raw rows, in commit order.
 
     Example::

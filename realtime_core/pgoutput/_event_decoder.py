@@ -1,4 +1,4 @@
-"""StreamDecoder: the common part of the decoders that make events of bytes in one step.
+"""EventDecoder: the common part of the decoders that make events of bytes in one step.
 
 It has a :class:`Decoder` and an :class:`Assembler`, which know the whole format, and takes a short
 cut around both for the Begin and the Commit of a transaction, as many transactions have no more
@@ -20,10 +20,10 @@ from .assembler import Assembler
 from .decoder import Decoder
 from .spill import SpillStore
 
-__all__ = ["StreamDecoder"]
+__all__ = ["EventDecoder"]
 
 
-class StreamDecoder:
+class EventDecoder:
     """Decodes one connection's messages; the arguments are those of :class:`ChangeDecoder`."""
 
     def __init__(
