@@ -20,9 +20,9 @@ from .config import ReplicationMode, ServerConfig
 from .config.database.source import ServerSource, make_source
 from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
-from .fanout.attachment import Attachment, why_not_ready
 from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
+from .fanout.source_attachment import Attachment, why_not_ready
 from .fanout.stream.mode import StreamMode
 from .metrics import CONTENT_TYPE, Metrics
 from .net.connection import Connection

@@ -21,9 +21,9 @@ from realtime_core.filters import Filter
 from ..auth.authorizer import ConnectRequest, JoinRequest
 from ..auth.grant import Grant
 from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
-from ..fanout.attachment import Wait
 from ..fanout.groups import Subscription
 from ..fanout.registrar import Registered
+from ..fanout.source_attachment import Wait
 from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named

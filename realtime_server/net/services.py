@@ -9,9 +9,9 @@ import attrs
 
 from ..auth.authorizer import Authorizer
 from ..config import ServerConfig
-from ..fanout.attachment import Attachment
 from ..fanout.hub import Hub
 from ..fanout.registrar import Registrar
+from ..fanout.source_attachment import Attachment
 from ..metrics import Metrics
 from ..replay.guarded_replay import GuardedReplay
 from .filter_limits import FilterBudget

@@ -21,8 +21,8 @@ from typing import Final, Self
 from ..cluster.source_stats import stats_to_json
 from ..config import ReplicationMode, ServerConfig
 from ..config.database.source import make_raw_source
-from ..fanout.attachment import why_not_ready
 from ..fanout.hub import HubStats
+from ..fanout.source_attachment import why_not_ready
 from ..metrics import Metrics
 from ..net.listener import reserve
 from ..net.slow_clients import Backlog, OutboxLimits

@@ -22,8 +22,8 @@ from realtime_core import Change
 from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
 from realtime_server.config import ServerConfig
 from realtime_server.config.database.tables import Table
-from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.source_attachment import Attachment
 from realtime_server.fanout.stream.join_checks import CatalogRegistrar
 from realtime_server.fanout.stream.table_lookup import FoundTables, TableLookup
 from realtime_server.fanout.turns import run_steps

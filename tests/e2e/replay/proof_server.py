@@ -13,9 +13,9 @@ from websockets.asyncio.server import ServerConnection
 from realtime_core import LSN, Event, Insert, Record, SourceStats, Transaction
 from realtime_server.auth.authorizer import AllowAll, ConnectRequest
 from realtime_server.config import IpVersion
-from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.source_attachment import Attachment
 from realtime_server.fanout.turns import run_steps
 from realtime_server.net.connection import Connection
 from realtime_server.net.filter_limits import FilterBudget

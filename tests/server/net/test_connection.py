@@ -18,9 +18,9 @@ from websockets.protocol import State
 from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, JoinRequest
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, TokenError
-from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.registrar import Registrar
+from realtime_server.fanout.source_attachment import Attachment
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
 from realtime_server.net.connection import Connection

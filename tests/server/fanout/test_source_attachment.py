@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from realtime_core import MemoryDatabase, MemorySource
-from realtime_server.fanout.attachment import Attachment
+from realtime_server.fanout.source_attachment import Attachment
 from tests.waiting import eventually
 
 
