@@ -35,6 +35,7 @@ __all__ = [
     "Envelope",
     "EnvelopeError",
     "Kind",
+    "NoEnvelopeError",
     "Place",
     "Run",
     "decode",
@@ -86,6 +87,10 @@ class EnvelopeError(DecodeError):
         self.problem = problem
         self.sequence = sequence
         super().__init__(f"envelope {sequence} cannot be read: {problem}")
+
+
+class NoEnvelopeError(EnvelopeError):
+    """What stands in an envelope's place is none at all: no server has written it."""
 
 
 class Kind(enum.IntEnum):
@@ -148,14 +153,15 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
         sequence: the envelope's number where it was read from, for errors.
 
     Raises:
-        EnvelopeError: if it is none, or of a version that is not known.
+        NoEnvelopeError: if it is none.
+        EnvelopeError: if it is broken, or of a version that is not known.
     """
+    if not data.startswith(_MAGIC):
+        raise NoEnvelopeError("it does not begin as an envelope does", sequence)
     try:
-        magic, version, number, part, parts, generation, *rest = _HEAD.unpack_from(data)
+        _, version, number, part, parts, generation, *rest = _HEAD.unpack_from(data)
     except error:
         raise EnvelopeError(f"{len(data)} bytes are no whole head", sequence) from None
-    if magic != _MAGIC:
-        raise EnvelopeError("it does not begin as an envelope does", sequence)
     if version != _VERSION:
         raise EnvelopeError(
             f"it is of version {version}, and this server reads version {_VERSION}: run one "

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import attrs
 
 from .connection import NatsConnection
-from .envelope import Envelope, Place, decode
+from .envelope import Envelope, NoEnvelopeError, Place, decode
 from .errors import ApiError, FencedError, LogError, MissingError
 
 __all__ = ["Log", "LogSettings", "LogState", "differences", "stream_config"]
@@ -106,20 +106,27 @@ class Log:
         return LogState(first, last, int(state["bytes"]), str(info["created"]))
 
     async def tail(self) -> tuple[int, Envelope | None]:
-        """Return the last sequence, and the envelope there; None if no message is kept.
+        """Return the last sequence, and the last envelope; None if none is kept.
+
+        What others have written behind it is passed over.
 
         Raises:
             LogError: if NATS does not say.
         """
-        while True:
-            state = await self.state()
-            if state.first > state.last:
-                return state.last, None
+        state = await self.state()
+        sequence = last = state.last
+        while state.first <= sequence:
             try:
-                return state.last, await self.envelope_at(state.last)
+                return last, await self.envelope_at(sequence)
+            except NoEnvelopeError:
+                sequence -= 1
             except MissingError:
-                # It has expired in between.
-                continue
+                # It has expired in between, or is not in the log any more for another reason.
+                sequence -= 1
+                state = await self.state()
+                if state.last != last:
+                    sequence = last = state.last
+        return last, None
 
     async def envelope_at(self, sequence: int) -> Envelope:
         """Return the envelope at a sequence.
@@ -127,7 +134,8 @@ class Log:
         Raises:
             MissingError: if it is not kept, or was never there.
             LogError: if NATS does not say.
-            EnvelopeError: if the message is none.
+            NoEnvelopeError: if the message is none.
+            EnvelopeError: if it cannot be read.
         """
         answer = await self._api("STREAM.MSG.GET", {"seq": sequence})
         return decode(base64.b64decode(answer["message"].get("data", "")), sequence)
@@ -136,6 +144,7 @@ class Log:
         """Return the sequence of the first envelope that ends behind a place.
 
         That is one behind the last sequence if none does. Of a piece in parts it is the first part.
+        If others have written something just before it, it may be the sequence of that.
 
         Raises:
             LogError: if NATS does not say.
@@ -145,7 +154,8 @@ class Log:
         while low < high:
             middle = (low + high) // 2
             try:
-                is_behind = (await self.envelope_at(middle)).last > place
+                _, envelope = await self._next_envelope(middle, high)
+                is_behind = envelope is None or envelope.last > place
             except MissingError:
                 is_behind = False
             if is_behind:
@@ -153,8 +163,20 @@ class Log:
             else:
                 low = middle + 1
         if state.first < low <= state.last:
-            low = max(low - (await self.envelope_at(low)).part + 1, state.first)
+            at, envelope = await self._next_envelope(low, state.last + 1)
+            if envelope is not None:
+                low = max(min(low, at - envelope.part + 1), state.first)
         return low
+
+    async def _next_envelope(self, sequence: int, end: int) -> tuple[int, Envelope | None]:
+        """Return the first envelope from a sequence on, and its own; None if none is before the
+        end."""
+        while sequence < end:
+            try:
+                return sequence, await self.envelope_at(sequence)
+            except NoEnvelopeError:
+                sequence += 1
+        return end, None
 
     async def append(self, data: bytes, behind: int) -> int:
         """Append an envelope; return its sequence. Wait for it before the next one.

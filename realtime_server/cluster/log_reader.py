@@ -24,7 +24,7 @@ import attrs
 from realtime_core.errors import RealtimeError
 
 from .connection import Message, NatsConnection, Subscription
-from .envelope import Envelope, Place, decode, place_in
+from .envelope import Envelope, NoEnvelopeError, Place, decode, place_in
 from .errors import LogError, MissingError
 from .log import Log
 
@@ -103,6 +103,8 @@ class LogReader:
         # The last envelope that has moved the place; and whether that is not in the log any more.
         self._last: Envelope | None = None
         self._is_lost = False
+        # Whether it was said that others write to the log.
+        self._is_told = False
 
     async def begin(self) -> Envelope | None:
         """Begin behind the end of the log; return the last envelope there, None if it has none.
@@ -193,6 +195,10 @@ class LogReader:
             try:
                 if (await log.envelope_at(self.sequence)).last == self.place:
                     return self.sequence + 1
+            except NoEnvelopeError:
+                # Others have written behind the last envelope.
+                self.sequence = await log.find(self.place) - 1
+                return self.sequence + 1
             except MissingError:
                 pass
         elif state.first > state.last == self.sequence:
@@ -274,7 +280,7 @@ class LogReader:
             status, description = _status(message)
             try:
                 if status == _MESSAGE:
-                    found.append(self._envelope(message))
+                    found += self._envelope(message)
                 elif status in ("404", "408") or (status == "409" and description in _ENDS):
                     self._left = 0
                 elif status != "100":
@@ -287,24 +293,39 @@ class LogReader:
             self._arrived.popleft()
         return found
 
-    def _envelope(self, message: Message) -> Read:
+    def _envelope(self, message: Message) -> list[Read]:
+        """Return the envelope that has come, or nothing if somebody else has written it."""
         sequence, delivered, pending = _numbers(message.reply)
         if delivered != self._delivered + 1:
             raise LogError(f"the log's consumer has sent message {delivered} as the next one")
         data, place, last = message.data, self.place, self._last
-        envelope = decode(data, sequence)
+        try:
+            envelope = decode(data, sequence)
+        except NoEnvelopeError:
+            if not self._is_told:
+                logger.warning(
+                    "passing over message %d of the log, which none of its servers has written: "
+                    "see to it that nobody else may publish to its subject",
+                    sequence,
+                )
+            self._is_told = True
+            self._took(delivered, pending)
+            return []
         if place is not None and last is not None:
             place = place_in(envelope, place, last.stream)
         if not self._is_first and place is not None and envelope.prev > place:
             raise LogError(f"message {sequence} of the log does not follow the one before it")
         is_anew = self._is_lost and place is not None and _cannot_follow(envelope, place, last)
-        self._delivered, self.sequence, self.pending = delivered, sequence, pending
-        self.place = place
+        self._took(delivered, pending)
+        self.sequence, self.place = sequence, place
         if place is None or envelope.last > place or is_anew:
             self.place, self._last = envelope.last, envelope
-        self._left = max(self._left - 1, 0)
         self._is_first = self._is_lost = False
-        return Read(sequence, data, is_anew)
+        return [Read(sequence, data, is_anew)]
+
+    def _took(self, delivered: int, pending: int) -> None:
+        self._delivered, self.pending = delivered, pending
+        self._left = max(self._left - 1, 0)
 
 
 def _status(message: Message) -> tuple[str, str]:

@@ -227,13 +227,62 @@ async def test_a_log_that_was_made_anew_with_lower_places_is_another_one(stage: 
 
 
 @staged
-async def test_what_is_no_envelope_is_said_behind_what_came_before(stage: Stage) -> None:
+async def test_what_cannot_be_read_is_said_behind_what_came_before(stage: Stage) -> None:
     stage.server.append(mark(11))
-    stage.server.append(b"hello")
+    stage.server.append(b"RTE hello")
     assert await stage.read(11) == [11]
     for _ in range(2):
         with pytest.raises(EnvelopeError, match="envelope 12"):
             await stage.reader.next()
+
+
+@staged
+async def test_what_others_have_written_is_passed_over(stage: Stage) -> None:
+    for data in (b"hello", mark(11), b"", b"{}", mark(12)):
+        stage.server.append(data)
+    assert await stage.read(15) == [12, 15]
+    assert (stage.reader.place, stage.reader.resyncs) == ((0, 12, 0), 0)
+    # The next consumer finds its place, too.
+    stage.server.append(b"hello")
+    stage.server.break_connections()
+    stage.server.append(mark(13))
+    assert await stage.read(17) == [17]
+    assert stage.reader.place == (0, 13, 0)
+
+
+@staged
+async def test_others_may_have_written_last_before_it_begins(stage: Stage) -> None:
+    for _ in range(3):
+        stage.server.append(b"hello")
+    sequence, envelope = await stage.log.tail()
+    assert (sequence, envelope and envelope.last) == (13, (0, 10, 0))
+    await stage.reader.begin()
+    assert stage.reader.place == (0, 10, 0)
+    assert await stage.log.append(mark(11), sequence) == 14
+    assert await stage.read(14) == [14]
+
+
+@staged
+async def test_a_place_is_found_among_what_others_have_written(stage: Stage) -> None:
+    server = FakeJetStream()
+    log = Log(server.connect(), SETTINGS)  # type: ignore[arg-type]
+    await log.prepare()
+    for data in (b"", mark(1), b"", b"", mark(2), mark(3), b""):
+        server.append(data)
+    found = [await log.find((0, lsn, 0)) for lsn in range(4)]
+    # The first envelope behind it, or what others have written just before that.
+    assert [
+        sequence in range(low, high + 1)
+        for sequence, (low, high) in zip(found, [(1, 2), (3, 5), (6, 6), (7, 8)], strict=True)
+    ] == [True] * 4
+
+
+@staged
+async def test_the_last_message_may_have_been_deleted(stage: Stage) -> None:
+    del stage.server.messages[10]
+    async with asyncio.timeout(60):
+        sequence, envelope = await stage.log.tail()
+    assert (sequence, envelope and envelope.last) == (10, (0, 9, 0))
 
 
 @staged
