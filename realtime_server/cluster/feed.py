@@ -53,8 +53,9 @@ class LogFeed:
         from the database."""
         self.begin: Place | None = None
         """The place that the changes begin behind; None until it is known."""
-        self.handed_out = 0
-        """The sequence of the last envelope that was handed out to the clients."""
+        self.handed_out: int | None = None
+        """The sequence of the last envelope that was handed out to the clients; None until it is
+        known where the log ends."""
         self._reader = reader
         self._leader = leader
         self._clock = clock

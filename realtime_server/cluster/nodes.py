@@ -33,8 +33,9 @@ class Beat:
 
     node: str
     """Its name, another one for each process."""
-    sequence: int
-    """The sequence of the last envelope that it has handed out to its clients."""
+    sequence: int | None
+    """The sequence of the last envelope that it has handed out to its clients; None if it has not
+    begun to read the log."""
     source: SourceStats | None = None
     """What its source counts, if it leads; None if it does not."""
 
@@ -48,9 +49,13 @@ class Beat:
         """Read what :meth:`to_json` wrote; None if it is nothing like that."""
         try:
             match json.loads(data):
-                case {"node": str(node), "sequence": int(sequence), "source": None}:
+                case {"node": str(node), "sequence": int() | None as sequence, "source": None}:
                     return cls(node, sequence)
-                case {"node": str(node), "sequence": int(sequence), "source": dict(source)}:
+                case {
+                    "node": str(node),
+                    "sequence": int() | None as sequence,
+                    "source": dict(source),
+                }:
                     return cls(node, sequence, stats_from_json(source))
         except (KeyError, TypeError, ValueError):
             pass
@@ -91,10 +96,11 @@ class Nodes:
             beat: what it says.
             now: the time, in seconds.
         """
-        former = self._heard.get(beat.node)
-        has_moved = former is None or former.had_all or beat.sequence > former.beat.sequence
+        former, sequence = self._heard.get(beat.node), beat.sequence or 0
+        has_moved = former is None or former.had_all or sequence > (former.beat.sequence or 0)
         moved_at = now if has_moved or former is None else former.moved_at
-        has_all = not self._sequences or beat.sequence >= self._sequences[-1]
+        # A server that has not begun to read begins with what comes then.
+        has_all = beat.sequence is None or not self._sequences or sequence >= self._sequences[-1]
         self._heard[beat.node] = _Heard(beat, now, moved_at, has_all)
 
     def count(self, now: float) -> int:
@@ -127,7 +133,8 @@ class Nodes:
         """Return the server that is too far behind to append more; None if none is."""
         self._forget(now)
         for node, heard in self._heard.items():
-            is_far_behind = self._behind(heard.beat.sequence) > self._most_behind
+            sequence = heard.beat.sequence
+            is_far_behind = sequence is not None and self._behind(sequence) > self._most_behind
             if is_far_behind and now - heard.moved_at <= PATIENCE:
                 return node
         return None

@@ -10,7 +10,9 @@ from realtime_server.cluster.nodes import Beat, Nodes
 LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentity(1, 2, ("shop",)))
 
 
-@pytest.mark.parametrize("beat", [Beat("a", 7), Beat("b", 0, LEADING)])
+@pytest.mark.parametrize(
+    "beat", [Beat("a", 7), Beat("b", 0, LEADING), Beat("c", None), Beat("d", None, LEADING)]
+)
 def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
     assert Beat.from_json(beat.to_json()) == beat
 
@@ -71,3 +73,16 @@ def test_a_server_that_is_further_behind_than_the_log_counts_with_all_of_it() ->
     assert nodes.holding_back(0.0) == "a"
     nodes.hear(Beat("a", 98), 1.0)
     assert nodes.holding_back(1.0) is None
+
+
+def test_a_leader_does_not_wait_for_servers_that_have_not_begun_to_read() -> None:
+    nodes = Nodes(100)
+    nodes.begin_term()
+    nodes.appended(1, 60)
+    # They end before they can read anything, and are started again and again.
+    for second in range(100):
+        nodes.hear(Beat(f"a{second}", None), float(second))
+        assert nodes.holding_back(float(second)) is None
+    nodes.hear(Beat("b", None), 100.0)
+    nodes.hear(Beat("b", 0), 101.0)
+    assert nodes.holding_back(101.0) == "b"
