@@ -25,6 +25,7 @@ from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.positions import LAST_INDEX
 
 from .envelope import (
+    NOWHERE,
     Envelope,
     EnvelopeError,
     Kind,
@@ -160,18 +161,15 @@ class Unpacker:
             self._pieces = [envelope.body]
             return None
         if envelope.part != len(self._pieces) + 1:
-            if not self._pieces and self.last is None:
+            last, has_begun = self.last, bool(self._pieces)
+            self._pieces = []
+            if last is None and not has_begun:
                 # Reading has begun in the middle of it.
                 return None
-            have = len(self._pieces)
-            self._pieces = []
-            last = self.last
             if last is not None and envelope.part == envelope.parts and envelope.last <= last:
                 return None
-            if last is not None and not have:
-                # The first parts are not there any more.
-                raise HoleError(last, envelope.last, sequence)
-            raise EnvelopeError(f"it is part {envelope.part} behind part {have}", sequence)
+            # The log has let go of the parts between.
+            raise HoleError(last or NOWHERE, envelope.last, sequence)
         self._pieces.append(envelope.body)
         if envelope.part < envelope.parts:
             return None

@@ -68,6 +68,22 @@ async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
 
 
+@pytest.mark.parametrize("lost", [{2}, {3}, {2, 3}, {2, 3, 4}, {3, 4}])
+async def test_a_piece_that_has_lost_parts_in_its_middle_is_part_of_the_hole(
+    lost: set[int],
+) -> None:
+    queue = EnvelopeQueue(Unpacker((0, 4, 0), STREAM), tells_holes=True)
+    prev, place = (0, 4, 0), (0, 5, 0)
+    for part in range(1, 5):
+        first = place if part == 4 else prev
+        if part not in lost:
+            envelope = Envelope(Kind.CHANGES, first, first, prev, STREAM, b"x", part, 4)
+            queue.put(part, encode(envelope))
+    queue.put(5, mark(6, 5))
+    after, until = Position(LSN(4), 0, STREAM), Position(LSN(5), 0, STREAM)
+    assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
+
+
 async def test_another_chain_begins_behind_a_gap() -> None:
     queue = EnvelopeQueue(Unpacker((3, 100, 0), STREAM), tells_holes=True)
     queue.put(1, mark(9, 8), is_anew=True)
