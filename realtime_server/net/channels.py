@@ -199,6 +199,8 @@ class Channels:
             return
         if served.wait is not None:
             served.wait.cancel()
+            # Else they would refer to each other, and stay until a collection of garbage.
+            served.wait = None
         if served.subscription is not None:
             replay = self._services.replay
             if replay is None or self._visit is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from realtime_server.net.channels import Channels
+from realtime_server.net.channels import Channels, ServedChannel
 from realtime_server.net.connection import Connection
 from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.outbox import SocketOutbox
@@ -30,9 +30,9 @@ def no_collections() -> Iterator[None]:
     gc.enable()
 
 
-def left() -> list[str]:
+def left(kinds: tuple[type, ...] = KINDS) -> list[str]:
     """Return what is there of connections."""
-    return [type(one).__name__ for one in gc.get_objects() if type(one) in KINDS]
+    return [type(one).__name__ for one in gc.get_objects() if type(one) in kinds]
 
 
 def lose(client: PhoenixClient) -> None:
@@ -58,3 +58,18 @@ async def test_it_is_freed_without_a_collection_of_garbage(
             end(client)
             await eventually(lambda: server.open_connections == 0)
         await eventually(lambda: left() == [])
+
+
+async def test_a_channel_that_was_left_is_freed_without_a_collection_of_garbage(
+    no_collections: None,
+) -> None:
+    config = dev_config("host=127.0.0.1 port=1")
+    bindings = {"config": {"postgres_changes": [{"event": "*", "schema": "public"}]}}
+    async with RealtimeServer(config) as server, open_client(server.port) as client:
+        # It is told that its bindings are in place when the database is there, and never is.
+        await client.send("realtime:a", "phx_join", bindings, ref="1", join_ref="1")
+        await client.receive()
+        assert left((ServedChannel,)) == ["ServedChannel"]
+        await client.send("realtime:a", "phx_leave", {}, ref="2", join_ref="1")
+        await client.receive()
+        await eventually(lambda: left((ServedChannel,)) == [])
