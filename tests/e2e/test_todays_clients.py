@@ -563,6 +563,17 @@ def test_the_pages_programs_print_what_it_says_and_what_was_missed(
 
 
 @LANGUAGES
+def test_the_pages_programs_print_why_a_join_was_refused(
+    run: Callable[[str, str], Popen], database: Database, language: str
+) -> None:
+    database.execute("create publication changes for all tables")
+    with ServerProcess(database, publications='["changes"]') as server:
+        told = line(run(language, page_program(language, server.websocket_url)))
+        assert told.startswith("CHANNEL_ERROR: ")
+        assert "there is no table public.todos" in told
+
+
+@LANGUAGES
 def test_the_pages_programs_join_again_after_more_attempts_than_the_clients_default(
     run: Callable[[str, str], Popen], shop: Database, language: str
 ) -> None:
