@@ -370,10 +370,10 @@ class Endpoint:
                     return False
                 kept = "lost"
         self.counts.dead += len(requests)
-        if count := self._may_say(kept):
+        if count := self._may_say(kept, len(requests)):
             logger.warning(
-                "webhook %r: the request at %s is given up (%s), and %s; so many came to that "
-                "lately: %d",
+                "webhook %r: the request at %s is given up (%s), and %s; requests given up "
+                "since the last such line: %d",
                 self.name,
                 requests[-1].position,
                 reason,

@@ -25,17 +25,21 @@ class LogThrottle:
         # When each was said last, and how often it came since.
         self._said: dict[Hashable, tuple[float, int]] = {}
 
-    def __call__(self, thing: Hashable) -> int:
+    def __call__(self, thing: Hashable, times: int = 1) -> int:
         """Return 0 if the line was written less than ten seconds ago.
 
         Otherwise return how often it was due since it was written last, this time included.
+
+        Args:
+            thing: the line.
+            times: how often it is due now.
         """
         now = self._clock()
         said, count = self._said.get(thing, (None, 0))
         if said is not None and now - said < _INTERVAL:
-            self._said[thing] = (said, count + 1)
+            self._said[thing] = (said, count + times)
             return 0
         if len(self._said) >= _MOST:
             self._said.clear()
         self._said[thing] = (now, 0)
-        return count + 1
+        return count + times

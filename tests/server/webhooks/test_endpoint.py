@@ -382,7 +382,7 @@ async def test_without_dead_letters_it_is_lost_and_said(
     (line,) = caplog.messages
     assert line == (
         "webhook 'audit': the request at 0/1:0 is given up (status 400), and lost, as there is no "
-        "WEBHOOK_DEAD_LETTERS; so many came to that lately: 1"
+        "WEBHOOK_DEAD_LETTERS; requests given up since the last such line: 1"
     )
 
 
@@ -545,7 +545,7 @@ async def test_what_is_left_can_be_given_up(stage: Stage) -> None:
 
 
 async def test_at_a_stop_only_what_is_before_a_gap_is_given_up_if_the_rest_is_read_again(
-    stage: Stage,
+    stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage.network.gate.clear()
     async with stage.endpoint() as endpoint:
@@ -560,6 +560,8 @@ async def test_at_a_stop_only_what_is_before_a_gap_is_given_up_if_the_rest_is_re
         await endpoint.give_up_rest("the server was stopped", only_before_gap=True)
     assert stage.done == ["msg_0", "msg_1", "msg_2", "msg_3"]
     assert [name for name, _, _ in stage.dead()] == ["msg_1", "msg_2", "msg_3"]
+    (line,) = (line for line in caplog.messages if "is given up" in line)
+    assert line.endswith("; requests given up since the last such line: 3")
 
 
 async def test_at_a_stop_what_could_not_be_kept_is_not_done_if_it_may_be_read_again(
