@@ -59,6 +59,7 @@ class ConnectionProof:
         "_final",
         "_first",
         "_has_ended",
+        "_is_closing",
         "_is_thinned",
         "_last_answered",
         "_last_asked",
@@ -107,6 +108,9 @@ class ConnectionProof:
         self._final: int | None = None
         # Whoever waits for an answer, by the ordinal that was asked.
         self._answers: dict[int, Callable[[bool], None]] | None = None
+        # Whether the client's close frame has come, behind which it proves nothing; and whether the
+        # connection has ended, which may take seconds more.
+        self._is_closing = False
         self._has_ended = False
 
     @property
@@ -199,7 +203,7 @@ class ConnectionProof:
             # A client may answer the last ping only, for all (RFC 6455, section 5.5.3).
             del asked[: place + 1]
         self._last_answered = ordinal
-        if not self.is_unprovable and not self._has_ended:
+        if not self.is_unprovable and not self._is_closing:
             self.proven = ordinal
             self._proofs.count += 1
         if self._answers:
@@ -209,8 +213,8 @@ class ConnectionProof:
 
     def closed_by_client(self) -> None:
         """Lower what is proven, as a page that closes may not have got the last messages."""
-        if not self._has_ended:
-            self._has_ended = True
+        if not self._is_closing:
+            self._is_closing = True
             self.proven = min(self.proven, self.proven_before_close)
 
     @property
@@ -220,14 +224,14 @@ class ConnectionProof:
 
     def close_answered(self) -> None:
         """Note that everything has arrived, because the client has answered our close frame."""
-        if not self._has_ended and not self.is_unprovable:
-            self._has_ended = True
+        if not self._is_closing and not self.is_unprovable:
+            self._is_closing = True
             sure = self._outbox.written if self._sure is None else self._sure
             self.proven = max(self.proven, sure)
 
     def close(self) -> None:
         """Note that the connection has ended. What is proven can still be read."""
-        self._has_ended = True
+        self._is_closing = self._has_ended = True
         self._proofs.disconnect(self)
         answers, self._answers = self._answers, None
         for answer in (answers or {}).values():
@@ -236,11 +240,12 @@ class ConnectionProof:
     # Pings
 
     def ask(self, on_answer: Callable[[bool], None] | None = None) -> int:
-        """Ping the client now.
+        """Ping the client now, unless it has closed the connection.
 
         Args:
             on_answer: called with True when it has answered, or with False if the connection ends
-                before. It is not called if a thousand more questions come before either.
+                before. It is not called if a thousand more questions come before either. While the
+                connection closes, its channels are still there, so it is not called until then.
 
         Returns:
             The ordinal that :attr:`proven` reaches when the client has answered.
@@ -257,13 +262,14 @@ class ConnectionProof:
             if len(self._answers) > _MOST_QUESTIONS:
                 # Nobody waits for the oldest any more, or the client takes long for all of them.
                 del self._answers[next(iter(self._answers))]
-        self._write_ping(ordinal)
+        if not self._is_closing:
+            self._write_ping(ordinal)
         return ordinal
 
     def ask_finally(self) -> None:
         """Ask the client right before our close frame whether it has everything: some answer the
         close frame in a way that proves nothing."""
-        if self._has_ended or self.is_unprovable:
+        if self._is_closing or self.is_unprovable:
             return
         ordinal = self.ask()
         if self._sure is None:
@@ -276,7 +282,7 @@ class ConnectionProof:
             written > self._last_asked
             and self._proofs.now >= self._next_ask
             and not self.is_unprovable
-            and not self._has_ended
+            and not self._is_closing
         ):
             self._write_ping(written)
             # Already the next time it is looked at, which is an interval later, or nearly.

@@ -314,6 +314,30 @@ async def test_a_half_open_connection_is_found_out(item: Database, server: Realt
     await client.close()
 
 
+async def test_a_connection_that_closes_slowly_hides_nothing_of_its_client(
+    item: Database, server: RealtimeServer
+) -> None:
+    client = ReplayClient(server.port, session=SESSION + "a")
+    await client.come()
+    await write(item, server, 1)
+    await client.until(1)
+    await until_proven(server)
+    client.freeze()
+    await write(item, server, 2, 3)
+    former = client.forget_connection()
+    former.protocol.send_close(1000)
+    former.send_data()
+    # The server waits for the end of the TCP connection, which the client does not see.
+    assert (await client.come())["resumed"] is True
+    assert server.open_connections == 2
+    await client.until(3)
+    assert set(client.ids) == {1, 2, 3}
+    assert client.gaps == []
+    former.transport.abort()
+    await until_gone(server, 1)
+    await client.close()
+
+
 async def test_a_session_of_several_clients_is_said_and_none_loses(
     item: Database, server: RealtimeServer, caplog: pytest.LogCaptureFixture
 ) -> None:

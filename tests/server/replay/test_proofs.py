@@ -273,6 +273,28 @@ def test_a_question_is_denied_when_the_connection_ends(server: Server) -> None:
     assert answers == [False, False]
 
 
+@pytest.mark.parametrize("by_client", [True, False])
+def test_a_question_is_not_denied_while_the_connection_only_closes(
+    server: Server, by_client: bool
+) -> None:
+    one = server.connect()
+    server.write(one)
+    one.answer(1)
+    if by_client:
+        one.proof.closed_by_client()
+    else:
+        one.proof.close_answered()
+    known = one.proof.written, one.proof.proven
+    answers: list[bool] = []
+    one.proof.ask(answers.append)
+    # Nothing can be written any more.
+    assert one.pings == [1]
+    assert (one.proof.written, one.proof.proven) == known
+    assert answers == []
+    one.proof.close()
+    assert answers == [False]
+
+
 def test_questions_that_a_client_never_answers_are_kept_up_to_a_bound(server: Server) -> None:
     one = server.connect()
     answers: list[int] = []

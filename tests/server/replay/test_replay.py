@@ -343,6 +343,35 @@ async def test_a_channel_that_waits_in_vain_begins_once(monkeypatch: pytest.Monk
     assert later.ids == [1]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("session", [True, False])
+async def test_who_comes_back_while_the_former_connection_closes_goes_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, ends: bool, session: bool
+) -> None:
+    monkeypatch.setattr(liveness_checks, "WITHIN", 0.01)
+    client, again = (Client(stage, session=session) for _ in range(2))
+    client.come()
+    stage.publish(*batch(16, 1))
+    client.prove()
+    for _ in range(2):
+        stage.now += 10
+        client.proof.received()
+    # The close frame has come, and the end of the TCP connection takes some time.
+    client.proof.closed_by_client()
+    stage.publish(*batch(32, 2))
+    again.ref = 10
+    again.connect()
+    again.join()
+    if ends:
+        client.leave()
+    await eventually(lambda: again.starts)
+    assert [one.resumed for one in again.starts] == [True]
+    await running(stage, lambda: again.ids[-1:] == [2])
+    if not ends:
+        client.leave()
+    assert len(stage.replay.memberships.absences) == 0
+
+
 async def wait_for_a(stage: Stage, client: Client, *, is_sure: bool = False) -> None:
     """Bring a client of the viewer A to where a change of 32 waits for A's slow policies, and one
     of 48 has come."""
