@@ -273,7 +273,7 @@ def _worker_links(text: str) -> tuple[int, int, int]:
 
 
 async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int] | None) -> None:
-    """Run a server, a supervisor of several, or one of these, until it is stopped.
+    """Run a server, or the supervisor of several workers, or one of these, until it is stopped.
 
     Args:
         config: the settings.

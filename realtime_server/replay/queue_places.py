@@ -87,8 +87,8 @@ class QueuePlaces:
         return (first.lsn, first.index - 1)
 
     def forget(self, viewer: Hashable) -> None:
-        """Forget a viewer without channels, with the next :meth:`tidy`. Until then its last
-        channel may still get another viewer, and be told of what it missed."""
+        """Forget, at the next :meth:`tidy`, a viewer that has no channels any more. Until then the
+        channel that was its last may still be given another viewer, and be told of a gap."""
         ordinals = self._ordinals.pop(viewer, None)
         if ordinals is not None:
             self._ended[viewer] = (ordinals, self._places.pop(viewer))

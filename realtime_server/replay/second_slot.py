@@ -250,7 +250,8 @@ class SecondSlot:
         )
 
     def _is_ours(self, look: _Look) -> bool:
-        """Return whether the second slot can be read as the main one can."""
+        """Return whether the slot that has the second slot's name is one of ours that can be used:
+        a permanent one of the main slot's plugin and database, whose WAL is still there."""
         main, second = look.main, look.second
         if second is None or second.is_lost or second.temporary:
             return False

@@ -168,8 +168,8 @@ def _references(filter: Filter) -> Iterator[Reference]:
 
 
 def condition(node: Node) -> tuple[str, str, str] | None:
-    """Return a filter's condition as a row has it: column, operator and value; None if a row
-    cannot have it."""
+    """Return a filter's condition as a row of ``realtime.subscription`` has it: column, operator
+    and value; None if such a row cannot express it."""
     if not isinstance(node, Comparison):
         return None
     reference, name = node.reference, _EXPRESSIBLE.get(node.operator)

@@ -195,7 +195,8 @@ class TableCheck:
             self._sheets.setdefault((compared, None), _RowSet()).add(row, place, viewers)
 
     def _is_asked_as_it_was(self, place: int) -> bool:
-        """Return whether just the viewers that could see a row before its DELETE get all of it."""
+        """Return whether a change is a DELETE whose whole former row only those viewers get who
+        could see that row: RLS_DELETE=policy."""
         change, table = self._candidates[place].change, self._table
         return (
             self._conditions is not None

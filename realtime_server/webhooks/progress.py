@@ -49,7 +49,8 @@ class Progress:
     """The transactions that are not delivered yet.
 
     Args:
-        acknowledge: called with the end of the last transaction before which all are done.
+        acknowledge: called with the end of the last transaction that is done, as all before it
+            are.
     """
 
     def __init__(self, acknowledge: Callable[[Commit], None]) -> None:
