@@ -29,7 +29,7 @@ async def test_a_name_without_an_address_of_the_family_is_said_and_looked_up_aga
 ) -> None:
     known: list[str] = []
 
-    def getaddrinfo(host: str, port: object, family: int = 0, *rest: object) -> list[object]:
+    def getaddrinfo(host: str, port: object, *, family: int, type: int) -> list[object]:
         if not (family == socket.AF_INET6 and host == "db.example" and known):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         # As in a failover: the name leads somewhere else. IPv4-mapped, as the server has no IPv6.
