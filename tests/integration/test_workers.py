@@ -293,7 +293,8 @@ async def test_workers_that_are_killed_at_once_and_while_they_start_cost_no_clie
         tasks = [asyncio.create_task(returning(client, [])) for client in clients]
         await eventually(lambda: all(client.websocket and client.systems for client in clients))
         async with Writer(item) as writer:
-            await eventually(lambda: all(len(client.ids) > 50 for client in clients))
+            # The journal is told of new channels within seconds.
+            await eventually(lambda: all(len(client.ids) > 500 for client in clients))
             for times in (1, 2):
                 for _ in range(times):
                     pids = server.pids()
