@@ -380,6 +380,7 @@ RULES: list[Rule] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_house_keeps_the_rule(rule: Rule) -> None:
     assert rule(read_house()) == []
@@ -594,6 +595,7 @@ def test_one_process_loads_nothing_of_what_several_need() -> None:
     assert is_in("realtime_server.workers.supervisor", several)
 
 
+@pytest.mark.slow
 def test_a_server_without_a_shared_log_loads_no_client_of_nats() -> None:
     program = (
         "import asyncio, sys\n"
@@ -620,6 +622,7 @@ def test_a_server_without_a_shared_log_loads_no_client_of_nats() -> None:
     assert {"nats", "realtime_server.cluster.connection"} <= set(loaded[1])
 
 
+@pytest.mark.slow
 def test_decoding_loads_no_driver_and_no_event_loop() -> None:
     program = (
         "import sys\n"

@@ -53,6 +53,7 @@ def needing() -> Iterator[Program]:
 NEEDING = list(needing())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "title", "source"), NEEDING)
 def test_without_arguments_it_says_which_it_needs(
     page: str, title: str, source: str, tmp_path: Path

@@ -79,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_examples_pass_mypy_in_strict_mode(folder: Path) -> None:
     files = sorted(map(str, folder.iterdir()))
     assert len(files) > 12

@@ -90,6 +90,7 @@ def test_a_module_has_every_name_that_it_exports(name: str) -> None:
     assert [each for each in names if not hasattr(module, each)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_exports_every_public_name_that_it_makes(name: str) -> None:
     tree = ast.parse(inspect.getsource(MODULES[name]))
@@ -102,6 +103,7 @@ def test_a_module_exports_every_public_name_that_it_makes(name: str) -> None:
     assert public - set(exports(MODULES[name])) == set()
 
 
+@pytest.mark.slow
 def test_no_name_means_two_things() -> None:
     """A package's `__all__` repeats its modules'; what is one name must be one thing."""
     homes: dict[str, dict[int, list[str]]] = {}

@@ -96,6 +96,7 @@ def private_reads(source: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_test_reads_private_attributes_of_another_object() -> None:
     found = {
         name: reads

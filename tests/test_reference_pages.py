@@ -35,6 +35,7 @@ def test_every_log_line_is_documented() -> None:
     assert sorted(map(str, events() - documented_events(LOGS))) == [], f"add these to {LOGS}"
 
 
+@pytest.mark.slow
 def test_every_documented_log_line_exists() -> None:
     assert sorted(map(str, documented_events(LOGS) - events())) == [], f"remove these from {LOGS}"
 
@@ -55,6 +56,7 @@ def test_every_reason_of_a_gap_is_documented() -> None:
     assert {reason for reason in reasons if f"| `{reason}` |" not in text} == set()
 
 
+@pytest.mark.slow
 def test_every_reason_in_the_tables_is_given_somewhere() -> None:
     source = "".join(path.read_text("utf-8") for path in (ROOT / "realtime_server").rglob("*.py"))
     unused = [

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 
 MISUSE = """
@@ -49,11 +51,13 @@ def mypy(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_mypy_accepts_the_example() -> None:
     result = mypy(str(TESTS / "typing_example.py"))
     assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
 
 
+@pytest.mark.slow
 def test_mypy_finds_misuse(tmp_path: Path) -> None:
     program = tmp_path / "misuse.py"
     program.write_text(MISUSE)

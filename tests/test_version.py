@@ -30,6 +30,7 @@ def test_the_changelog_has_a_heading_for_the_version() -> None:
     assert versions[0] == realtime_core.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["realtime_core", "realtime_server"])
 def test_a_command_line_says_its_version(package: str) -> None:
     done = subprocess.run(

@@ -85,6 +85,7 @@ def lines(changes: Iterator[dict[str, Any]], table: str) -> list[dict[str, str]]
     return found
 
 
+@pytest.mark.slow
 def test_every_change_of_a_table_is_a_line_of_its_file(job: Job) -> None:
     shutil.copy(TESTS / "data" / "replica_identity.bin", job.captures / "1.bin")
     job.etl()
@@ -99,6 +100,7 @@ def without_place(row: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in row.items() if name not in ("lsn", "index")}
 
 
+@pytest.mark.slow
 def test_no_change_of_any_table_is_left_out(job: Job) -> None:
     # In the order of their commits.
     names = ("truncate_message_origin.bin", "replica_identity.bin")
@@ -119,6 +121,7 @@ def test_no_change_of_any_table_is_left_out(job: Job) -> None:
     assert written == tables
 
 
+@pytest.mark.slow
 def test_a_table_that_gets_other_columns_gets_another_file(job: Job) -> None:
     shutil.copy(TESTS / "data" / "replica_identity.bin", job.captures / "1.bin")
     job.etl()
@@ -127,6 +130,7 @@ def test_a_table_that_gets_other_columns_gets_another_file(job: Job) -> None:
     assert heads[0][:5] == heads[1][:5] == ["operation", "lsn", "index", "not_sent", "id"]
 
 
+@pytest.mark.slow
 def test_what_is_captured_twice_is_written_once(job: Job) -> None:
     shutil.copy(TESTS / "data" / "replica_identity.bin", job.captures / "1.bin")
     job.etl()

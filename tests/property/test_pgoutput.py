@@ -133,6 +133,7 @@ placed_bytes = st.builds(
 )
 
 
+@pytest.mark.slow
 @examples(200)
 @given(placed_messages)
 def test_decoding_undoes_encoding(placed: tuple[Place, Message]) -> None:
@@ -140,6 +141,7 @@ def test_decoding_undoes_encoding(placed: tuple[Place, Message]) -> None:
     assert place.decoder().decode(encode(message)) == message
 
 
+@pytest.mark.slow
 @examples(500)
 @given(placed_bytes)
 def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) -> None:
@@ -152,6 +154,7 @@ def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) 
     assert encode(message) == data
 
 
+@pytest.mark.slow
 @examples(150)
 @given(placed_messages, st.data())
 def test_the_beginning_of_a_message_is_truncated(
@@ -164,6 +167,7 @@ def test_the_beginning_of_a_message_is_truncated(
         place.decoder().decode(encoded[:length])
 
 
+@pytest.mark.slow
 @examples(150)
 @given(placed_messages, st.binary(min_size=1, max_size=5))
 def test_a_message_with_something_behind_it_is_an_error(
@@ -174,6 +178,7 @@ def test_a_message_with_something_behind_it_is_an_error(
         place.decoder().decode(encode(message) + extra)
 
 
+@pytest.mark.slow
 @examples(150)
 @given(placed_bytes)
 def test_a_generated_reader_reads_as_the_plain_loop_does(placed: tuple[Place, bytes]) -> None:
@@ -188,6 +193,7 @@ def outcome(decoder: Decoder, data: bytes) -> object:
         return type(error), str(error)
 
 
+@pytest.mark.slow
 @examples(150)
 @given(st.lists(streamable | with_xid | plain | short_aborts | starts, max_size=20))
 def test_any_order_of_messages_is_changes_or_a_decode_error(stream: list[Message]) -> None:

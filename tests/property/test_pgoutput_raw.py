@@ -54,6 +54,7 @@ def written(events: Iterable[RawEvent]) -> Iterable[bytes]:
         yield from encoder.encode(event)
 
 
+@pytest.mark.slow
 @examples(120)
 @given(
     seeds,
@@ -76,6 +77,7 @@ def test_raw_rows_written_again_are_the_changes(
     assert [seen(event) for event in changes] == without_gid(made.expected)
 
 
+@pytest.mark.slow
 @examples(80)
 @given(seeds, steps, st.booleans())
 def test_where_the_stream_is_cut_does_not_matter(seed: int, steps: int, parallel: bool) -> None:
@@ -94,6 +96,7 @@ def test_where_the_stream_is_cut_does_not_matter(seed: int, steps: int, parallel
     assert [seen(event) for event in changes] == without_gid(made.expected)
 
 
+@pytest.mark.slow
 @examples(40)
 @given(seeds, steps)
 def test_rows_that_follow_each_other_come_together(seed: int, steps: int) -> None:
@@ -108,6 +111,7 @@ def test_rows_that_follow_each_other_come_together(seed: int, steps: int) -> Non
     decoder.close()
 
 
+@pytest.mark.slow
 @examples(80)
 @given(seeds, st.data())
 def test_wrong_bytes_are_a_decode_error_or_rows(seed: int, data: st.DataObject) -> None:
@@ -131,6 +135,7 @@ def test_wrong_bytes_are_a_decode_error_or_rows(seed: int, data: st.DataObject) 
     decoder.close()
 
 
+@pytest.mark.slow
 def test_the_streams_have_rows_of_every_kind_in_runs() -> None:
     """Else the properties above would say little."""
     kinds: set[bytes] = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def consume(messages: list[Message], *, max_memory: int, parallel: bool = False)
     return events
 
 
+@pytest.mark.slow
 @examples(80)
 @given(seeds, steps, st.booleans(), st.sampled_from([0, 500, 5000, 2**30]))
 def test_a_stream_becomes_what_its_transactions_did(
@@ -50,6 +52,7 @@ def test_a_stream_becomes_what_its_transactions_did(
     assert [seen(event) for event in events] == made.expected
 
 
+@pytest.mark.slow
 @examples(80)
 @given(seeds, steps, st.booleans())
 def test_short_cuts_change_nothing(seed: int, steps: int, parallel: bool) -> None:
@@ -59,6 +62,7 @@ def test_short_cuts_change_nothing(seed: int, steps: int, parallel: bool) -> Non
     assert [seen(event) for event in events] == made.expected
 
 
+@pytest.mark.slow
 @examples(20)
 @given(seeds, steps, st.integers(0, 20_000))
 def test_the_bound_of_memory_changes_nothing(seed: int, steps: int, max_memory: int) -> None:

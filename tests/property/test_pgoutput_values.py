@@ -10,6 +10,7 @@ from functools import cache
 from struct import pack
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,6 +86,7 @@ texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=
 names = st.sampled_from(sorted(OIDS))
 
 
+@pytest.mark.slow
 @examples(100)
 @given(numbers)
 def test_a_numeric_is_exact(number: Decimal) -> None:
@@ -113,6 +115,7 @@ def test_a_float8_is_the_same_one(number: float) -> None:
     assert convert("float8", pack("!d", number)) == number
 
 
+@pytest.mark.slow
 @examples(100)
 @given(st.datetimes(), st.timedeltas(timedelta(hours=-15), timedelta(hours=15)))
 def test_a_timestamp_is_exact_to_the_microsecond(moment: datetime, offset: timedelta) -> None:
@@ -138,6 +141,7 @@ def test_a_date_and_a_time_are_exact(day: date, moment: time) -> None:
     assert convert("time", pack("!q", microseconds)) == moment
 
 
+@pytest.mark.slow
 @examples(60)
 @given(st.lists(st.none() | texts, min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 2))
 def test_an_array_has_its_elements_and_its_dimensions(
@@ -151,6 +155,7 @@ def test_an_array_has_its_elements_and_its_dimensions(
     assert convert("_text", array_send(row, [len(row)])) == row
 
 
+@pytest.mark.slow
 @examples(150)
 @given(names, st.binary(max_size=40) | texts)
 def test_any_field_is_a_value_or_an_error_that_names_it(type_name: str, field: str | bytes) -> None:
@@ -164,6 +169,7 @@ def test_any_field_is_a_value_or_an_error_that_names_it(type_name: str, field: s
     assert named == ("c", type_name, text)
 
 
+@pytest.mark.slow
 @examples(150)
 @given(st.lists(st.none() | texts, min_size=1, max_size=3), st.data())
 def test_a_binary_array_with_wrong_bytes_is_a_value_or_an_error(
@@ -227,6 +233,7 @@ texts_out = st.one_of(
 )
 
 
+@pytest.mark.slow
 @examples(500)
 @given(texts_out)
 def test_the_short_way_to_a_value_gives_what_psycopg_does(case: tuple[str, str]) -> None:

@@ -1,5 +1,6 @@
 """What holds for any LSN and any Position."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +19,14 @@ streams = st.builds(
 positions = st.builds(Position, lsns, st.integers(0, 2**32 - 1), st.none() | streams)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(lsns)
 def test_an_lsn_is_parsed_from_its_text(lsn: LSN) -> None:
     assert LSN.parse(str(lsn)) == lsn
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(positions)
 def test_a_position_is_parsed_from_its_text(position: Position) -> None:
@@ -33,6 +36,7 @@ def test_a_position_is_parsed_from_its_text(position: Position) -> None:
     assert text.split() == [text]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=40) | positions.map(lambda position: str(position)[:-1]))
 def test_any_text_is_a_position_or_a_value_error(text: str) -> None:
@@ -43,6 +47,7 @@ def test_any_text_is_a_position_or_a_value_error(text: str) -> None:
     assert Position.parse(str(position)) == position
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(lsns, st.integers(0, 9)), max_size=8))
 def test_positions_sort_as_their_parts_do(parts: list[tuple[LSN, int]]) -> None:

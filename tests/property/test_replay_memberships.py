@@ -276,6 +276,7 @@ def run(world: World, steps: list[tuple[str, int]]) -> None:
         world.decide(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clients", [2, 3])
 @given(st.integers(0, 2**32), st.integers(0, 100), st.lists(st.integers(0, 20), min_size=3))
 @examples(100)
@@ -286,6 +287,7 @@ def test_clients_that_share_a_key_lose_nothing(
     run(World([key] * clients, refs[:clients]), steps_of(seed, count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_exact", [False, True], ids=["claims", "session"])
 @given(st.integers(0, 2**32), st.integers(0, 100), st.lists(st.integers(0, 20), min_size=2))
 @examples(150)
@@ -303,6 +305,7 @@ def test_whose_place_was_taken_is_told_at_the_latest_when_all_are_back(
     assert not [client for client in world.clients if client.lacks is not None]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(0, 100), st.lists(st.integers(0, 20), min_size=3))
 @examples(100)
 def test_a_client_with_a_session_loses_nothing_and_gets_nothing_proven_again(

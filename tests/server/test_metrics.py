@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from realtime_core import SourceStats
 from realtime_server.cluster.stats import ClusterStats
 from realtime_server.fanout.hub import HubStats
@@ -92,6 +94,7 @@ def test_the_reference_page_has_every_metric_and_no_other() -> None:
     assert documented == {name: kind for name, kind in exposed.items() if name not in created}
 
 
+@pytest.mark.slow
 def test_the_reference_page_has_every_limit() -> None:
     """What the sources count under, as they name it."""
     pattern = re.compile(r"(?:\blimit|LimitError|_refuse)\(\s*\"(\w+)\"")

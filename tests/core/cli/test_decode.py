@@ -122,6 +122,7 @@ def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[byte
     )
 
 
+@pytest.mark.slow
 def test_standard_input_and_a_locale_without_utf_8() -> None:
     environment = os.environ | {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = run("decode", "-", input=captures.read(NAME), env=environment)
@@ -131,6 +132,7 @@ def test_standard_input_and_a_locale_without_utf_8() -> None:
     assert json.loads(lines[0])["kind"] == "insert"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
     path = write(tmp_path, framed(transaction(*["x" * 1000] * 3000)))
     with subprocess.Popen(
@@ -144,6 +146,7 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
     with open("/dev/full", "wb") as full:
@@ -152,6 +155,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
     assert done.stderr == b"error: cannot write to standard output: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_it_loads_no_driver_and_no_event_loop() -> None:
     program = (
         "import sys\n"
@@ -163,6 +167,7 @@ def test_it_loads_no_driver_and_no_event_loop() -> None:
     assert (done.returncode, done.stderr.split()) == (0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["tail", "doctor"])
 def test_without_libpq_it_says_how_to_get_one(command: str) -> None:
     program = (
@@ -178,6 +183,7 @@ def test_without_libpq_it_says_how_to_get_one(command: str) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], ["tail"], ["decode"], ["doctor"]])
 def test_help_names_the_exit_codes_and_fits_a_terminal(command: list[str]) -> None:
     done = run(*command, "--help", env=os.environ | {"COLUMNS": "100"})

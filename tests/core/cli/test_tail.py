@@ -209,6 +209,7 @@ def test_a_signal_ends_it_in_good_order(
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.slow
 def test_progress_is_said_where_it_is_not_between_the_changes(
     play: Play, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -426,6 +426,7 @@ def test_a_long_bound_of_a_range_takes_little_more_memory_than_itself(bound: str
     assert peak < 10 * len(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operator", "expected"), [("cs", True), ("ov", False)])
 def test_long_multiranges_are_compared_in_no_time(operator: str, expected: bool) -> None:
     of = relation(v="int4multirange")
@@ -648,6 +649,7 @@ def test_a_long_multirange_is_held_against_few_ranges_in_few_steps(
     assert Watched.looks < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["eq.1", "gt.1", "cs.1"])
 def test_a_document_with_too_many_levels_is_gone_through_once(
     operator: str, monkeypatch: pytest.MonkeyPatch

@@ -152,6 +152,7 @@ def test_a_field_is_read_once_for_all_filters() -> None:
     assert sorted(read) == ["id", "name", "v"]
 
 
+@pytest.mark.slow
 def test_what_filters_read_is_forgotten_with_them() -> None:
     of = relation(id="int4", data="jsonb")
     index = index_of("id=eq.1")
@@ -179,6 +180,7 @@ def test_many_paths_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert sizes == [100]
 
 
+@pytest.mark.slow
 def test_errors_of_a_path_are_forgotten_with_it() -> None:
     of = relation(id="int4", data="json")
     index = index_of("id=eq.1")
@@ -194,6 +196,7 @@ def test_errors_of_a_path_are_forgotten_with_it() -> None:
     assert alive(FilterEntry, ValueSource) == before
 
 
+@pytest.mark.slow
 def test_removing_takes_out_what_was_added_and_nothing_else() -> None:
     texts = ["id=eq.1", "id=eq.1,v=gt.0", "v=gt.0", "", "or(id.eq.1,name.eq.x)", "id=in.(1,2)"]
     before = alive(TableFilters)
@@ -328,6 +331,7 @@ def test_nothing_leaves_when_the_new_row_cannot_be_judged() -> None:
     assert index.transitions(change) == [("id=eq.1", Match.LEAVES), ("id=neq.2", Match.LEAVES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("present", [False, True])
 def test_a_filter_that_does_not_fit_may_wait_until_the_table_has_other_columns(
     present: bool,

@@ -35,6 +35,7 @@ def plain(pattern: str, text: str) -> bool:
     return bool(text) and head in ("_", text[0]) and plain(rest, text[1:])
 
 
+@pytest.mark.slow
 def test_random_patterns_match_as_the_definition_says() -> None:
     random = Random(1)
     matches = 0
@@ -47,6 +48,7 @@ def test_random_patterns_match_as_the_definition_says() -> None:
     assert matches > 2_000
 
 
+@pytest.mark.slow
 def test_long_pieces_are_found_as_short_ones_are() -> None:
     random = Random(2)
     for _ in range(300):
@@ -63,6 +65,7 @@ def test_long_pieces_are_found_as_short_ones_are() -> None:
         assert like(pattern)(text) is (found and text.endswith("b"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -93,6 +96,7 @@ def test_ilike_folds_letter_by_letter(pattern: str, text: str, expected: bool) -
     assert like(fold(pattern))(fold(text)) is expected
 
 
+@pytest.mark.slow
 def test_folding_keeps_the_length() -> None:
     every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
     assert len(fold(every)) == len(every)
@@ -105,6 +109,7 @@ def test_a_backslash_at_the_end_is_refused(pattern: str) -> None:
     assert like(pattern + "\\")(pattern.replace("%", "x"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["like", "ilike"])
 def test_patterns_with_very_many_parts_are_refused(operator: str) -> None:
     # Compiling what a filter has room for takes 0.4 s.
@@ -121,6 +126,7 @@ def test_patterns_with_very_many_parts_are_refused(operator: str) -> None:
     assert caught.value.problem.startswith("'%a_%b': with those before it")
 
 
+@pytest.mark.slow
 def test_short_texts_match_as_the_definition_says() -> None:
     # A piece of a pattern may be longer than what is left of the text.
     random = Random(1)
@@ -130,6 +136,7 @@ def test_short_texts_match_as_the_definition_says() -> None:
         assert like(pattern)(text) is plain(pattern, text), (pattern, text)
 
 
+@pytest.mark.slow
 def test_in_a_long_text_patterns_are_found_as_in_a_short_one() -> None:
     random = Random(4)
     letters = "abcé"
@@ -151,6 +158,7 @@ def test_in_a_long_text_patterns_are_found_as_in_a_short_one() -> None:
     assert 1000 < matches < 9000
 
 
+@pytest.mark.slow
 def test_thousands_of_patterns_that_a_long_text_cannot_have_are_not_looked_for() -> None:
     """Each search goes through all of it."""
     patterns = [like(f"*x*{number}x{number}*") for number in range(3000)]

@@ -121,6 +121,7 @@ NAMES = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_capture_becomes_what_decoder_and_assembler_make_of_it(name: str) -> None:
     decoder = ChangeDecoder(abort_info="parallel" in name)
@@ -158,6 +159,7 @@ def test_any_text_is_read_by_a_short_cut_or_else_the_long_way(
     assert here == there
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_row_that_is_cut_is_truncated_behind_every_byte(message: Message) -> None:
     data = encode(message)
@@ -218,6 +220,7 @@ def values(record: Record) -> list[object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if "binary" not in name])
 def test_a_capture_has_the_same_values_by_short_cuts(name: str) -> None:
     decoder = ChangeDecoder(abort_info="parallel" in name)

@@ -302,6 +302,7 @@ def _facts(relation: Relation) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAPTURES)
 def test_a_capture_written_again_is_the_same_changes(name: str) -> None:
     parallel = "parallel" in name
@@ -313,6 +314,7 @@ def test_a_capture_written_again_is_the_same_changes(name: str) -> None:
 
 
 # In a stream block a description carries an xid.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in CAPTURES if "stream" not in name or "reference" in name]
 )

@@ -163,6 +163,7 @@ def test_closing_the_assembler_drops_every_spill(files: Files) -> None:
     assert len(files) == 0
 
 
+@pytest.mark.slow
 def test_an_assembler_that_is_let_go_leaves_nothing(files: Files) -> None:
     assembler = Assembler(max_memory=0, spill_store=files.store)
     feed(assembler, *start(), row(1))
@@ -171,6 +172,7 @@ def test_an_assembler_that_is_let_go_leaves_nothing(files: Files) -> None:
     assert len(files) == 0
 
 
+@pytest.mark.slow
 def test_a_commit_that_nobody_reads_leaves_nothing(files: Files) -> None:
     assembler = Assembler(max_memory=0, spill_store=files.store)
     feed(assembler, *start(), row(1), row(2), STOP)
@@ -207,6 +209,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing(files: Files) -> None:
     root = Path(__file__).parents[3]
     with subprocess.Popen(
@@ -353,6 +356,7 @@ class FullSpill:
         self._store.closed += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "most"), [("x", 1000), ("x" * 10_000, 101), ("x" * 2**20, 1)])
 def test_memory_is_moved_to_the_disk_in_small_parts_as_it_is_needed(text: str, most: int) -> None:
     """Nothing else runs meanwhile: 64 MB at once take more than 100 ms."""
@@ -485,6 +489,7 @@ def test_a_large_streamed_transaction_stays_at_the_bound(
     assert handed_over < bound + 1024 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["", "x" * 10, "x" * 1000, "ü" * 500, "漢字" * 500, "🚀" * 500, None, b"\x00" * 500],

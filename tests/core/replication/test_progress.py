@@ -1,3 +1,5 @@
+import pytest
+
 from realtime_core.lsn import LSN
 from realtime_core.replication.progress import SlotProgress
 
@@ -92,6 +94,7 @@ def test_wal_that_only_arrived_moves_nothing() -> None:
     assert progress.all_done
 
 
+@pytest.mark.slow
 def test_a_consumer_that_never_acknowledges_needs_no_more_memory_each_day() -> None:
     progress = SlotProgress(LSN(100))
     for lsn in range(1000, 1_000_000, 10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,7 @@ def test_a_place_behind_the_commit_record_does_not_hide_the_next_one() -> None:
     assert sequence.progress.flushed == 110
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(10, 1000), st.integers(-1, 4)), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8),
@@ -204,6 +206,7 @@ def test_raw_rows_count_one_by_one() -> None:
     assert sequence.progress.flushed == 110
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 40),
     st.lists(st.integers(1, 9), max_size=9),

@@ -131,6 +131,7 @@ async def test_what_is_committed_once_it_is_attached_is_handed_over(world: World
         await soon(source.attached())
 
 
+@pytest.mark.slow
 async def test_several_wait_until_it_is_attached_and_may_give_up(world: World) -> None:
     async with world.source() as first, world.source(persistent=True) as second:
         reading = asyncio.create_task(take_ids(second, 1))

@@ -60,6 +60,7 @@ def test_a_filter_is_typed_anew_for_another_shape() -> None:
         filter.passes(insert(relation(n="text"), "10"))
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_relations_is_bounded() -> None:
     filter = RowFilter("id=gt.5", {})
     before = alive(CompiledFilter)

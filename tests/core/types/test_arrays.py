@@ -88,6 +88,7 @@ def literal(value: Any) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+@pytest.mark.slow
 @given(st.data(), st.lists(st.integers(1, 3), min_size=1, max_size=4))
 def test_any_array_comes_back(data: st.DataObject, lengths: list[int]) -> None:
     count = len(list(product(*map(range, lengths))))

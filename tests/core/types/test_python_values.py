@@ -441,6 +441,7 @@ for name, text, expected in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_the_python_implementation_of_psycopg_converts_alike() -> None:
     """Without `psycopg[binary]` its loaders are other code, and need a connection for more."""
     examples = [

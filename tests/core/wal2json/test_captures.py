@@ -413,6 +413,7 @@ def test_a_table_is_one_relation_until_it_changes(name: str) -> None:
     assert max(counts.values()) <= 2
 
 
+@pytest.mark.slow
 @each(*GROUPS)
 def test_where_the_stream_is_cut_does_not_matter(name: str) -> None:
     some = texts(name)

@@ -49,6 +49,7 @@ def decoder() -> Wal2JsonDecoder:
     return Wal2JsonDecoder()
 
 
+@pytest.mark.slow
 def test_importing_the_decoder_loads_no_driver() -> None:
     program = (
         "import sys; from realtime_core import wal2json\n"

@@ -107,6 +107,7 @@ def test_messages_longer_than_a_block_without_line_ends(as_bytes: bool) -> None:
     assert [type(change) for change in parse_file(file)] == [Insert, Insert, Insert]
 
 
+@pytest.mark.slow
 def test_a_transaction_in_chunks_passes_in_constant_memory() -> None:
     row = ROW.replace("1.50", f'"{"x" * 1000}"')
 

@@ -352,6 +352,7 @@ def test_a_name_that_is_no_text_is_an_error(name: Any) -> None:
         Tables().get("public", name)
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_a_table_has_a_bound(table: KnownTable) -> None:
     """In format 1 under FULL each combination of NULLs is a list of its own."""
     names = [f"c{place}" for place in range(11)]

@@ -401,6 +401,7 @@ def test_a_backslash_before_u0000_is_no_such_character() -> None:
 # Any input.
 
 
+@pytest.mark.slow
 @given(st.text() | st.from_regex(r"[\w%-]*\.[\w%-]*\.[\w%-]*", fullmatch=True))
 def test_any_text_is_refused_with_a_token_error(text: str) -> None:
     with pytest.raises(TokenError):
@@ -416,6 +417,7 @@ _json = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(_json, _json)
 def test_any_header_and_claims_with_a_wrong_signature_are_refused(header: Any, claims: Any) -> None:
     with pytest.raises(TokenError):

@@ -52,6 +52,7 @@ def test_who_waits_for_the_begin_hears_of_an_error_that_nobody_has_thought_of() 
     run_in_virtual_time(play())
 
 
+@pytest.mark.slow
 def test_who_waits_for_changes_hears_of_an_error_that_nobody_has_thought_of() -> None:
     async def play() -> None:
         server = FakeJetStream()

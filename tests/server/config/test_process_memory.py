@@ -64,6 +64,7 @@ def test_there_may_be_no_control_groups(tmp_path: Path) -> None:
     assert memory_limit(cgroup_file=tmp_path / "none", cgroups=tmp_path) == PHYSICAL
 
 
+@pytest.mark.slow
 def test_an_address_space_that_is_bounded_counts(tmp_path: Path) -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
@@ -96,6 +97,7 @@ print((resident() - before) >> 20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not adapt")
 def test_the_memory_of_freed_buffers_is_returned() -> None:
     def left(how: str) -> int:

@@ -333,6 +333,7 @@ def test_a_filter_that_did_not_fit_when_it_came_is_tried_again_with_other_column
     assert [frame["event"] for frame in outbox.frames] == ["postgres_changes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaves", [False, True])
 def test_others_have_their_turn_while_very_many_filters_are_typed(leaves: bool) -> None:
     hub = Hub()

@@ -271,6 +271,7 @@ def test_enums_are_compared_in_their_declared_order() -> None:
     assert [frame["payload"]["record"] for frame in outbox.frames] == [{"mood": "happy"}]
 
 
+@pytest.mark.slow
 def test_what_is_known_of_relations_is_bounded() -> None:
     hub = Hub()
     changes = [
@@ -481,6 +482,7 @@ def test_the_gate_closes_topics_and_not_the_ladders_other_steps() -> None:
     assert topics(outbox)[2:] == ["realtime:public:todos:id=eq.1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("filters", "value", "conditions"),
     [

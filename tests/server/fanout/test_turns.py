@@ -23,6 +23,7 @@ def steps(count: int) -> Generator[None, None, int]:
     return count
 
 
+@pytest.mark.slow
 async def test_many_who_ask_for_much_have_one_slice_of_a_round_together() -> None:
     longest = 0.0
     working = [asyncio.create_task(in_turns(steps(20), Turns.shared())) for _ in range(40)]

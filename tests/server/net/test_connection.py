@@ -185,6 +185,7 @@ async def test_todays_clients_in_v1_that_join_again_at_once_are_told_no_close(
         ]
 
 
+@pytest.mark.slow
 async def test_todays_clients_in_v1_that_say_nothing_more_are_told_a_close_soon() -> None:
     async with open_connection() as client:
         await client.send("phx_join", payload={"config": {}})
@@ -352,6 +353,7 @@ async def test_a_connection_may_join_so_many_topics_and_no_more() -> None:
         assert client.counted('realtime_joins_total{result="ok"} 4.0')
 
 
+@pytest.mark.slow
 async def test_a_connection_may_join_so_often_and_no_more(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -600,6 +602,7 @@ async def test_at_its_expiry_a_channel_ends_and_the_others_stay(
         assert client.counted("realtime_active_websocket_topic_total 1.0")
 
 
+@pytest.mark.slow
 async def test_the_timer_ends_a_channel_without_a_message() -> None:
     async with open_hall() as (client, tickets):
         tickets.start()

@@ -63,6 +63,7 @@ async def running(world: World) -> AsyncIterator[Garbage]:
     assert (gc.get_threshold(), len(gc.callbacks)) == (thresholds, callbacks)
 
 
+@pytest.mark.slow
 async def test_what_survives_a_full_collection_is_left_out_of_the_next() -> None:
     first = pair()
     async with running(World()):
@@ -76,6 +77,7 @@ async def test_what_survives_a_full_collection_is_left_out_of_the_next() -> None
     assert is_looked_at(second)
 
 
+@pytest.mark.slow
 async def test_garbage_among_what_came_since_is_collected() -> None:
     async with running(World()):
         gone = weakref.ref(pair())
@@ -83,6 +85,7 @@ async def test_garbage_among_what_came_since_is_collected() -> None:
         assert gone() is None
 
 
+@pytest.mark.slow
 async def test_what_becomes_garbage_later_is_collected_with_a_look_at_all() -> None:
     async with running(World()) as garbage:
         kept = pair()
@@ -99,6 +102,7 @@ async def test_what_becomes_garbage_later_is_collected_with_a_look_at_all() -> N
         assert not is_looked_at(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ended", "seconds"), [(19_999, 3599.0), (20_000, 0.0), (0, 3600.0)])
 async def test_it_is_time_for_that_after_long_or_when_very_many_have_ended(
     ended: int, seconds: float
@@ -113,6 +117,7 @@ async def test_it_is_time_for_that_after_long_or_when_very_many_have_ended(
     assert not garbage.is_time()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("opened", "ended", "is_time"),
     [(0, 999, False), (0, 1000, True), (3000, 5999, False), (3000, 6000, True)],
@@ -155,6 +160,7 @@ async def test_it_does_not_wait_for_ever_while_clients_come_and_go() -> None:
     assert garbage.is_time()
 
 
+@pytest.mark.slow
 async def test_it_is_looked_at_by_itself_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage_module, "_INTERVAL", 0.01)
     world = World()

@@ -300,6 +300,7 @@ def test_as_many_may_wait_to_be_accepted_as_are_asked_for(
         assert runner.run(start()) == [min(BACKLOG, at_most)] * 2
 
 
+@pytest.mark.slow
 async def test_clients_who_all_come_at_once_wait_in_the_queue_and_are_accepted() -> None:
     many = 600
     with bind(0, loopback=True) as sock:
@@ -329,6 +330,7 @@ class Costly(AllowAll):
         asyncio.get_running_loop().call_soon(self.count)
 
 
+@pytest.mark.slow
 async def test_many_handshakes_at_once_leave_others_their_rounds_of_the_event_loop() -> None:
     many, costly = 60, Costly()
     with bind(0, loopback=True) as sock:
@@ -355,6 +357,7 @@ class Waiting(AllowAll):
         await self.may_decide.wait()
 
 
+@pytest.mark.slow
 async def test_a_handshake_may_take_the_server_longer_than_its_client() -> None:
     """Of thousands that come at once the last ones wait long. They would only come again."""
     authorizer = Waiting()

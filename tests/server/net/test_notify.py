@@ -73,6 +73,7 @@ async def test_a_watchdog_of_another_process_or_without_a_time_is_not_told(
     assert heard == ["READY=1", "STATUS=Changes are being read"]
 
 
+@pytest.mark.slow
 async def test_the_watchdog_is_told_four_times_in_its_time_and_not_while_the_loop_stands_still(
     sock: socket.socket,
 ) -> None:

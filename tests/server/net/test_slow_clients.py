@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from realtime_server.net.slow_clients import Backlog, OutboxLimits
 
 
@@ -111,6 +113,7 @@ def test_one_client_may_have_so_much_waiting_and_for_so_long() -> None:
     )
 
 
+@pytest.mark.slow
 def test_thousands_that_read_nothing_are_not_all_looked_at_for_each_write() -> None:
     backlog = backlog_of(100_000)
     crowd = boxes(backlog, *[9] * 10_000)

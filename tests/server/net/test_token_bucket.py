@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ def test_nobody_borrows_for_more_than_a_few_seconds() -> None:
     assert bucket.take(5.2)
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 1000),
     st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100)), max_size=50),

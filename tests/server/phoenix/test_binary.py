@@ -63,6 +63,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(short, short, short, short, json_values)
 def test_any_broadcast_comes_back(
@@ -104,6 +105,7 @@ def test_a_frame_that_is_cut_anywhere_is_refused() -> None:
             decode_binary(WHOLE[:length])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda data: b"\3" + data))
 def test_any_bytes_are_a_message_or_a_frame_error_that_fits_into_a_close_frame(

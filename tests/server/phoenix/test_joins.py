@@ -382,6 +382,7 @@ configs = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.fixed_dictionaries({"config": configs | values}))
 def test_any_config_is_echoed_or_refused_with_a_reason(payload: Any) -> None:

@@ -190,6 +190,7 @@ async def test_those_who_come_back_together_share_a_round() -> None:
         assert lowest(server) is None
 
 
+@pytest.mark.slow
 async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> None:
     gate = Gate()
     async with open_server(gate) as server:
@@ -251,6 +252,7 @@ async def test_who_comes_back_to_a_place_that_a_round_has_not_reached_joins_it()
         assert ids(outbox) == list(map(str, range(550, 600)))
 
 
+@pytest.mark.slow
 async def test_a_client_that_is_behind_leaves_its_round_until_it_has_read() -> None:
     async with open_server() as server:
         server.publish(batch(16, *map(str, range(1200))))
@@ -516,6 +518,7 @@ async def test_who_waits_for_a_round_alone_may_leave() -> None:
         assert lowest(server) is None
 
 
+@pytest.mark.slow
 async def test_whoever_gets_another_viewer_during_a_step_gets_it_anew_for_that_one() -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
     publish_to_all = one_at_a_time()

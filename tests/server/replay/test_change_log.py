@@ -217,6 +217,7 @@ def test_nothing_is_kept_that_nobody_needs() -> None:
     assert log.end == (1584, LAST_INDEX)
 
 
+@pytest.mark.slow
 def test_changes_are_packed_in_steps_when_somebody_has_long_been_away() -> None:
     clock = Clock()
     log = make_log(clock=clock)
@@ -264,6 +265,7 @@ def test_objects_beyond_their_part_of_the_bytes_are_packed_at_once() -> None:
     assert len(everything(log, BEFORE)) == 5000
 
 
+@pytest.mark.slow
 def test_small_batches_that_come_together_take_no_more_than_their_changes() -> None:
     """Whatever is kept of a batch besides its changes is kept for many batches."""
     log = make_log()
@@ -279,6 +281,7 @@ def test_small_batches_that_come_together_take_no_more_than_their_changes() -> N
     assert grown < 40 * len(batches)
 
 
+@pytest.mark.slow
 def test_the_oldest_are_given_up_beyond_the_bound_in_bytes() -> None:
     log = make_log(max_bytes=500_000)
     events: list[Event] = []
@@ -291,6 +294,7 @@ def test_the_oldest_are_given_up_beyond_the_bound_in_bytes() -> None:
     assert kept == changes_of(events)[-len(kept) :]
 
 
+@pytest.mark.slow
 def test_a_transaction_larger_than_the_log_leaves_a_floor_within_it() -> None:
     log = make_log(max_bytes=100_000)
     events = transaction(16, 10_000)
@@ -320,6 +324,7 @@ def test_changes_older_than_the_window_are_given_up() -> None:
     assert everything(log) == changes_of(some)
 
 
+@pytest.mark.slow
 def test_few_segments_are_unpacked_at_a_time() -> None:
     clock = Clock()
     log = make_log(clock=clock)
@@ -391,6 +396,7 @@ def any_changes(draw: st.DrawFn) -> list[Insert | Update | Delete | Truncate]:
     return found
 
 
+@pytest.mark.slow
 @given(any_changes())
 def test_changes_that_are_made_again_are_equal(
     changes: list[Insert | Update | Delete | Truncate],
@@ -424,6 +430,7 @@ def batches(draw: st.DrawFn) -> list[list[Event]]:
     return found
 
 
+@pytest.mark.slow
 @given(batches(), st.data())
 def test_the_log_is_a_list_within_bounds(found: list[list[Event]], data: st.DataObject) -> None:
     clock = Clock()
@@ -463,6 +470,7 @@ def test_the_log_is_a_list_within_bounds(found: list[list[Event]], data: st.Data
 # What was before
 
 
+@pytest.mark.slow
 def test_what_was_read_later_is_put_before_what_came_at_once() -> None:
     older, log = make_log(), make_log()
     for lsn in range(100, 3100):

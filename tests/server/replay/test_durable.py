@@ -151,6 +151,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +317,7 @@ async def test_a_slot_that_another_process_moves_first_counts_from_where_it_begi
     assert await restored_from(world) == LSN(50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_shared", "begin"), [(False, None), (True, LSN(10))])
 async def test_processes_that_share_the_slot_wait_until_the_others_have_read_it(
     is_shared: bool, begin: LSN | None, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ def first_to_go(absences: list[Absence], level: int = 0) -> list[Absence]:
 STEPS = st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 2), st.integers(0, 5))
 
 
+@pytest.mark.slow
 @given(st.lists(STEPS, max_size=200))
 def test_whoever_has_left_most_goes_first(steps: list[tuple[int, int, int, int]]) -> None:
     shares = FairShares()

@@ -155,6 +155,7 @@ async def test_losing_all_with_the_stream_takes_no_time() -> None:
         assert lost == (set() if number == 8 else set(kept))
 
 
+@pytest.mark.slow
 async def test_the_heap_of_what_is_needed_is_made_anew_in_steps() -> None:
     stage = Stage()
     absences = stage.replay.memberships.absences
@@ -211,6 +212,7 @@ async def told_apart(stage: Stage, clients: list[Client], reason: str) -> None:
         assert client.ids[-1] == 64
 
 
+@pytest.mark.slow
 async def test_telling_those_of_a_gap_who_wait_for_a_round() -> None:
     stage = Stage()
     clients = await come_back(stage)
@@ -219,6 +221,7 @@ async def test_telling_those_of_a_gap_who_wait_for_a_round() -> None:
     await told_apart(stage, clients, "replay_limit")
 
 
+@pytest.mark.slow
 async def test_telling_those_of_a_gap_who_are_in_a_round() -> None:
     later = Later()
     stage = later.stage = Stage(publish=later)
@@ -243,6 +246,7 @@ class Later:
         return Published()
 
 
+@pytest.mark.slow
 async def test_letting_those_go_who_get_nothing_of_a_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -170,6 +170,7 @@ def test_addresses_of_one_customer_are_one() -> None:
         assert name("_hidden") != name("")
 
 
+@pytest.mark.slow
 def test_one_customer_with_many_networks_drives_nobody_elses_absences_out() -> None:
     absences = Absences(window=300.0, most=100, clock=lambda: 0.0)
     everybody: list[Absence] = []

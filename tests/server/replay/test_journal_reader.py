@@ -41,6 +41,7 @@ def snapshot(channels: int) -> list[LogicalMessage]:
     return [message(part) for part in there.write(snapshot=True)]
 
 
+@pytest.mark.slow
 async def test_a_snapshot_holds_nobody_up() -> None:
     journal = journal_of(1)
     reader = JournalReader(journal)

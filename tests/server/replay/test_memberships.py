@@ -316,6 +316,7 @@ def whose(*names: bytes) -> bytes:
     return b"".join(name.ljust(8)[:8] for name in names).ljust(24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_who_leaves_many_away_drives_nobody_elses_out(level: int) -> None:
     """The site or the network tells the many from the others; or the subject, where a proxy has one
@@ -336,6 +337,7 @@ def test_who_leaves_many_away_drives_nobody_elses_out(level: int) -> None:
         assert world.join(one, 3)[1] == Choice((5, 0))
 
 
+@pytest.mark.slow
 def test_who_was_lost_is_remembered_however_many_others_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -426,6 +428,7 @@ def test_a_join_that_is_cut_while_it_waits_leaves_no_second_absence() -> None:
     assert places == [7, 50, 51]
 
 
+@pytest.mark.slow
 def test_a_key_has_a_bounded_number_of_absences_and_none_is_skipped() -> None:
     world = World(most_away=10 * MOST_OF_A_KEY)
     for number in range(MOST_OF_A_KEY + 5):
@@ -437,6 +440,7 @@ def test_a_key_has_a_bounded_number_of_absences_and_none_is_skipped() -> None:
         assert place(world.join(CLAIMS, 2000 + number)[1]) == lowest
 
 
+@pytest.mark.slow
 def test_the_lowest_place_is_found_among_many_that_come_and_go() -> None:
     world = World(most_away=100_000)
     for number in range(5000):

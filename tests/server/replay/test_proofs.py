@@ -135,6 +135,7 @@ def test_a_pong_proves_nothing_that_another_connection_was_asked(server: Server)
     assert server.proofs.unprovable == 1
 
 
+@pytest.mark.slow
 def test_no_more_than_a_thousand_are_asked_in_a_second(server: Server) -> None:
     everybody = [server.connect() for _ in range(5000)]
     assert server.proofs.interval == 5.0
@@ -453,6 +454,7 @@ def test_an_ordinal_has_the_last_place_that_is_wholly_written_up_to_it(server: S
     ]
 
 
+@pytest.mark.slow
 def test_places_are_remembered_in_bounded_memory_and_never_too_high(server: Server) -> None:
     """A thousand batches a second, for three minutes."""
     proofs = server.proofs

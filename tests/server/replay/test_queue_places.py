@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def test_what_waits_is_not_had_until_the_write_that_has_it_is_proven() -> None:
     assert places.place_at("ann", 10, end) == end
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=400))
 def test_places_are_never_higher_than_what_was_sent(steps: list[tuple[int, int, bool]]) -> None:
     """Changes come, and the first of those that wait are sent, each with a write."""

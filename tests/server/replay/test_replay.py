@@ -527,6 +527,7 @@ async def test_a_viewers_last_channel_is_not_behind_once_its_gap_has_arrived(sta
 # The log.
 
 
+@pytest.mark.slow
 async def test_a_thousand_gaps_are_one_line(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -664,6 +665,7 @@ async def test_rounds_that_cannot_begin_leave_nobody_waiting(
     assert client.ids == [2]
 
 
+@pytest.mark.slow
 async def test_replay_forgets_and_asks_though_that_has_failed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

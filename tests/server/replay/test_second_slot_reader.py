@@ -54,6 +54,7 @@ async def read(holders: Iterator[int], *, is_shared: bool = True) -> int:
     return opened
 
 
+@pytest.mark.slow
 async def test_however_many_others_have_their_turn_before_none_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

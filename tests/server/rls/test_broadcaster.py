@@ -173,6 +173,7 @@ async def test_an_error_goes_past_the_filters() -> None:
     assert payloads(ann) == ["400"]
 
 
+@pytest.mark.slow
 async def test_others_have_their_turn_while_very_many_filters_are_typed() -> None:
     hub = Hub()
     sit(hub, ANN, *(f"realtime:public:todos:id=eq.{number}" for number in range(1000)))
@@ -192,6 +193,7 @@ async def test_others_have_their_turn_while_very_many_filters_are_typed() -> Non
     other.cancel()
 
 
+@pytest.mark.slow
 async def test_others_have_their_turn_while_filters_are_asked_about_many_rows() -> None:
     hub = Hub()
     tests = ",".join(f"details=not.like.*{number}x*" for number in range(100))
@@ -214,6 +216,7 @@ async def test_others_have_their_turn_while_filters_are_asked_about_many_rows() 
     other.cancel()
 
 
+@pytest.mark.slow
 async def test_others_have_their_turn_while_very_many_filters_are_asked_about_one_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

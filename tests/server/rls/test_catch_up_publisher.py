@@ -273,6 +273,7 @@ async def test_the_others_of_a_round_get_their_changes_where_one_is_refused() ->
     assert policies.checks < 45
 
 
+@pytest.mark.slow
 async def test_a_database_that_refuses_everybody_is_not_asked_for_each() -> None:
     hub = Hub()
     viewers = [Viewer.of({"role": "reader", "sub": str(number)}) for number in range(1000)]

@@ -147,6 +147,7 @@ async def test_large_values_fill_a_batch_and_are_not_piled_up(
         await reading.until([1], [2, 3])
 
 
+@pytest.mark.slow
 async def test_batches_that_are_not_full_come_when_it_is_time() -> None:
     shop = Shop()
     clock = asyncio.get_running_loop().time

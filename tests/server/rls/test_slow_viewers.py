@@ -473,6 +473,7 @@ async def test_slow_viewers_who_are_answered_do_not_wait_for_those_who_never_are
         await stage.until(viewer, "1", "2")
 
 
+@pytest.mark.slow
 async def test_where_all_are_slow_the_stream_waits_for_them(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -585,6 +586,7 @@ async def test_a_gap_misses_no_channel_that_gets_another_viewer_while_it_is_told
     assert told() == [1] * 300
 
 
+@pytest.mark.slow
 async def test_where_all_are_slow_the_stream_waits_for_the_memory_that_they_share(
     stage: Stage,
 ) -> None:
@@ -601,6 +603,7 @@ async def test_where_all_are_slow_the_stream_waits_for_the_memory_that_they_shar
     assert stage.counters.given_up == 0
 
 
+@pytest.mark.slow
 async def test_a_lock_is_no_viewers_fault_and_makes_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -629,6 +632,7 @@ async def test_a_lock_is_no_viewers_fault_and_makes_one_line(
     assert "takes too long" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_where_all_wait_for_a_lock_the_stream_waits_and_nothing_is_given_up(
     stage: Stage,
 ) -> None:

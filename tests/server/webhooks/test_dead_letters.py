@@ -119,6 +119,7 @@ def test_what_is_added_meanwhile_is_not_read(letters: DeadLetters) -> None:
     assert list(lines) == []
 
 
+@pytest.mark.slow
 def test_a_line_that_is_being_written_is_read_when_it_is_whole(
     path: Path, letters: DeadLetters
 ) -> None:
@@ -245,6 +246,7 @@ def test_the_same_id_of_another_endpoint_stays(letters: DeadLetters) -> None:
     assert [found.name for _, found in letters.read() if found] == ["b"]
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_adding_and_removing_at_once(path: Path) -> None:
     """Each with an object, and so a file, of its own, as two processes have."""
     count = 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import attrs
+import pytest
 
 from realtime_core import LSN, Commit
 from realtime_server.webhooks.progress import Progress, Share
@@ -64,6 +65,7 @@ def test_requests_may_be_done_before_the_transaction_ends() -> None:
     assert books.acknowledged == [1]
 
 
+@pytest.mark.slow
 def test_transactions_without_requests_take_no_place() -> None:
     books = Books()
     share = books.read(1, 1)

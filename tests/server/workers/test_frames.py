@@ -33,6 +33,7 @@ frames = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(frames, max_size=8), st.integers(0, 2**32 - 1))
 def test_frames_come_out_as_they_went_in(sent: list[EnvelopeFrame], seed: int) -> None:
     data = b"".join(map(encode_frame, sent))

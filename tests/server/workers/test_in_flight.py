@@ -96,6 +96,7 @@ def test_a_worker_cannot_have_handed_out_what_it_was_not_sent() -> None:
             in_flight.handed_out(1, wrong, 0)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
     """A crash repeats what was not handed out; nothing is skipped, nor acknowledged too early."""

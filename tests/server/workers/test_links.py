@@ -227,6 +227,7 @@ async def test_who_takes_the_place_of_a_worker_hands_out_the_rest(seed: int) -> 
         await eventually(lambda: stage.in_flight.size == 0)
 
 
+@pytest.mark.slow
 async def test_nothing_is_read_while_a_worker_is_too_far_behind() -> None:
     async with Stage(max_bytes=200, patience=30) as stage, stage.worker(1) as one:
         await soon(one.attached())
@@ -242,6 +243,7 @@ async def test_nothing_is_read_while_a_worker_is_too_far_behind() -> None:
         await eventually(lambda: stage.source.acknowledged[-1:] == [Position(LSN(29), 0, STREAM)])
 
 
+@pytest.mark.slow
 async def test_who_may_be_waiting_for_the_database_is_waited_for() -> None:
     stage = Stage(max_bytes=200, patience=30, ends_stalled=False)
     async with stage, stage.worker(1) as one:
@@ -329,6 +331,7 @@ async def test_gaps_come_through() -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_what_was_read_ahead_behind_a_gap_is_not_acknowledged_with_what_is_before() -> None:
     """Behind the gap the stream begins at a lower LSN, as after a restored backup."""
     gap = Gap(None, Position(LSN(50), 0, STREAM), GapReason.SLOT_MISSING)

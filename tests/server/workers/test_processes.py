@@ -74,6 +74,7 @@ async def one_worker(directory: Path) -> AsyncIterator[Processes]:
         await processes.stop(30)
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_a_worker_that_cannot_be_started_for_a_while_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -105,6 +106,7 @@ async def test_a_signal_reaches_a_worker_that_is_being_started(
         await eventually((tmp_path / "hangup").exists)
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_a_worker_that_stands_still_is_ended_and_one_that_answers_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

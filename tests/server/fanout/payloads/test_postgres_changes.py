@@ -141,6 +141,7 @@ def test_a_payload_is_rendered_once_for_each_form() -> None:
     assert some != payload.typed("INSERT")
 
 
+@pytest.mark.slow
 def test_projections_that_clients_invent_do_not_pile_up() -> None:
     plan = RelationPlan(GOODS)
     names = [frozenset({f"c{number}"}) for number in range(3000)]

@@ -52,6 +52,7 @@ def test_an_insert_has_no_old_record() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_update_without_an_old_row_has_an_empty_old_record() -> None:
     assert payloads(update(TODOS, ("14", None))) == [
         {**HEAD, "type": "UPDATE", "errors": None, "columns": COLUMNS}
