@@ -203,8 +203,8 @@ class EnvelopeQueue:
     def _enter_hole(self) -> None:
         last, stream = self.unpacker.last, self.unpacker.stream
         if not self._is_in_hole:
-            known = last is not None and stream is not None
-            self._before_hole = position_at(last, stream) if known else None  # type: ignore[arg-type]
+            known = None if last is None or stream is None else position_at(last, stream)
+            self._before_hole = known
         self._is_in_hole = True
         self.unpacker.begin_anew()
 
