@@ -38,6 +38,7 @@ __all__ = [
     "NoEnvelopeError",
     "Place",
     "Run",
+    "VersionError",
     "decode",
     "encode",
     "parts_of",
@@ -91,6 +92,10 @@ class EnvelopeError(DecodeError):
 
 class NoEnvelopeError(EnvelopeError):
     """What stands in an envelope's place is none at all: no server has written it."""
+
+
+class VersionError(EnvelopeError):
+    """An envelope is of a version that this server does not know: a newer server has written it."""
 
 
 class Kind(enum.IntEnum):
@@ -154,20 +159,23 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
 
     Raises:
         NoEnvelopeError: if it is none.
-        EnvelopeError: if it is broken, or of a version that is not known.
+        VersionError: if it is of a version that is not known.
+        EnvelopeError: if it is broken.
     """
     if not data.startswith(_MAGIC):
         raise NoEnvelopeError("it does not begin as an envelope does", sequence)
-    try:
-        _, version, number, part, parts, generation, *rest = _HEAD.unpack_from(data)
-    except error:
-        raise EnvelopeError(f"{len(data)} bytes are no whole head", sequence) from None
-    if version != _VERSION:
-        raise EnvelopeError(
-            f"it is of version {version}, and this server reads version {_VERSION}: run one "
+    # Another version may have a shorter head.
+    version = data[len(_MAGIC) : len(_MAGIC) + 1]
+    if version and version[0] != _VERSION:
+        raise VersionError(
+            f"it is of version {version[0]}, and this server reads version {_VERSION}: run one "
             "version of the server everywhere",
             sequence,
         )
+    try:
+        _, _, number, part, parts, generation, *rest = _HEAD.unpack_from(data)
+    except error:
+        raise EnvelopeError(f"{len(data)} bytes are no whole head", sequence) from None
     first_lsn, first_index, last_lsn, last_index, prev_generation, *rest = rest
     prev_lsn, prev_index, system, timeline, size = rest
     if not 1 <= part <= parts:

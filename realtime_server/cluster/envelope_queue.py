@@ -8,6 +8,7 @@ cancelled loses nothing: what it has not returned is in the queue still.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeAlias
@@ -16,10 +17,12 @@ from realtime_core import Begin, Commit, Event, Gap, GapReason, Position, Stream
 from realtime_core.errors import RealtimeError
 from realtime_core.positions import LAST_INDEX
 
-from .envelope import Place, decode, position_at
+from .envelope import EnvelopeError, Place, decode, position_at
 from .unpacker import HoleError, Unpacker
 
 __all__ = ["EnvelopeQueue", "Steps"]
+
+logger = logging.getLogger("realtime.cluster")
 
 MAX_BYTES: Final = 1024 * 1024
 """How many bytes of envelopes the queue has before nothing more is to be put in."""
@@ -31,8 +34,8 @@ class EnvelopeQueue:
 
     Args:
         unpacker: makes the events.
-        tells_holes: whether a hole in the chain becomes a gap. Where nothing can be missing, it is
-            an error.
+        tells_holes: whether a hole in the chain becomes a gap, and so an envelope of which the
+            changes cannot be read. Where nothing can be missing, it is an error.
     """
 
     def __init__(self, unpacker: Unpacker, *, tells_holes: bool = False) -> None:
@@ -181,24 +184,37 @@ class EnvelopeQueue:
         return done
 
     def _unpack(self, data: bytes, sequence: int, is_anew: bool) -> list[Event]:
-        unpacker = self.unpacker
         if is_anew:
             self._enter_hole()
         try:
-            events = unpacker.feed(data, sequence)
+            events = self._feed(data, sequence)
+        except EnvelopeError as exc:
+            if not self._tells_holes:
+                raise
+            logger.error("the clients are told of a gap: %s", exc)
+            self._enter_hole()
+            envelope = decode(data, sequence)
+            self.unpacker = Unpacker(envelope.last, envelope.stream)
+            return [self._hole(position_at(envelope.last, envelope.stream))]
+        if self._is_in_hole and self.unpacker.last is not None:
+            # Of a piece in parts, the first ones may be missing: then it is part of the hole.
+            envelope = decode(data, sequence)
+            return [self._hole(position_at(envelope.prev, envelope.stream)), *events]
+        return events
+
+    def _feed(self, data: bytes, sequence: int) -> list[Event]:
+        try:
+            return self.unpacker.feed(data, sequence)
         except HoleError:
             if not self._tells_holes:
                 raise
             self._enter_hole()
-            events = unpacker.feed(data, sequence)
-        if self._is_in_hole and unpacker.last is not None:
-            # Of a piece in parts, the first ones may be missing: then it is part of the hole.
-            self._is_in_hole = False
-            envelope = decode(data, sequence)
-            until = position_at(envelope.prev, envelope.stream)
-            self.holes += 1
-            return [Gap(self._before_hole, until, GapReason.LOG_BEHIND), *events]
-        return events
+            return self.unpacker.feed(data, sequence)
+
+    def _hole(self, until: Position) -> Gap:
+        self._is_in_hole = False
+        self.holes += 1
+        return Gap(self._before_hole, until, GapReason.LOG_BEHIND)
 
     def _enter_hole(self) -> None:
         last, stream = self.unpacker.last, self.unpacker.stream

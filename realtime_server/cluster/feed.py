@@ -18,7 +18,7 @@ from realtime_core import Event, Position, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 
 from ..fanout.cancellation import cancel_within
-from .envelope import Envelope, Place, decode
+from .envelope import Envelope, Place, VersionError, decode
 from .envelope_queue import EnvelopeQueue, Steps
 from .errors import LogError
 from .log_reader import LogReader
@@ -127,6 +127,11 @@ class LogFeed:
         )
 
     @property
+    def newer(self) -> VersionError | None:
+        """Why the end of the log cannot be read, if a newer server has written it."""
+        return self._reader.newer
+
+    @property
     def resyncs(self) -> int:
         """How often reading the log was begun again."""
         return self._reader.resyncs
@@ -170,7 +175,7 @@ class LogFeed:
                     logger.info("reading the log again")
                 pause, is_told = _PAUSES[0], False
                 await self._queue.room()
-            except LogError as exc:
+            except (LogError, VersionError) as exc:
                 if not is_told:
                     logger.warning("the log is not being read: %s", exc)
                     is_told = True

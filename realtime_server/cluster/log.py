@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import attrs
 
 from .connection import NatsConnection
-from .envelope import Envelope, NoEnvelopeError, Place, decode
+from .envelope import Envelope, EnvelopeError, Place, VersionError, decode
 from .errors import ApiError, FencedError, LogError, MissingError
 
 __all__ = ["Log", "LogSettings", "LogState", "differences", "stream_config"]
@@ -108,17 +108,21 @@ class Log:
     async def tail(self) -> tuple[int, Envelope | None]:
         """Return the last sequence, and the last envelope; None if none is kept.
 
-        What others have written behind it is passed over.
+        What others have written behind it is passed over, and so is what is broken.
 
         Raises:
             LogError: if NATS does not say.
+            VersionError: if the end was written by a newer server. Whoever went on before it would
+                have to tell everybody of a gap.
         """
         state = await self.state()
         sequence = last = state.last
         while state.first <= sequence:
             try:
                 return last, await self.envelope_at(sequence)
-            except NoEnvelopeError:
+            except VersionError:
+                raise
+            except EnvelopeError:
                 sequence -= 1
             except MissingError:
                 # It has expired in between, or is not in the log any more for another reason.
@@ -144,7 +148,7 @@ class Log:
         """Return the sequence of the first envelope that ends behind a place.
 
         That is one behind the last sequence if none does. Of a piece in parts it is the first part.
-        If others have written something just before it, it may be the sequence of that.
+        If there is something just before it that cannot be read, it may be the sequence of that.
 
         Raises:
             LogError: if NATS does not say.
@@ -169,12 +173,12 @@ class Log:
         return low
 
     async def _next_envelope(self, sequence: int, end: int) -> tuple[int, Envelope | None]:
-        """Return the first envelope from a sequence on, and its own; None if none is before the
-        end."""
+        """Return the first envelope from a sequence on that can be read, and its own sequence; None
+        if none is before the end."""
         while sequence < end:
             try:
                 return sequence, await self.envelope_at(sequence)
-            except NoEnvelopeError:
+            except EnvelopeError:
                 sequence += 1
         return end, None
 

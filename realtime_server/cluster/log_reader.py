@@ -7,6 +7,8 @@ log is asked whether that envelope is still what it was: NATS may have lost the 
 others may have appended since, or the log was made anew. Then the place is looked for in what the
 log has now. So where an envelope is returned that does not follow the one before it, the log does
 not have what is between them.
+
+What cannot be read is passed over: the envelope behind it says whether something is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ import attrs
 from realtime_core.errors import RealtimeError
 
 from .connection import Message, NatsConnection, Subscription
-from .envelope import Envelope, NoEnvelopeError, Place, decode, place_in
+from .envelope import (
+    Envelope,
+    EnvelopeError,
+    NoEnvelopeError,
+    Place,
+    VersionError,
+    decode,
+    place_in,
+)
 from .errors import LogError, MissingError
 from .log import Log
 
@@ -88,6 +98,8 @@ class LogReader:
         """How often another consumer was made than the first one."""
         self.pending = 0
         """How many messages the log had behind the last one, when that was sent."""
+        self.newer: VersionError | None = None
+        """Why the last message could not be read, if a newer server has written it."""
         self._connection: NatsConnection | None = None
         # Where what comes is looked for, and what asks for it.
         self._subscription: Subscription | None = None
@@ -103,14 +115,17 @@ class LogReader:
         # The last envelope that has moved the place; and whether that is not in the log any more.
         self._last: Envelope | None = None
         self._is_lost = False
-        # Whether it was said that others write to the log.
+        # Whether it was said that others write to the log; and up to which message it was said that
+        # one cannot be read.
         self._is_told = False
+        self._told = 0
 
     async def begin(self) -> Envelope | None:
         """Begin behind the end of the log; return the last envelope there, None if it has none.
 
         Raises:
             LogError: if NATS cannot be reached.
+            VersionError: if a newer server has written the end.
         """
         log = await self._reach()
         await log.prepare()
@@ -195,7 +210,7 @@ class LogReader:
             try:
                 if (await log.envelope_at(self.sequence)).last == self.place:
                     return self.sequence + 1
-            except NoEnvelopeError:
+            except EnvelopeError:
                 # Others have written behind the last envelope.
                 self.sequence = await log.find(self.place) - 1
                 return self.sequence + 1
@@ -294,23 +309,18 @@ class LogReader:
         return found
 
     def _envelope(self, message: Message) -> list[Read]:
-        """Return the envelope that has come, or nothing if somebody else has written it."""
+        """Return the envelope that has come, or nothing if it is none that can be read."""
         sequence, delivered, pending = _numbers(message.reply)
         if delivered != self._delivered + 1:
             raise LogError(f"the log's consumer has sent message {delivered} as the next one")
         data, place, last = message.data, self.place, self._last
         try:
             envelope = decode(data, sequence)
-        except NoEnvelopeError:
-            if not self._is_told:
-                logger.warning(
-                    "passing over message %d of the log, which none of its servers has written: "
-                    "see to it that nobody else may publish to its subject",
-                    sequence,
-                )
-            self._is_told = True
+        except EnvelopeError as exc:
+            self._pass_over(exc, sequence)
             self._took(delivered, pending)
             return []
+        self.newer = None
         if place is not None and last is not None:
             place = place_in(envelope, place, last.stream)
         if not self._is_first and place is not None and envelope.prev > place:
@@ -322,6 +332,23 @@ class LogReader:
             self.place, self._last = envelope.last, envelope
         self._is_first = self._is_lost = False
         return [Read(sequence, data, is_anew)]
+
+    def _pass_over(self, problem: EnvelopeError, sequence: int) -> None:
+        """Say that a message is not read."""
+        if isinstance(problem, NoEnvelopeError):
+            if not self._is_told:
+                logger.warning(
+                    "passing over message %d of the log, which none of its servers has written: "
+                    "see to it that nobody else may publish to its subject",
+                    sequence,
+                )
+            self._is_told = True
+            return
+        is_said = self.newer is not None or sequence <= self._told
+        self.newer = problem if isinstance(problem, VersionError) else None
+        self._told = max(self._told, sequence)
+        if not is_said:
+            logger.error("passing over a message of the log: %s", problem)
 
     def _took(self, delivered: int, pending: int) -> None:
         self._delivered, self.pending = delivered, pending

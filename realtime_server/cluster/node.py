@@ -103,6 +103,8 @@ class ClusterNode:
         """Return why clients would not get changes now; None if they would."""
         if not self.feed.is_open:
             return "the log is not being read"
+        if self.feed.newer is not None:
+            return f"the log cannot be read: {self.feed.newer}"
         if self._nodes.leader(self._clock()) is None:
             return f"no server that reads the database was heard for {HEARD_WITHIN:.0f} s"
         return None

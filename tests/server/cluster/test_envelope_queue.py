@@ -58,6 +58,32 @@ async def test_a_hole_is_an_error_where_nothing_can_be_missing() -> None:
             await next_of(queue)
 
 
+async def test_changes_that_cannot_be_read_are_a_gap_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
+    place, prev = (0, 5, 0), (0, 2, 0)
+    queue.put(6, mark(2, 1))
+    queue.put(7, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"\0\0\0\0\1x")))
+    queue.put(8, mark(6, 5))
+    assert await next_of(queue) == [idle(2)]
+    after, until = Position(LSN(2), 0, STREAM), Position(LSN(5), 0, STREAM)
+    assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND)]
+    assert await next_of(queue) == [idle(6)]
+    assert (queue.gaps, queue.holes) == (1, 1)
+    assert "envelope 7 cannot be read" in caplog.text
+    assert queue.acknowledged(idle(6)) == 8
+
+
+async def test_changes_that_cannot_be_read_are_an_error_where_nothing_can_be_missing() -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM))
+    place = (0, 5, 0)
+    queue.put(7, encode(Envelope(Kind.CHANGES, place, place, (0, 1, 0), STREAM, b"x")))
+    for _ in range(2):
+        with pytest.raises(EnvelopeError, match="envelope 7"):
+            await next_of(queue)
+
+
 async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
     prev, place = (0, 4, 0), (0, 5, 0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from realtime_core import StreamIdentity
-from realtime_server.cluster.envelope import Envelope, EnvelopeError, Kind, encode
+from realtime_server.cluster.envelope import Envelope, Kind, VersionError, encode
 from realtime_server.cluster.errors import FencedError, LogError
 from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader, Read
@@ -226,14 +226,40 @@ async def test_a_log_that_was_made_anew_with_lower_places_is_another_one(stage: 
     assert stage.reader.place == (0, 21, 0)
 
 
+def test_what_is_broken_is_passed_over_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    @staged
+    async def play(stage: Stage) -> None:
+        for data in (mark(11), b"RTE\1hello", mark(12)[:-1], mark(12)):
+            stage.server.append(data)
+        assert await stage.read(14) == [11, 14]
+        # The place of the next one does not follow, so the reader looks for what is between.
+        stage.server.append(b"RTE\1")
+        stage.server.append(mark(15, 14))
+        assert await stage.read(16) == [16]
+        assert stage.reader.newer is None
+
+    play()
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    said = "passing over a message of the log: envelope {} cannot be read: "
+    assert len(errors) == 3
+    for error, number in zip(errors, (12, 13, 15), strict=True):
+        assert error.startswith(said.format(number))
+
+
 @staged
-async def test_what_cannot_be_read_is_said_behind_what_came_before(stage: Stage) -> None:
-    stage.server.append(mark(11))
-    stage.server.append(b"RTE hello")
-    assert await stage.read(11) == [11]
-    for _ in range(2):
-        with pytest.raises(EnvelopeError, match="envelope 12"):
-            await stage.reader.next()
+async def test_what_a_newer_server_has_written_is_said_until_it_can_be_read(stage: Stage) -> None:
+    newer = mark(11)[:3] + b"\2 and more"
+    for _ in range(3):
+        stage.server.append(newer)
+    reading = asyncio.create_task(stage.read(14))
+    await asyncio.sleep(1)
+    assert "envelope 13 cannot be read: it is of version 2" in str(stage.reader.newer)
+    # Whoever went on before it would tell everybody of a gap.
+    with pytest.raises(VersionError, match="envelope 13"):
+        await stage.log.tail()
+    stage.server.append(mark(12, 11))
+    assert await reading == [14]
+    assert stage.reader.newer is None
 
 
 @staged
@@ -252,8 +278,8 @@ async def test_what_others_have_written_is_passed_over(stage: Stage) -> None:
 
 @staged
 async def test_others_may_have_written_last_before_it_begins(stage: Stage) -> None:
-    for _ in range(3):
-        stage.server.append(b"hello")
+    for data in (b"hello", b"RTE\1", mark(11)[:-1]):
+        stage.server.append(data)
     sequence, envelope = await stage.log.tail()
     assert (sequence, envelope and envelope.last) == (13, (0, 10, 0))
     await stage.reader.begin()
@@ -267,7 +293,7 @@ async def test_a_place_is_found_among_what_others_have_written(stage: Stage) -> 
     server = FakeJetStream()
     log = Log(server.connect(), SETTINGS)  # type: ignore[arg-type]
     await log.prepare()
-    for data in (b"", mark(1), b"", b"", mark(2), mark(3), b""):
+    for data in (b"", mark(1), b"", b"RTE\1", mark(2), mark(3), b"RTE\2"):
         server.append(data)
     found = [await log.find((0, lsn, 0)) for lsn in range(4)]
     # The first envelope behind it, or what others have written just before that.
