@@ -47,6 +47,7 @@ from .webhooks.service import Webhooks, make_webhooks
 from .webhooks.stats import WebhookStats
 
 if TYPE_CHECKING:
+    from .cluster.feed import LogFeed
     from .cluster.node import ClusterNode
     from .workers.worker import Worker
 
@@ -87,16 +88,17 @@ class RealtimeServer:
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
         # This server's place among others that share a log; None if it shares none.
-        self._node: ClusterNode | None = None
+        self._node: ClusterNode[LogFeed] | None = None
         source: ServerSource
         if worker is not None:
             source = worker.source
         elif config.nats_url is not None:
             # Only then is the client of NATS needed.
+            from .cluster.feed import LogFeed
             from .cluster.setup import make_node
 
-            self._node = make_node(config)
-            source = self._node.feed
+            node = make_node(config, LogFeed)
+            self._node, source = node, node.feed
         else:
             source = make_source(config)
         self.source = source

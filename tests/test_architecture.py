@@ -88,6 +88,7 @@ BELOW_SOCKETS = (
 
 # What passes between a reader and servers: bytes in, events out.
 CLUSTER = (
+    "realtime_server.cluster.chain",
     "realtime_server.cluster.envelope",
     "realtime_server.cluster.nodes",
     "realtime_server.cluster.packer",

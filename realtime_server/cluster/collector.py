@@ -24,7 +24,7 @@ class ClusterCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         stats = self._stats()
-        leader = stats.leader
+        leader, log = stats.leader, stats.log
         gauges = {
             "cluster_leading": (
                 "1 while this server reads the database for all servers, else 0.",
@@ -36,15 +36,15 @@ class ClusterCollector(Collector):
             ),
             "log_tail_age_seconds": (
                 "Time since something was read from the log.",
-                stats.tail_age,
+                log.tail_age,
             ),
             "log_lag_messages": (
                 "Messages that the log had behind the last one that this server has read.",
-                stats.lag_messages,
+                log.lag_messages,
             ),
             "log_lag_bytes": (
                 "Bytes of what was read from the log and is not handed to clients.",
-                stats.lag_bytes,
+                log.lag_bytes,
             ),
         }
         counters = {
@@ -67,11 +67,11 @@ class ClusterCollector(Collector):
             ),
             "log_resyncs": (
                 "How often reading the log was begun anew, because of a break or a hole.",
-                stats.resyncs,
+                log.resyncs,
             ),
             "log_gaps": (
                 "How often the log had lost what this server had not read yet.",
-                stats.log_gaps,
+                log.gaps,
             ),
         }
         for name, (meaning, value) in gauges.items():

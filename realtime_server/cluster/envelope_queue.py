@@ -17,8 +17,9 @@ from realtime_core import Begin, Commit, Event, Gap, GapReason, Position, Stream
 from realtime_core.errors import RealtimeError
 from realtime_core.positions import LAST_INDEX
 
+from .chain import HoleError
 from .envelope import EnvelopeError, Place, decode, position_at
-from .unpacker import HoleError, Unpacker
+from .unpacker import Unpacker
 
 __all__ = ["EnvelopeQueue", "Steps"]
 

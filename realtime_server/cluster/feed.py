@@ -1,16 +1,14 @@
 """LogFeed: the changes that a server reads from the log, as a source of batches.
 
-It begins behind the end of the log, and reads on however long NATS is away or nobody leads: the
-slot has what is committed meanwhile. So a client may join as soon as the end of the log was found
-once.
+A task reads the log into a queue with a bound, and events are made of what is in it when they are
+asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Final, Self
+from typing import Self
 
 import attrs
 
@@ -20,16 +18,11 @@ from realtime_core.errors import ServerError
 from ..fanout.cancellation import cancel_within
 from .envelope import Envelope, Place, VersionError, decode
 from .envelope_queue import EnvelopeQueue, Steps
-from .errors import LogError
-from .log_reader import LogReader
+from .patient_reader import PatientReader
+from .stats import LogStats
 from .unpacker import Unpacker
 
 __all__ = ["LogFeed"]
-
-logger = logging.getLogger("realtime.cluster")
-
-_PAUSES: Final = (0.1, 1.0)
-"""The least and the most seconds until the log is tried again."""
 
 
 class LogFeed:
@@ -38,16 +31,9 @@ class LogFeed:
     Args:
         reader: reads the log.
         leader: returns what the leader's source counts; None if no leader was heard lately.
-        clock: seconds, which only grow.
     """
 
-    def __init__(
-        self,
-        reader: LogReader,
-        *,
-        leader: Callable[[], SourceStats | None],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, reader: PatientReader, leader: Callable[[], SourceStats | None]) -> None:
         self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
         """The labels of enum types in their declared order, by schema and name. The modes read them
         from the database."""
@@ -58,14 +44,11 @@ class LogFeed:
         known where the log ends."""
         self._reader = reader
         self._leader = leader
-        self._clock = clock
         self._queue = EnvelopeQueue(Unpacker(), tells_holes=True)
         # The stream that reading has begun with.
         self._stream: StreamIdentity | None = None
         # What the leader's source counted when it was heard last.
         self._source = SourceStats()
-        # When an envelope was read last.
-        self._read_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -131,60 +114,26 @@ class LogFeed:
         """Why the end of the log cannot be read, if a newer server has written it."""
         return self._reader.newer
 
-    @property
-    def resyncs(self) -> int:
-        """How often reading the log was begun again."""
-        return self._reader.resyncs
-
-    @property
-    def log_gaps(self) -> int:
-        """How often the log did not have any more what had not been read."""
-        return self._queue.holes
-
-    @property
-    def lag_messages(self) -> int:
-        """Envelopes that the log had behind the last one that was read, when that was sent."""
-        return self._reader.pending
-
-    @property
-    def lag_bytes(self) -> int:
-        """Bytes of envelopes that were read and whose events were not asked for."""
-        return self._queue.size
-
-    def tail_age(self) -> float:
-        """Return the seconds since an envelope was read; 0 before the first one."""
-        return 0.0 if self._read_at is None else self._clock() - self._read_at
+    def log_stats(self) -> LogStats:
+        """Return what is counted of the log."""
+        queue = self._queue
+        return attrs.evolve(self._reader.stats(), gaps=queue.holes, lag_bytes=queue.size)
 
     # Reading the log
 
     async def _read(self) -> None:
-        pause, most = _PAUSES
-        is_told = has_begun = False
-        while True:
-            try:
-                if not has_begun:
-                    self._begin(await self._reader.begin())
-                    has_begun = True
+        try:
+            self._begin(await self._reader.begin())
+            while True:
                 for read in await self._reader.next():
                     if self.begin is None:
                         self._begin_with(decode(read.data, read.sequence))
                     self._queue.put(read.sequence, read.data, is_anew=read.is_anew)
-                self._read_at = self._clock()
                 self._queue.wake()
-                if is_told:
-                    logger.info("reading the log again")
-                pause, is_told = _PAUSES[0], False
                 await self._queue.room()
-            except (LogError, VersionError) as exc:
-                if not is_told:
-                    logger.warning("the log is not being read: %s", exc)
-                    is_told = True
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, most)
-            except Exception as exc:
-                # Also what nobody has thought of: whoever waits for changes would wait for ever.
-                self._queue.end(exc)
-                return
+        except Exception as exc:
+            # Also what nobody has thought of: whoever waits for changes would wait for ever.
+            self._queue.end(exc)
 
     def _begin(self, tail: Envelope | None) -> None:
         """Note where the log ends, which may have nothing so far."""

@@ -11,19 +11,19 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Final, Self
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 from realtime_core import SourceStats
 
 from ..fanout.cancellation import cancel_within
 from .connection import Message, NatsConnection
+from .envelope import VersionError
 from .errors import LogError
-from .feed import LogFeed
 from .leader import Leader
 from .nodes import HEARD_WITHIN, Beat, Nodes
-from .stats import ClusterStats, LeaderStats
+from .stats import ClusterStats, LeaderStats, LogStats
 
-__all__ = ["ClusterNode"]
+__all__ = ["ClusterNode", "LogView", "NoFeed"]
 
 logger = logging.getLogger("realtime.cluster")
 
@@ -35,10 +35,47 @@ _PATIENCE: Final = 10.0
 """Seconds that leading may take to end, with the source, until it is cancelled once more."""
 
 
-class ClusterNode:
+class LogView(Protocol):
+    """What a node says of the server's reading of the log."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the end of the log was found, and everything behind it comes."""
+        ...
+
+    @property
+    def newer(self) -> VersionError | None:
+        """Why the end of the log cannot be read, if a newer server has written it."""
+        ...
+
+    @property
+    def handed_out(self) -> int | None:
+        """The sequence of the last envelope that was handed out to the clients; None before the
+        first one."""
+        ...
+
+    def log_stats(self) -> LogStats: ...
+
+
+class NoFeed:
+    """What a server has that does not read the log, as it has no clients."""
+
+    is_open = True
+    newer = None
+    handed_out = None
+
+    def log_stats(self) -> LogStats:
+        """Return the counts of what has counted nothing."""
+        return LogStats()
+
+
+Feed = TypeVar("Feed", bound=LogView)
+
+
+class ClusterNode(Generic[Feed]):
     """A server's place among others while it is open as a context manager.
 
-    The mode of the server enters and closes the feed.
+    Whoever makes it enters and closes the feed.
 
     Args:
         name: of the cluster, which the subjects begin with.
@@ -54,7 +91,7 @@ class ClusterNode:
         name: str,
         connect: Callable[[], Awaitable[NatsConnection]],
         nodes: Nodes,
-        feed: LogFeed,
+        feed: Feed,
         leader: Leader | None,
         *,
         clock: Callable[[], float],
@@ -87,16 +124,12 @@ class ClusterNode:
 
     def stats(self) -> ClusterStats:
         """Return what is counted."""
-        leader, feed = self._leader, self.feed
+        leader = self._leader
         return ClusterStats(
             leading=self._leads() is not None,
-            leader=LeaderStats() if leader is None else leader.stats,
             nodes=self._nodes.count(self._clock()),
-            resyncs=feed.resyncs,
-            log_gaps=feed.log_gaps,
-            lag_messages=feed.lag_messages,
-            lag_bytes=feed.lag_bytes,
-            tail_age=feed.tail_age(),
+            leader=LeaderStats() if leader is None else leader.stats,
+            log=self.feed.log_stats(),
         )
 
     def why_not_ready(self) -> str | None:
@@ -105,9 +138,13 @@ class ClusterNode:
             return "the log is not being read"
         if self.feed.newer is not None:
             return f"the log cannot be read: {self.feed.newer}"
-        if self._nodes.leader(self._clock()) is None:
+        if self.leader_stats() is None:
             return f"no server that reads the database was heard for {HEARD_WITHIN:.0f} s"
         return None
+
+    def leader_stats(self) -> SourceStats | None:
+        """Return what the source of the server counts that leads; None if none was heard lately."""
+        return self._nodes.leader(self._clock())
 
     def _leads(self) -> SourceStats | None:
         return None if self._leader is None else self._leader.source_stats()

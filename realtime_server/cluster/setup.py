@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from realtime_core import SourceStats
 
 from ..config import ClusterSettings, ServerConfig
 from ..config.database.source import make_leader_source
 from .connection import NatsConnection
-from .feed import LogFeed
 from .leader import Leader
 from .log import Log, LogSettings
 from .log_reader import LogReader
-from .node import ClusterNode
+from .node import ClusterNode, LogView
 from .nodes import Nodes
+from .patient_reader import PatientReader
 
 __all__ = ["log_settings", "make_node"]
+
+Feed = TypeVar("Feed", bound=LogView)
 
 _REPEATS: Final = 3
 """How often the end of the log is said within the time that the log keeps a message."""
@@ -34,11 +37,16 @@ def log_settings(config: ClusterSettings) -> LogSettings:
     )
 
 
-def make_node(config: ServerConfig) -> ClusterNode:
+def make_node(
+    config: ServerConfig,
+    make_feed: Callable[[PatientReader, Callable[[], SourceStats | None]], Feed],
+) -> ClusterNode[Feed]:
     """Return a server's place among those that share a log.
 
     Args:
         config: of the server, with ``NATS_URL``.
+        make_feed: makes what the server reads the log with, from what reads it, and from a function
+            that returns what the source of the server that leads counts, if one was heard.
     """
     clock = time.monotonic
     settings = log_settings(config)
@@ -65,5 +73,5 @@ def make_node(config: ServerConfig) -> ClusterNode:
             repeat=config.log_max_age / 1000 / _REPEATS,
             clock=clock,
         )
-    feed = LogFeed(LogReader(connect, log), leader=leader_stats, clock=clock)
+    feed = make_feed(PatientReader(LogReader(connect, log), clock), leader_stats)
     return ClusterNode(settings.name, connect, nodes, feed, leader, clock=clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["ClusterStats", "LeaderStats"]
+__all__ = ["ClusterStats", "LeaderStats", "LogStats"]
 
 
 @attrs.define
@@ -24,17 +24,12 @@ class LeaderStats:
 
 
 @attrs.frozen
-class ClusterStats:
-    """What a server counts of the cluster."""
+class LogStats:
+    """What a server counts that reads the log."""
 
-    leading: bool = False
-    """Whether this server leads now: it has the slot, and appends to the log."""
-    leader: LeaderStats = attrs.field(factory=LeaderStats)
-    nodes: int = 0
-    """How many servers were heard within the last ten seconds, with this one."""
     resyncs: int = 0
     """How often reading the log was begun again, because something was odd."""
-    log_gaps: int = 0
+    gaps: int = 0
     """How often the log did not have any more what this server had not read."""
     lag_messages: int = 0
     """Envelopes that the log had behind the last one that this server has read."""
@@ -42,3 +37,15 @@ class ClusterStats:
     """Bytes of envelopes that this server has read and not handed out."""
     tail_age: float = 0.0
     """Seconds since an envelope was read from the log; 0 before the first one."""
+
+
+@attrs.frozen
+class ClusterStats:
+    """What a server counts of the cluster."""
+
+    leading: bool = False
+    """Whether this server leads now: it has the slot, and appends to the log."""
+    nodes: int = 0
+    """How many servers were heard within the last ten seconds, with this one."""
+    leader: LeaderStats = attrs.field(factory=LeaderStats)
+    log: LogStats = attrs.field(factory=LogStats)

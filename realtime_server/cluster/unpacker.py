@@ -20,12 +20,11 @@ from realtime_core import (
     Idle,
     StreamIdentity,
 )
-from realtime_core.errors import RealtimeError
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.positions import LAST_INDEX
 
+from .chain import Chain
 from .envelope import (
-    NOWHERE,
     Envelope,
     EnvelopeError,
     Kind,
@@ -33,11 +32,10 @@ from .envelope import (
     Run,
     decode,
     parts_of,
-    place_in,
     position_at,
 )
 
-__all__ = ["HoleError", "Unpacker"]
+__all__ = ["Unpacker"]
 
 _BEGIN: Final = ord("B")
 _ORIGIN: Final = ord("O")
@@ -52,22 +50,6 @@ _oid_of: Final = Struct("!xI").unpack_from
 _message_head: Final = Struct("!xBQ").unpack_from
 
 
-class HoleError(RealtimeError):
-    """Something is missing between what was read and an envelope.
-
-    Attributes:
-        after: the place up to which everything was read.
-        until: the place that the envelope begins behind.
-        sequence: the envelope's number.
-    """
-
-    def __init__(self, after: Place, until: Place, sequence: int) -> None:
-        self.after = after
-        self.until = until
-        self.sequence = sequence
-        super().__init__(f"envelope {sequence} follows {until}, but what was read ends at {after}")
-
-
 class Unpacker:
     """Reads one chain of envelopes, in order.
 
@@ -78,8 +60,7 @@ class Unpacker:
     """
 
     def __init__(self, last: Place | None = None, stream: StreamIdentity | None = None) -> None:
-        self.last = last
-        """The place up to which everything was read; None if nothing was."""
+        self._chain = Chain(last, stream)
         self.stream = stream
         """The stream of the last envelope; None before the first one. From one gap to the next the
         positions of all events of one timeline have this object, and behind a gap another one."""
@@ -90,16 +71,18 @@ class Unpacker:
         self._described: dict[tuple[int, int], bytes] = {}
         # The messages of the envelope that were not decoded yet.
         self._batch: list[bytes] = []
-        # The parts of a piece that has not come as a whole.
-        self._pieces: list[bytes] = []
+
+    @property
+    def last(self) -> Place | None:
+        """The place up to which everything was read; None if nothing was."""
+        return self._chain.last
 
     def begin_anew(self) -> None:
         """Begin at whichever envelope comes next: behind a hole, or behind an unreadable one.
 
         Call this when the consumer was told of the gap.
         """
-        self.last = None
-        self._pieces = []
+        self._chain.begin_anew()
         self._renew(self.stream)
 
     def describe_anew(self) -> None:
@@ -119,19 +102,13 @@ class Unpacker:
             HoleError: if something before it is missing. The same envelope may be fed again behind
                 :meth:`begin_anew`.
         """
-        whole = self._whole(decode(data, sequence), sequence)
+        chain = self._chain
+        whole = chain.feed(decode(data, sequence), sequence)
         if whole is None:
             return []
-        last = self.last
-        if last is not None:
-            self.last = last = place_in(whole, last, self.stream)
-            if whole.last <= last:
-                return []
-            if whole.prev > last:
-                raise HoleError(last, whole.prev, sequence)
         if whole.kind is Kind.GAP:
             return [self._gap(whole, sequence)]
-        if self.stream is not None and whole.stream != self.stream and last is not None:
+        if self.stream is not None and whole.stream != self.stream and chain.last is not None:
             raise EnvelopeError(
                 f"it is of {whole.stream}, without a gap behind {self.stream}", sequence
             )
@@ -148,36 +125,8 @@ class Unpacker:
             except (DecodeError, error, IndexError) as exc:
                 self._renew(self.stream)
                 raise EnvelopeError(str(exc), sequence) from exc
-        self.last = whole.last
+        chain.last, chain.stream = whole.last, self.stream
         return events
-
-    def _whole(self, envelope: Envelope, sequence: int) -> Envelope | None:
-        """Return an envelope with the bodies of all of its parts; None until all have come."""
-        if envelope.parts == 1:
-            self._pieces = []
-            return envelope
-        if envelope.part == 1:
-            # If a former first part was not followed by the others, another leader sends it again.
-            self._pieces = [envelope.body]
-            return None
-        if envelope.part != len(self._pieces) + 1:
-            last, has_begun = self.last, bool(self._pieces)
-            self._pieces = []
-            if last is None and not has_begun:
-                # Reading has begun in the middle of it.
-                return None
-            if last is not None and envelope.part == envelope.parts and envelope.last <= last:
-                return None
-            # The log has let go of the parts between.
-            raise HoleError(last or NOWHERE, envelope.last, sequence)
-        self._pieces.append(envelope.body)
-        if envelope.part < envelope.parts:
-            return None
-        body = b"".join(self._pieces)
-        self._pieces = []
-        return Envelope(
-            envelope.kind, envelope.first, envelope.last, envelope.prev, envelope.stream, body
-        )
 
     def _gap(self, envelope: Envelope, sequence: int) -> Gap:
         try:
@@ -187,7 +136,7 @@ class Unpacker:
         last, stream = self.last, self.stream
         after = None if last is None or stream is None else position_at(last, stream)
         self._renew(envelope.stream)
-        self.last = envelope.last
+        self._chain.last, self._chain.stream = envelope.last, envelope.stream
         generation, lsn, index = envelope.last
         # The place before an LSN stands for all that commits there, or later.
         until = (generation, lsn + 1, 0) if index == LAST_INDEX else envelope.last

@@ -7,6 +7,7 @@ from typing import Self
 
 from realtime_core import Gap, Insert, Position
 from realtime_server.cluster.connection import NatsConnection
+from realtime_server.cluster.feed import LogFeed
 from realtime_server.cluster.setup import make_node
 from tests.fix_postgres import Database
 from tests.server_helpers import dev_config
@@ -36,7 +37,7 @@ class Member:
             "PUBLICATIONS": '["shop"]',
         }
         self._config = dev_config(database.dsn, **{**fixed, **settings})
-        self.node = make_node(self._config)
+        self.node = make_node(self._config, LogFeed)
         self.feed = self.node.feed
         self.ids: list[int] = []
         """The rows' numbers, as clients would get them."""

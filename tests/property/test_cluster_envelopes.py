@@ -34,9 +34,10 @@ from realtime_core import (
 )
 from realtime_core.pgoutput import RawDecoder
 from realtime_core.positions import LAST_INDEX
+from realtime_server.cluster.chain import HoleError
 from realtime_server.cluster.envelope import NOWHERE, EnvelopeError, Place, decode, encode
 from realtime_server.cluster.packer import Packed, Packer
-from realtime_server.cluster.unpacker import HoleError, Unpacker
+from realtime_server.cluster.unpacker import Unpacker
 from tests.pgoutput_encoder import encode as encode_message
 from tests.pgoutput_streams import Seen, Server, seen
 from tests.property.examples import examples

@@ -19,6 +19,7 @@ from realtime_server.cluster.feed import LogFeed
 from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader
 from realtime_server.cluster.packer import Packer
+from realtime_server.cluster.patient_reader import PatientReader
 from tests.fake_jetstream import FakeJetStream
 from tests.property.examples import examples
 from tests.property.test_cluster_envelopes import STREAM, packed, raw_events
@@ -81,7 +82,7 @@ async def play(seed: int, steps: int, max_payload: int, *, replaces: bool) -> No
     begin = Envelope(Kind.MARK, BEGIN, BEGIN, (0, 0, 0), STREAM, b"")
     server.append(encode(begin))
     clock = asyncio.get_running_loop().time
-    feed = LogFeed(LogReader(connect, log), leader=lambda: None, clock=clock)
+    feed = LogFeed(PatientReader(LogReader(connect, log), clock), lambda: None)
     may_have_gaps = False
     async with feed:
         await feed.attached()

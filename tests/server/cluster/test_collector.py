@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from realtime_core import SourceStats
-from realtime_server.cluster.stats import ClusterStats, LeaderStats
+from realtime_server.cluster.stats import ClusterStats, LeaderStats, LogStats
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
 from tests.server_helpers import make_backlog, make_metrics
@@ -11,16 +11,8 @@ from tests.server_helpers import make_backlog, make_metrics
 
 def test_what_is_counted_of_the_log_is_read_when_it_is_asked_for() -> None:
     leader = LeaderStats(terms=2, appends=70, append_seconds=1.5, fenced=1, held_back_seconds=2.5)
-    stats = ClusterStats(
-        leading=True,
-        leader=leader,
-        nodes=3,
-        resyncs=4,
-        log_gaps=1,
-        lag_messages=5,
-        lag_bytes=600,
-        tail_age=0.5,
-    )
+    log = LogStats(resyncs=4, gaps=1, lag_messages=5, lag_bytes=600, tail_age=0.5)
+    stats = ClusterStats(leading=True, nodes=3, leader=leader, log=log)
     metrics = Metrics(
         stats=SourceStats, hub=HubStats, backlog=make_backlog(), cluster=lambda: stats
     )

@@ -10,6 +10,7 @@ from realtime_core import Gap, GapReason, Idle, Position, StreamIdentity
 from realtime_core.errors import ServerError
 from realtime_core.lsn import LSN
 from realtime_core.positions import LAST_INDEX
+from realtime_server.cluster.chain import HoleError
 from realtime_server.cluster.envelope import (
     Envelope,
     EnvelopeError,
@@ -20,7 +21,7 @@ from realtime_server.cluster.envelope import (
 )
 from realtime_server.cluster.envelope_queue import MAX_BYTES, EnvelopeQueue
 from realtime_server.cluster.packer import Packer
-from realtime_server.cluster.unpacker import HoleError, Unpacker
+from realtime_server.cluster.unpacker import Unpacker
 
 STREAM = StreamIdentity(7, 1, ("shop",))
 

@@ -15,6 +15,7 @@ from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader
 from realtime_server.cluster.node import ClusterNode
 from realtime_server.cluster.nodes import Nodes
+from realtime_server.cluster.patient_reader import PatientReader
 from tests.fake_jetstream import FakeConnection, FakeJetStream
 from tests.virtual_time import run_in_virtual_time
 
@@ -29,7 +30,7 @@ def feed_of(server: FakeJetStream, connection: type[FakeConnection] = FakeConnec
         return Log(connected, LogSettings(name="log"))
 
     clock = asyncio.get_running_loop().time
-    return LogFeed(LogReader(connect, log), leader=lambda: None, clock=clock)
+    return LogFeed(PatientReader(LogReader(connect, log), clock), lambda: None)
 
 
 class NoAnswers(FakeConnection):
@@ -84,7 +85,7 @@ def test_it_is_closed_although_a_cancellation_was_swallowed() -> None:
 
         clock = asyncio.get_running_loop().time
         reader = LogReader(connect, lambda connected: Log(connected, LogSettings(name="log")))
-        feed = LogFeed(reader, leader=lambda: None, clock=clock)
+        feed = LogFeed(PatientReader(reader, clock), lambda: None)
         node = ClusterNode("log", connect, Nodes(100), feed, None, clock=clock)
         for one in (feed, node):
             cancelled.clear()
