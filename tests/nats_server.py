@@ -74,6 +74,12 @@ class NatsServer:
         return self.directory / "store"
 
     @property
+    def pid(self) -> int:
+        """The id of its process, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has logged."""
         path = self.directory / "log"
