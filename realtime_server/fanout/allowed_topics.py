@@ -15,11 +15,13 @@ import attrs
 
 from ..phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["OWN_SCHEMA", "EventRules", "TopicRules"]
+__all__ = ["OWN_SCHEMA", "ROW_EVENTS", "EventRules", "TopicRules"]
 
 OWN_SCHEMA: Final = "realtime"
 """The server's own schema. Its rows say who listens to what, with the claims of their tokens, and a
 publication ``FOR ALL TABLES`` has them, too."""
+ROW_EVENTS: Final = ("INSERT", "UPDATE", "DELETE")
+"""The events of rows."""
 _ANY: Final = "*"
 
 

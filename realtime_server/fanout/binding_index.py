@@ -17,7 +17,7 @@ from realtime_core.filters import EnumOrders, FilterIndex, Match, Workload
 
 from ..phoenix.joins import ANY, TRUNCATE, Binding
 from ..phoenix.serializers import Serializer
-from .allowed_topics import EventRules, TopicRules
+from .allowed_topics import ROW_EVENTS, EventRules, TopicRules
 from .groups import BoundDelivery, BoundGroup, Form, Subscription
 from .payloads.row_payload import RowPayload
 
@@ -129,6 +129,16 @@ class BindingIndex:
     def has_filters(self, schema: str, table: str) -> bool:
         """Return whether any binding has a filter on a table."""
         return (schema, table) in self._with_filter
+
+    def wants(self, relation: Relation) -> bool:
+        """Return whether any binding may get rows of a table."""
+        schema, table = relation.schema, relation.table
+        return self.has_filters(schema, table) or any(
+            (*name, wanted) in self._plain
+            for event in ROW_EVENTS
+            for name in self._rules.for_event(schema, table, event).tables
+            for wanted in (ANY, event)
+        )
 
     def prepare(self, relation: Relation) -> Iterator[None]:
         """Compile the filters on a table step by step, as :meth:`FilterIndex.prepare` does."""

@@ -15,7 +15,7 @@ import attrs
 from realtime_core import Delete, Insert, Record, Relation, RowChange
 from realtime_core.filters import Workload
 
-__all__ = ["QUICK", "Pace", "pace_of"]
+__all__ = ["QUICK", "UNWANTED", "Pace", "pace_of"]
 
 _MANY: Final = 500
 """Conditions and lookups for one row, from which on they take long: each takes up to a microsecond
@@ -61,6 +61,9 @@ class Pace:
 
 QUICK: Final = Pace(are_many=False)
 """The pace of tables without filters, or with so few that no row takes long."""
+
+UNWANTED: Final = Pace(are_many=False)
+"""The pace of tables whose rows nobody has asked for."""
 
 
 def pace_of(relation: Relation, workloads: Iterable[Workload]) -> Pace:

@@ -40,7 +40,7 @@ from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .allowed_topics import TopicRules
 from .binding_index import BindingIndex
 from .dispatch import Dispatch, Members, Ordinals, OutputRate
-from .filter_pace import QUICK, Pace, pace_of
+from .filter_pace import QUICK, UNWANTED, Pace, pace_of
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit
@@ -201,6 +201,8 @@ class Hub:
             if kind in _ROWS:
                 change: RowChange = event  # type: ignore[assignment]
                 pace = self._typed.get(change.relation)
+                if pace is UNWANTED:
+                    continue
                 if pace is not QUICK:
                     if pace is None:
                         yield from self.typing(change.relation)
@@ -251,6 +253,8 @@ class Hub:
         compiled."""
         known = self._typed.get(relation)
         if known is None:
+            if not (self._topics.wants(relation) or self._bindings.wants(relation)):
+                return UNWANTED
             workloads = chain(self._topics.workload(relation), self._bindings.workload(relation))
             known = pace_of(relation, workloads)
         return known

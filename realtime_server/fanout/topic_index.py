@@ -15,7 +15,7 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex, Workload
 
 from ..phoenix.serializers import Serializer
-from .allowed_topics import TopicRules
+from .allowed_topics import ROW_EVENTS, TopicRules
 from .groups import Group, Subscription, TopicDelivery
 from .payloads.row_payload import RowPayload
 from .topic_parser import Topic
@@ -103,6 +103,15 @@ class TopicIndex:
     def has_filters(self, schema: str, table: str) -> bool:
         """Return whether any topic has a filter on a table."""
         return (schema, table) in self._with_filter
+
+    def wants(self, relation: Relation) -> bool:
+        """Return whether any topic may get rows of a table."""
+        schema, table = relation.schema, relation.table
+        return self.has_filters(schema, table) or any(
+            topic in self._groups
+            for event in ROW_EVENTS
+            for topic in self._rules.for_event(schema, table, event).topics
+        )
 
     def prepare(self, relation: Relation) -> Iterator[None]:
         """Compile the filters on a table step by step, as :meth:`FilterIndex.prepare` does."""

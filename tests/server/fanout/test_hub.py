@@ -25,9 +25,10 @@ from realtime_core import (
 from realtime_core.filters import FilterIndex
 from realtime_core.positions import StreamIdentity
 from realtime_server.fanout.allowed_topics import TopicRules
-from realtime_server.fanout.groups import Subscription
+from realtime_server.fanout.groups import Subscription, TopicDelivery
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.row_payload import RowPayload
+from realtime_server.fanout.topic_index import TopicIndex
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import SLICE
 from realtime_server.phoenix.serializers import SERIALIZERS
@@ -69,7 +70,11 @@ def received(change: Event, *joined: str) -> list[str]:
     hub = Hub()
     outbox = join(hub, *joined)
     hub.publish([change])
-    return topics(outbox)
+    found = topics(outbox)
+    # By now the hub knows whether anybody wants the table's rows.
+    hub.publish([change])
+    assert topics(outbox) == 2 * found
+    return found
 
 
 def payload(details: str) -> dict[str, Any]:
@@ -363,6 +368,28 @@ def test_a_row_that_nobody_gets_is_not_rendered(monkeypatch: pytest.MonkeyPatch)
     join(hub, "realtime:public:todos:id=eq.2")
     hub.publish([insert(TODOS, "1", "a"), insert(TODOS, "2", "b")])
     assert [payload.rendered["id"] for payload in rendered] == ["2"]
+
+
+def test_a_table_that_nobody_wants_is_looked_up_once_until_somebody_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_up: list[str] = []
+    deliveries = TopicIndex.deliveries
+
+    def look_up(index: TopicIndex, payload: RowPayload, **options: bool) -> list[TopicDelivery]:
+        looked_up.append(payload.rendered["id"])
+        return deliveries(index, payload, **options)
+
+    monkeypatch.setattr(TopicIndex, "deliveries", look_up)
+    hub = Hub()
+    join(hub, "realtime:shop:orders")
+    hub.publish([insert(TODOS, "1", "a"), update(TODOS, ["2", "b"]), insert(TODOS, "3", "c")])
+    hub.publish([insert(TODOS, "4", "a")])
+    assert looked_up == ["1"]
+    outbox = join(hub, "realtime:public")
+    hub.publish([insert(TODOS, "5", "a")])
+    assert looked_up == ["1", "5"]
+    assert topics(outbox) == ["realtime:public"]
 
 
 def test_begin_and_commit_are_not_told() -> None:
