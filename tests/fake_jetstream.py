@@ -48,6 +48,7 @@ class FakeJetStream:
         self.first = 1
         self.last = 0
         self.messages: dict[int, bytes] = {}
+        self.last_id = ""
         self.consumers: dict[str, _Consumer] = {}
         self.connections: list[FakeConnection] = []
         self.is_silent = False
@@ -84,8 +85,9 @@ class FakeJetStream:
         self.first, self.last = 1, 0
         self.consumers.clear()
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes, message_id: str = "") -> int:
         self.last += 1
+        self.last_id = message_id
         self.messages[self.last] = data
         self.deliver()
         return self.last
@@ -143,7 +145,9 @@ class FakeJetStream:
             case [_, "log"]:
                 if int(headers["Nats-Expected-Last-Sequence"]) != self.last:
                     return _error(10071, f"wrong last sequence: {self.last}")
-                return {"stream": "log", "seq": self.append(payload)}
+                if headers.get("Nats-Expected-Last-Msg-Id", self.last_id) != self.last_id:
+                    return _error(10070, f"wrong last msg ID: {self.last_id}")
+                return {"stream": "log", "seq": self.append(payload, headers["Nats-Msg-Id"])}
         raise AssertionError(subject)
 
     def _info(self) -> Any:

@@ -4,12 +4,17 @@ An append names the sequence of the one before it, and is refused if another mes
 now. So of two servers that both take themselves for the leader, only one can append. **Only one
 append may be under way at a time**: the expected sequence is a number only, so the second of two
 that an old leader has sent could be taken right behind the first one of its successor.
+
+That could happen to a single one, too, where NATS has lost the end of the log without the leader's
+noticing. So from its second one on a leader's appends also name the ID of the message before them.
+The first cannot: after a restart NATS 2.10 does not know the ID of the last message any more.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import secrets
 from typing import Any, Final, cast
 
 import attrs
@@ -23,7 +28,7 @@ __all__ = ["Log", "LogSettings", "LogState", "differences", "stream_config"]
 _API: Final = "$JS.API"
 _NO_STREAM: Final = 10059
 _NO_MESSAGE: Final = 10037
-_WRONG_SEQUENCE: Final = frozenset((10071, 10164))
+_NOT_THE_LAST: Final = frozenset((10070, 10071, 10164))
 _NANOSECONDS: Final = 1_000_000
 """In a millisecond."""
 APPEND_TIMEOUT: Final = 4.0
@@ -76,6 +81,8 @@ class Log:
         """To NATS."""
         self.settings = settings
         """What the stream is to be."""
+        # The sequence and the ID of what was appended last over this connection.
+        self._appended: tuple[int, str] | None = None
 
     async def prepare(self) -> list[str]:
         """Make the stream if it is missing.
@@ -193,10 +200,14 @@ class Log:
             FencedError: if somebody else has appended in between.
             LogError: if it is not known whether the log has it: read the tail before going on.
         """
+        message_id = secrets.token_hex(8)
         headers = {
             "Nats-Expected-Stream": self.settings.name,
             "Nats-Expected-Last-Sequence": str(behind),
+            "Nats-Msg-Id": message_id,
         }
+        if self._appended is not None and self._appended[0] == behind:
+            headers["Nats-Expected-Last-Msg-Id"] = self._appended[1]
         subject = self.settings.subject
         answer = _read(
             subject,
@@ -207,6 +218,7 @@ class Log:
         sequence = int(answer["seq"])
         if sequence != behind + 1:
             raise FencedError(f"an envelope was appended as {sequence}, not behind {behind}")
+        self._appended = sequence, message_id
         return sequence
 
     async def _api(self, verb: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -272,7 +284,7 @@ def _read(subject: str, data: bytes) -> dict[str, Any]:
     if error is None:
         return answer
     code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
-    if code in _WRONG_SEQUENCE:
+    if code in _NOT_THE_LAST:
         raise FencedError(f"somebody else has appended to the log: {description}")
     if code in (_NO_STREAM, _NO_MESSAGE):
         raise MissingError(f"{subject}: {description}")

@@ -57,7 +57,8 @@ class World:
         self.random = random
         self.confirmed = 1
         self.holder: Source | None = None
-        self.messages: list[tuple[float, bytes]] = []
+        self.messages: list[tuple[float, bytes, int]] = []
+        """When each was taken, what it is, and its ID."""
         self.connections: list[Connection] = []
         self.starts = 0
         """How often NATS was started again."""
@@ -80,12 +81,19 @@ class World:
 
     def lose_the_end(self) -> None:
         """NATS comes back without what was not on its disk."""
+        self.another_copy_leads()
+        self.break_connections()
+
+    def another_copy_leads(self) -> None:
+        """Of several servers of NATS the one that led has ended without what it had not passed on.
+
+        The connections are to others, so no leader hears of it.
+        """
         on_disk = [one for one in self.messages if one[0] <= self.now() - DISK]
         kept = self.random.randint(len(on_disk), len(self.messages))
         del self.messages[kept:]
         # What was under way to it does not outlive it.
         self.starts += 1
-        self.break_connections()
 
     def end_walsender(self) -> None:
         if self.holder is not None:
@@ -114,6 +122,8 @@ class FakeLog:
     def __init__(self, world: World, connection: Any) -> None:
         self._world = world
         self.connection = connection
+        self._appended: tuple[int, int] | None = None
+        """The sequence and the ID of the last one that was taken."""
 
     async def prepare(self) -> list[str]:
         return []
@@ -136,25 +146,39 @@ class FakeLog:
     async def append(self, data: bytes, behind: int) -> int:
         self._check()
         random = self._world.random
+        message_id = random.getrandbits(64)
+        expected = None
+        if self._appended is not None and self._appended[0] == behind:
+            expected = self._appended[1]
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(
             # Some arrive when nobody waits for the answer any more.
             random.choice((0.001, 0.001, 0.001, 0.01, 0.5, 2.0, 6.0)),
-            *(self._arrive, data, behind, answer, self._world.starts),
+            *(self._arrive, data, message_id, behind, expected, answer, self._world.starts),
         )
         try:
             async with asyncio.timeout(4.0):
-                return await answer
+                sequence = await answer
         except TimeoutError:
             raise LogError("no answer") from None
+        self._appended = sequence, message_id
+        return sequence
 
-    def _arrive(self, data: bytes, behind: int, answer: asyncio.Future[int], start: int) -> None:
+    def _arrive(
+        self,
+        data: bytes,
+        message_id: int,
+        behind: int,
+        expected: int | None,
+        answer: asyncio.Future[int],
+        start: int,
+    ) -> None:
         if start != self._world.starts:
             return
         messages, is_lost = self._world.messages, self._world.random.random() < 0.02
-        is_next = behind == len(messages)
+        is_next = behind == len(messages) and (expected is None or messages[-1][2] == expected)
         if is_next:
-            messages.append((self._world.now(), data))
+            messages.append((self._world.now(), data, message_id))
         if answer.done() or is_lost:
             return
         if is_next:
@@ -252,7 +276,7 @@ class Reader:
             self._sequence > len(messages)
             or decode(messages[self._sequence - 1][1]).last != self._place
         ):
-            places = [decode(data).last for _, data in messages]
+            places = [decode(data).last for _, data, _ in messages]
             found = [number for number, place in enumerate(places) if place > self._place]
             self._sequence = found[0] if found else len(messages)
         upto = random.randint(min(self._sequence, len(messages)), len(messages))
@@ -301,7 +325,7 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
     tasks = [asyncio.ensure_future(leader.run()) for leader in leaders]
     readers = [Reader(world) for _ in range(2)]
     faults: list[Callable[[], None]] = [world.break_connections, world.end_walsender]
-    faults += [world.lose_the_end] * losses
+    faults += [world.lose_the_end, world.another_copy_leads] * losses
     while world.written < len(events):
         world.write(random.randint(1, 3))
         await asyncio.sleep(random.choice((0.0, 0.02, 0.5, 1.5)))
@@ -311,6 +335,10 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
             if random.random() < 0.5:
                 reader.read()
                 await reader.hand_out()
+    if losses:
+        # Nothing is appended behind what is lost now: only a look at the log shows that it is.
+        await asyncio.sleep(random.choice((0.5, 1.5)))
+        world.another_copy_leads()
     # Everything comes to rest: nothing is lost from now on but late answers.
     for _ in range(200):
         await asyncio.sleep(3)
