@@ -159,6 +159,9 @@ class Term:
         if node is None:
             return
         logger.warning("reading no more changes, since the server %s is behind in the log", node)
+        # If the log has let go of parts of a change, the server has to pass over the rest of them.
+        # It says that it has done so when it comes to something whole, of which there is no more.
+        self.put([*self._packer.flush(), self._packer.repeat()])
         began = now = self._clock()
         while node is not None:
             await asyncio.sleep(_LOOK / 10)

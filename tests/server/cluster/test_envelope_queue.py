@@ -95,6 +95,16 @@ async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
 
 
+async def test_a_mark_ends_the_hole_that_lost_parts_have_left() -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
+    prev, place = (0, 4, 0), (0, 5, 0)
+    queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
+    queue.put(9, Packer(place, STREAM).repeat().data)
+    after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 0, STREAM)
+    assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(5)]
+    assert queue.acknowledged(idle(5)) == 9
+
+
 @pytest.mark.parametrize("lost", [{2}, {3}, {2, 3}, {2, 3, 4}, {3, 4}])
 async def test_a_piece_that_has_lost_parts_in_its_middle_is_part_of_the_hole(
     lost: set[int],
