@@ -1,13 +1,14 @@
 """Node: one server of a cluster, with what it reads from the log, and its part in leading.
 
 Each second it says of itself how far it has come, and whether it leads, on a plain subject that the
-others listen to. Three connections to NATS go beside each other, so that much that is read does not
-delay what is appended, nor what is said.
+others listen to; and at its end, that it ends. Three connections to NATS go beside each other, so
+that much that is read does not delay what is appended, nor what is said.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -155,15 +156,23 @@ class ClusterNode(Generic[Feed]):
                 connection = await self._connect()
                 async with connection:
                     await connection.subscribe(f"{self._subject}.*", self._hear)
-                    while True:
-                        await connection.publish(f"{self._subject}.{self._node}", self._beat())
-                        await asyncio.sleep(_BEAT)
+                    await self._beat_on(connection)
             except LogError as exc:
                 logger.debug("nothing is said to the other servers: %s", exc)
             await asyncio.sleep(_PAUSE)
 
-    def _beat(self) -> bytes:
-        return Beat(self._node, self.feed.handed_out, self._leads()).to_json()
+    async def _beat_on(self, connection: NatsConnection) -> None:
+        subject = f"{self._subject}.{self._node}"
+        try:
+            while True:
+                beat = Beat(self._node, self.feed.handed_out, self._leads())
+                await connection.publish(subject, beat.to_json())
+                await asyncio.sleep(_BEAT)
+        except asyncio.CancelledError:
+            # Nobody has to wait until it is missed.
+            with contextlib.suppress(LogError):
+                await connection.publish(subject, Beat(self._node, None, is_last=True).to_json())
+            raise
 
     def _hear(self, message: Message) -> None:
         beat = Beat.from_json(message.data)

@@ -38,25 +38,28 @@ class Beat:
     begun to read the log."""
     source: SourceStats | None = None
     """What its source counts, if it leads; None if it does not."""
+    is_last: bool = False
+    """Whether the server ends."""
 
     def to_json(self) -> bytes:
         """Return the beat as it is sent."""
         source = None if self.source is None else stats_to_json(self.source)
-        return json.dumps({"node": self.node, "sequence": self.sequence, "source": source}).encode()
+        values = {"node": self.node, "sequence": self.sequence, "source": source}
+        return json.dumps(values | {"last": True} if self.is_last else values).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Beat | None:
         """Read what :meth:`to_json` wrote; None if it is nothing like that."""
         try:
             match json.loads(data):
-                case {"node": str(node), "sequence": int() | None as sequence, "source": None}:
-                    return cls(node, sequence)
                 case {
                     "node": str(node),
                     "sequence": int() | None as sequence,
-                    "source": dict(source),
+                    "source": dict() | None as source,
+                    **more,
                 }:
-                    return cls(node, sequence, stats_from_json(source))
+                    counts = None if source is None else stats_from_json(source)
+                    return cls(node, sequence, counts, more.get("last") is True)
         except (KeyError, TypeError, ValueError):
             pass
         return None
@@ -83,6 +86,8 @@ class Nodes:
     def __init__(self, max_bytes: int) -> None:
         self._most_behind = max_bytes // 2
         self._heard: dict[str, _Heard] = {}
+        # When a server was heard last that led, and what its source counted.
+        self._led: tuple[float, SourceStats] | None = None
         # Sequences of envelopes that this server has appended, and how many bytes it had appended
         # with each; no more than the log keeps.
         self._sequences: deque[int] = deque()
@@ -96,6 +101,11 @@ class Nodes:
             beat: what it says.
             now: the time, in seconds.
         """
+        if beat.is_last:
+            self._heard.pop(beat.node, None)
+            return
+        if beat.source is not None:
+            self._led = now, beat.source
         former, sequence = self._heard.get(beat.node), beat.sequence or 0
         has_moved = former is None or former.had_all or sequence > (former.beat.sequence or 0)
         moved_at = now if has_moved or former is None else former.moved_at
@@ -109,10 +119,14 @@ class Nodes:
         return len(self._heard)
 
     def leader(self, now: float) -> SourceStats | None:
-        """Return what the leader's source counts; None if none was heard lately."""
-        self._forget(now)
-        leading = [heard for heard in self._heard.values() if heard.beat.source is not None]
-        return max(leading, key=lambda heard: heard.at).beat.source if leading else None
+        """Return what the source of the last server that led has counted; None if it was not heard
+        lately.
+
+        It may have ended, and another one is about to lead.
+        """
+        if self._led is None or now - self._led[0] > HEARD_WITHIN:
+            return None
+        return self._led[1]
 
     def begin_term(self) -> None:
         """Note that this server begins to lead."""

@@ -52,6 +52,10 @@ async def test_all_members_hand_out_everything_in_order(item: Database, nats: Na
             await three.feed.attached()
             insert(item, 5001, 5010)
             await eventually(lambda: three.ids == numbers(5010, 5001))
+            await eventually(lambda: one.node.stats().nodes == 3)
+        # It has said that it ends: otherwise it would be missed ten seconds later.
+        async with asyncio.timeout(5):
+            await eventually(lambda: one.node.stats().nodes == two.node.stats().nodes == 2)
     assert not one.gaps + two.gaps + three.gaps
 
 

@@ -11,7 +11,14 @@ LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentit
 
 
 @pytest.mark.parametrize(
-    "beat", [Beat("a", 7), Beat("b", 0, LEADING), Beat("c", None), Beat("d", None, LEADING)]
+    "beat",
+    [
+        Beat("a", 7),
+        Beat("b", 0, LEADING),
+        Beat("c", None),
+        Beat("d", None, LEADING),
+        Beat("e", None, is_last=True),
+    ],
 )
 def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
     assert Beat.from_json(beat.to_json()) == beat
@@ -31,6 +38,22 @@ def test_a_server_that_is_not_heard_is_forgotten() -> None:
     assert (nodes.count(10.0), nodes.leader(10.0)) == (2, LEADING)
     assert (nodes.count(10.1), nodes.leader(10.1)) == (1, LEADING)
     assert (nodes.count(15.1), nodes.leader(15.1)) == (0, None)
+
+
+def test_a_server_that_ends_is_forgotten_at_once_but_its_leading_counts_for_a_while() -> None:
+    """Clients may connect to the others until one of them leads."""
+    nodes = Nodes(100)
+    nodes.hear(Beat("a", 1, LEADING), 0.0)
+    nodes.hear(Beat("b", 1), 0.0)
+    nodes.begin_term()
+    nodes.appended(2, 60)
+    assert nodes.holding_back(1.0) == "a"
+    nodes.hear(Beat("a", None, is_last=True), 1.0)
+    assert (nodes.count(1.0), nodes.leader(1.0)) == (1, LEADING)
+    assert nodes.holding_back(1.0) == "b"
+    nodes.hear(Beat("b", None, is_last=True), 2.0)
+    assert (nodes.count(2.0), nodes.holding_back(2.0)) == (0, None)
+    assert (nodes.leader(10.0), nodes.leader(10.1)) == (LEADING, None)
 
 
 def test_a_leader_waits_for_a_server_that_is_behind_by_half_of_the_log() -> None:
