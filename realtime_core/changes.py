@@ -302,6 +302,9 @@ class GapReason(enum.Enum):
     LOG_BEHIND = "log_behind"
     """A server of a cluster found changes gone from the log that its servers share, because it had
     not read them in time. No source yields this."""
+    OTHER_PUBLICATIONS = "other_publications"
+    """Of several servers that share a log, the next one to read the database reads other
+    publications than the one before. No source yields this."""
 
 
 @attrs.frozen

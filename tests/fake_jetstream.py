@@ -43,6 +43,7 @@ class FakeJetStream:
     """The server."""
 
     def __init__(self) -> None:
+        self.max_payload = 1024 * 1024
         self.exists = False
         self.created = 0
         self.first = 1
@@ -163,9 +164,8 @@ class FakeJetStream:
 class FakeConnection:
     """A connection to it, with what is used of a NatsConnection."""
 
-    max_payload = 1024 * 1024
-
     def __init__(self, server: FakeJetStream) -> None:
+        self.max_payload = server.max_payload
         self.closed = asyncio.Event()
         self.subscriptions: dict[str, Callable[[Any], None]] = {}
         self._server = server

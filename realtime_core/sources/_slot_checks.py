@@ -49,6 +49,7 @@ _CAUSES: Final = {
     GapReason.START_BEHIND_SLOT: "the slot was acknowledged beyond start_at",
     GapReason.LAG: "more WAL than max_lag_bytes had piled up",
     GapReason.LOG_BEHIND: "the log that several servers share did not have them any more",
+    GapReason.OTHER_PUBLICATIONS: "the servers that share a log read other publications now",
 }
 _PRECAUTIONS: Final = {
     GapReason.TEMPORARY_SLOT: "use a permanent slot, slot=",
@@ -64,6 +65,7 @@ _PRECAUTIONS: Final = {
     GapReason.START_BEHIND_SLOT: "store a position before it is acknowledged",
     GapReason.LAG: "have a consumer that keeps up, or raise max_lag_bytes",
     GapReason.LOG_BEHIND: "have the log keep more",
+    GapReason.OTHER_PUBLICATIONS: "set the same PUBLICATIONS on all of them",
 }
 
 

@@ -19,6 +19,7 @@ from realtime_core import Finding
 
 from ..config import ClusterSettings
 from .errors import LogError
+from .leader import check_payload
 from .log import differences
 from .login import connect
 from .setup import log_settings
@@ -74,6 +75,10 @@ async def _findings(
             "with 2.10; update NATS",
         )
         return
+    try:
+        check_payload(client.max_payload)
+    except LogError as exc:
+        yield Finding.problem(_CHECK, str(exc))
     stream = config.stream_name
     answer = await _ask_all(client, stream, denied)
     if denied:

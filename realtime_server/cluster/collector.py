@@ -31,7 +31,7 @@ class ClusterCollector(Collector):
                 stats.leading,
             ),
             "cluster_nodes": (
-                "Servers that were heard within the last ten seconds, with this one.",
+                "Servers heard within the last ten seconds that have not ended, with this one.",
                 stats.nodes,
             ),
             "log_tail_age_seconds": (

@@ -26,11 +26,11 @@ from .envelope import Envelope, begin_of_log, encode, position_at
 from .errors import FencedError, LogError
 from .log import Log
 from .nodes import Nodes
-from .packer import Packed, Packer
+from .packer import LEAST_PAYLOAD, Packed, Packer
 from .stats import LeaderStats
 from .term import Term, first_to_end
 
-__all__ = ["Leader"]
+__all__ = ["Leader", "check_payload"]
 
 logger = logging.getLogger("realtime.cluster")
 
@@ -131,6 +131,7 @@ class Leader:
     async def _lead(self, log: Log) -> None:
         for difference in await log.prepare():
             logger.warning("the stream is not as it should be: %s", difference)
+        check_payload(log.connection.max_payload)
         begin = self._begin = _Begin()
 
         async def ask() -> Position | None:
@@ -187,11 +188,24 @@ class Leader:
                 self._refused = None
                 raise LogError("the database is the one of the log again")
             return packer, []
-        reason, until = GapReason.LOG_BEHIND, LSN(tail.last[1])
+        reason, until = GapReason.OTHER_PUBLICATIONS, LSN(tail.last[1])
         if tail == self._refused:
             reason, until = GapReason.OTHER_CLUSTER, LSN(stats.confirmed_lsn - 1)
         logger.warning("the log goes on with another stream, %s behind %s", stream, tail.stream)
         return packer, packer.feed(Gap(None, Position(until, LAST_INDEX, stream), reason))
+
+
+def check_payload(most: int) -> None:
+    """Check how many bytes NATS lets messages have.
+
+    Raises:
+        LogError: if that is too few.
+    """
+    if most < LEAST_PAYLOAD:
+        raise LogError(
+            f"NATS takes messages of {most} bytes at most, too few for the largest rows; set "
+            f"max_payload to {LEAST_PAYLOAD} or more in its configuration (1 MB by default)"
+        )
 
 
 async def _end_of(connection: NatsConnection) -> None:

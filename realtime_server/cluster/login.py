@@ -11,6 +11,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any, Final
 
 import nats.errors
@@ -117,11 +118,22 @@ class _TlsError(nats.errors.Error):
 class _EncryptedClient(Client):
     """A client that sends nothing before TLS has begun.
 
+    The library has no public way to that: the method is private, and another version may lack it.
+
     Args:
         has_certificate: whether it has one to show.
+
+    Raises:
+        LogError: if the library does not call the method that makes sure of TLS.
     """
 
     def __init__(self, *, has_certificate: bool) -> None:
+        if not hasattr(Client, "_process_info"):
+            raise LogError(
+                f"nats-py {version('nats-py')} sends the login before it is known that the "
+                "connection is encrypted, and has no way to change that which is known here; use "
+                "pip install 'realtime-core[cluster]', which brings a version that has"
+            )
         super().__init__()
         self._has_certificate = has_certificate
 

@@ -33,10 +33,14 @@ from realtime_core.positions import LAST_INDEX
 
 from .envelope import HEAD_BYTES, Envelope, Kind, Place, encode, write_message, write_run
 
-__all__ = ["MAX_BYTES", "Packed", "Packer"]
+__all__ = ["LEAST_PAYLOAD", "MAX_BYTES", "Packed", "Packer"]
 
 MAX_BYTES: Final = 256 * 1024
 """How many bytes of changes an envelope has at most, unless one change alone has more."""
+LEAST_PAYLOAD: Final = 32 * 1024
+"""How many bytes messages have to be allowed where a change may have as many as PostgreSQL lets it
+have, which is 1 GiB: an envelope counts up to 65,535 parts."""
+_MOST_PARTS: Final = 65_535
 _MOST_RELATIONS: Final = 1000
 """How many relations' descriptions are remembered as bytes."""
 _LENGTH: Final = 4
@@ -62,7 +66,7 @@ class Packer:
         stream: the stream's identity.
         max_bytes: how many bytes of changes an envelope has at most.
         max_payload: how many bytes a message may have where the envelopes are sent; a larger one
-            goes in parts.
+            goes in parts. With less than ``LEAST_PAYLOAD`` a change may be too large.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class Packer:
         """Take the next event; return the envelopes that are full.
 
         Raises:
-            ValueError: if it does not stand behind what came before it.
+            ValueError: if it does not stand behind what came before it, or is too large.
         """
         full: list[Packed] = []
         if isinstance(event, Begin):
@@ -297,6 +301,11 @@ class Packer:
             return [Packed(encode(Envelope(kind, first, last, prev, stream, body)), last, upto)]
         pieces = [body[at : at + most] for at in range(0, len(body), most)]
         count = len(pieces)
+        if count > _MOST_PARTS:
+            raise ValueError(
+                f"a change takes {count} messages of {most} bytes, and an envelope has "
+                f"{_MOST_PARTS} parts at most"
+            )
         packed = [
             Packed(
                 encode(Envelope(kind, prev, prev, prev, stream, piece, number, count)), prev, None

@@ -46,6 +46,6 @@ class ClusterStats:
     leading: bool = False
     """Whether this server leads now: it has the slot, and appends to the log."""
     nodes: int = 0
-    """How many servers were heard within the last ten seconds, with this one."""
+    """How many servers were heard within the last ten seconds and have not ended, with this one."""
     leader: LeaderStats = attrs.field(factory=LeaderStats)
     log: LogStats = attrs.field(factory=LogStats)

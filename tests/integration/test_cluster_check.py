@@ -107,6 +107,12 @@ async def test_without_jetstream_there_is_no_log(new_nats: Start, program: Path)
     assert finding.message.startswith("JetStream does not answer; enable it")
 
 
+async def test_messages_have_to_be_large_enough_for_the_largest_rows(new_nats: Start) -> None:
+    found = await cluster_findings(settings(new_nats(more="max_payload: 20000"), "shop"))
+    assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.OK]
+    assert "set max_payload to 32768 or more" in found[0].message
+
+
 @pytest.mark.parametrize(
     ("wanted", "remedy"),
     [

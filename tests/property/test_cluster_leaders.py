@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -154,7 +155,7 @@ class FakeLog:
         asyncio.get_running_loop().call_later(
             # Some arrive when nobody waits for the answer any more.
             random.choice((0.001, 0.001, 0.001, 0.01, 0.5, 2.0, 6.0)),
-            *(self._arrive, data, message_id, behind, expected, answer, self._world.starts),
+            partial(self._arrive, data, message_id, behind, expected, answer, self._world.starts),
         )
         try:
             async with asyncio.timeout(4.0):

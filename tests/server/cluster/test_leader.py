@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from realtime_core import LSN, Gap, GapReason, Idle, Position, RawEvent, SourceStats, StreamIdentity
 from realtime_core.errors import PositionMismatchError
 from realtime_core.positions import LAST_INDEX
@@ -13,7 +15,7 @@ from realtime_server.cluster.envelope import Envelope, Kind, Place, decode, enco
 from realtime_server.cluster.leader import Leader
 from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.nodes import Nodes
-from realtime_server.cluster.packer import Packer
+from realtime_server.cluster.packer import LEAST_PAYLOAD, Packer
 from tests.fake_jetstream import FakeJetStream
 from tests.virtual_time import run_in_virtual_time
 
@@ -49,7 +51,7 @@ class Source:
         database = self._database
         self._has_slot = await database.slot.acquire()
         start = await self._start_at()
-        if start is not None and start.stream != database.stream:
+        if start is not None and not _may_begin(start, database.stream):
             database.refused += 1
             database.has_refused.set()
             raise PositionMismatchError("it is of another database")
@@ -74,6 +76,15 @@ class Source:
         pass
 
 
+def _may_begin(start: Position, stream: StreamIdentity) -> bool:
+    """Return whether a source takes a place, as the library's does."""
+    former = start.stream
+    assert former is not None
+    if former.system_identifier != stream.system_identifier:
+        return False
+    return former == stream or start.index == LAST_INDEX
+
+
 class Stage:
     """A log that another database's changes are in, and a leader that was refused once."""
 
@@ -84,7 +95,7 @@ class Stage:
     async def _connect(self) -> Any:
         return self.server.connect()
 
-    async def begin(self) -> None:
+    async def begin(self, *, refuses: bool = True) -> None:
         def log(connection: Any) -> Log:
             return Log(connection, LogSettings(name="log"))
 
@@ -95,17 +106,24 @@ class Stage:
             self._connect,
             log,
             lambda start_at: Source(self.database, start_at),  # type: ignore[arg-type, return-value]
-            publications=STREAM.publications,
+            publications=self.database.stream.publications,
             nodes=Nodes(10**9),
             ack_delay=0.0,
             repeat=100.0,
             clock=asyncio.get_running_loop().time,
         )
         self.running = asyncio.create_task(leader.run())
+        if not refuses:
+            return
         await self.database.has_refused.wait()
         # It lets go of the slot now, and tries again after a pause.
         await asyncio.sleep(0.1)
         assert not self.database.slot.locked()
+
+    def reasons(self) -> list[bytes]:
+        """Return those of the gaps in the log."""
+        envelopes = [decode(data) for _, data in sorted(self.server.messages.items())]
+        return [each.body for each in envelopes if each.kind is Kind.GAP]
 
     async def appended(self) -> list[tuple[Kind, Place, StreamIdentity]]:
         """Return what the log has in the end, behind what it had at first."""
@@ -130,6 +148,7 @@ def test_a_log_of_another_database_goes_on_behind_a_gap() -> None:
         await stage.begin()
         assert await stage.appended() == IN_STREAM
         assert stage.database.refused == 1
+        assert stage.reasons() == [b"other_cluster"]
 
     run_in_virtual_time(play())
 
@@ -167,3 +186,30 @@ def test_a_log_goes_on_without_a_gap_when_its_database_is_there_again() -> None:
         ]
 
     run_in_virtual_time(play())
+
+
+def test_a_leader_with_other_publications_goes_on_behind_a_gap_that_says_so() -> None:
+    async def play() -> None:
+        stage = Stage()
+        # The same database, of which it reads another publication.
+        stage.database.stream = StreamIdentity(FORMER.system_identifier, 1, ("shop", "more"))
+        await stage.begin(refuses=False)
+        assert [kind for kind, *_ in await stage.appended()] == [Kind.GAP, Kind.MARK, Kind.MARK]
+        assert stage.reasons() == [b"other_publications"]
+
+    run_in_virtual_time(play())
+
+
+def test_a_server_does_not_lead_where_messages_are_too_small_for_large_rows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play() -> None:
+        stage = Stage()
+        stage.server.max_payload = LEAST_PAYLOAD - 1
+        await stage.begin(refuses=False)
+        assert await stage.appended() == []
+        assert not stage.database.slot.locked()
+
+    run_in_virtual_time(play())
+    assert "NATS takes messages of 32767 bytes at most, too few" in caplog.text
+    assert "set max_payload to 32768 or more" in caplog.text

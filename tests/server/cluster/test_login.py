@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from nats.aio.client import Client
 
+from realtime_server.cluster.errors import LogError
 from realtime_server.cluster.login import connect
 from realtime_server.config import ClusterSettings
 
@@ -32,3 +34,12 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed() -> Non
             with pytest.raises(asyncio.CancelledError):
                 await connecting
             await has_ended.wait()
+
+
+async def test_a_library_that_may_send_a_password_in_plain_text_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(Client, "_process_info")
+    config = ClusterSettings(nats_url="tls://127.0.0.1:1", slot_name="s")
+    with pytest.raises(LogError, match=r"^nats-py 2\.\S+ sends the login before .* pip install"):
+        await connect(config, name="test")
