@@ -224,7 +224,8 @@ async def _check(config: ServerConfig) -> int:
         if config.nats_url is not None:
             from .cluster.check import cluster_findings
 
-            more += await cluster_findings(config)
+            window = config.replay_window / 1000 if config.keeps_journal else 0.0
+            more += await cluster_findings(config, replay_window=window)
         if diagnosis.database is not None:
             more += await missing_slots(config, dsn)
             if is_rls:

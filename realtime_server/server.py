@@ -35,6 +35,7 @@ from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .replay.check import warn_of_leftovers
 from .replay.guarded_replay import GuardedReplay
+from .replay.past import Shared
 from .replay.proofs import Proofs
 from .replay.publishing import one_at_a_time
 from .replay.replay import Replay
@@ -90,15 +91,16 @@ class RealtimeServer:
         # This server's place among others that share a log; None if it shares none.
         self._node: ClusterNode[LogFeed] | None = None
         source: ServerSource
+        share: Shared | None = None
         if worker is not None:
-            source = worker.source
+            source, share = worker.source, worker.share(config)
         elif config.nats_url is not None:
             # Only then is the client of NATS needed.
             from .cluster.feed import LogFeed
-            from .cluster.setup import make_node
+            from .cluster.setup import make_node, make_past
 
             node = make_node(config, LogFeed)
-            self._node, source = node, node.feed
+            self._node, source, share = node, node.feed, make_past(config, node)
         else:
             source = make_source(config)
         self.source = source
@@ -136,7 +138,7 @@ class RealtimeServer:
                 publish,
                 attached=lambda: self.mode.attached(),
                 stats=source.stats,
-                share=None if worker is None else worker.share(),
+                share=share,
             )
             # What everything else sees of it.
             guarded = GuardedReplay(self.replay, self.hub)
@@ -188,14 +190,12 @@ class RealtimeServer:
             metrics=self.metrics,
             replay=guarded,
         )
-        # Accepts connections; made when the server is opened.
+        # What accepts connections, the task that reads and sends changes, and the one that brings
+        # channels back to where they were; made when the server is opened.
         self._listener: Listener
-        # The task that reads and sends changes, and the one that brings channels back to where they
-        # were; made when the server is opened.
         self._broadcasting: asyncio.Task[None]
         self._replaying: asyncio.Task[None] | None = None
-        # The task that looks for what replay may have left over, or in a worker listens to the
-        # supervisor; likewise.
+        # Looks for what replay may have left over; in a worker, hears the supervisor; likewise.
         self._looking: asyncio.Task[None]
         self.port = config.port
         """The port that the server listens on, once it is open."""

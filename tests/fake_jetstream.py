@@ -11,6 +11,7 @@ import base64
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -50,6 +51,8 @@ class FakeJetStream:
         self.last = 0
         self.messages: dict[int, bytes] = {}
         self.last_id = ""
+        self.times: dict[int, float] = {}
+        """When each was appended, by the event loop's clock."""
         self.consumers: dict[str, _Consumer] = {}
         self.connections: list[FakeConnection] = []
         self.is_silent = False
@@ -90,6 +93,7 @@ class FakeJetStream:
         self.last += 1
         self.last_id = message_id
         self.messages[self.last] = data
+        self.times[self.last] = asyncio.get_running_loop().time()
         self.deliver()
         return self.last
 
@@ -139,7 +143,9 @@ class FakeJetStream:
                 data = self.messages.get(request["seq"])
                 if data is None:
                     return _error(10037, "no message found")
-                return {"message": {"seq": request["seq"], "data": base64.b64encode(data).decode()}}
+                time = datetime.fromtimestamp(self.times[request["seq"]], UTC).isoformat()
+                encoded = base64.b64encode(data).decode()
+                return {"message": {"seq": request["seq"], "data": encoded, "time": time}}
             case ["$JS", "API", "CONSUMER", "CREATE", _, name]:
                 self.consumers[name] = _Consumer(request["config"]["opt_start_seq"])
                 return {"name": name}

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 import nats.errors
@@ -34,6 +35,8 @@ _SYNC: Final = 120_000
 """After how many milliseconds NATS writes a stream to its disk, unless it is set up otherwise:
 https://docs.nats.io/running-a-nats-service/configuration, ``sync_interval``."""
 _NO_STREAM: Final = 10059
+_FULL: Final = 0.9
+"""Which part of its bytes a log takes that lets go of changes for that reason."""
 # The library gives what the server complains about in lower case.
 _DENIED: Final = re.compile(r"permissions violation for (publish|subscri)\w* to \"([^\"]+)\"")
 
@@ -41,11 +44,13 @@ _Denied: TypeAlias = set[tuple[str, str]]
 """What was denied: the beginning of the verb, and the subject in lower case."""
 
 
-async def cluster_findings(config: ClusterSettings) -> list[Finding]:
+async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.0) -> list[Finding]:
     """Check whether NATS does what a server with these settings needs.
 
     Args:
         config: the settings, with ``NATS_URL``.
+        replay_window: seconds for which a client may be away that gets what it missed from the log;
+            0: none does.
     """
     denied: _Denied = set()
 
@@ -57,7 +62,8 @@ async def cluster_findings(config: ClusterSettings) -> list[Finding]:
     except LogError as exc:
         return [Finding.problem(_CHECK, str(exc))]
     try:
-        return [finding async for finding in _findings(config, client, denied)]
+        findings = _findings(config, client, denied, replay_window)
+        return [finding async for finding in findings]
     except (nats.errors.Error, OSError) as exc:
         return [Finding.problem(_CHECK, f"the connection to NATS has ended: {exc}")]
     finally:
@@ -65,7 +71,7 @@ async def cluster_findings(config: ClusterSettings) -> list[Finding]:
 
 
 async def _findings(
-    config: ClusterSettings, client: Client, denied: _Denied
+    config: ClusterSettings, client: Client, denied: _Denied, replay_window: float
 ) -> AsyncIterator[Finding]:
     version = client.connected_server_version
     if (version.major, version.minor) < _LEAST_VERSION:
@@ -104,6 +110,8 @@ async def _findings(
                 _CHECK,
                 f"{difference}; change one of both: nats stream edit {stream}, or the settings",
             )
+        for finding in _of_replay(answer, replay_window):
+            yield finding
     elif error.get("err_code") == _NO_STREAM:
         yield Finding.ok(
             _CHECK,
@@ -126,6 +134,25 @@ def _of_the_copies(config: ClusterSettings) -> Iterator[Finding]:
             f"{config.log_ack_delay} ms, may be lost, and clients are told of a gap",
             remedy="set LOG_ACK_DELAY=130000, or a shorter sync_interval in NATS, or "
             "NATS_REPLICAS=3 with three NATS servers",
+        )
+
+
+def _of_replay(stream: Mapping[str, Any], window: float) -> Iterator[Finding]:
+    """Say that the log has lost what clients may come back for, since its bytes are full."""
+    state, most = stream["state"], stream["config"]["max_bytes"]
+    # Its last message may be larger than what is free.
+    if not window or state["bytes"] < _FULL * most:
+        return
+    first, last = (datetime.fromisoformat(state[name]) for name in ("first_ts", "last_ts"))
+    age = (last - first).total_seconds()
+    if age < window:
+        yield Finding.warning(
+            _CHECK,
+            f"the log has the changes of {age:.0f} s, as its {most} bytes are full, and clients "
+            f"may be away for {window:.0f} s (REPLAY_WINDOW): who was away for longer, and comes "
+            "back to another server, or after a restart, is told of a gap",
+            remedy="set LOG_MAX_BYTES higher, on all servers and with nats stream edit, or "
+            "REPLAY_WINDOW lower",
         )
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "VersionError",
     "decode",
     "encode",
+    "messages_of",
     "parts_of",
     "begin_of_log",
     "place_in",
@@ -268,6 +269,30 @@ def parts_of(body: bytes, sequence: int) -> Iterator[bytes | Run]:
             yield body[at:behind]
         else:
             raise EnvelopeError(f"its body has a part of kind {kind}", sequence)
+        at = behind
+
+
+def messages_of(body: bytes, sequence: int) -> Iterator[bytes]:
+    """Read the pgoutput messages of a body that are no rows; rows take next to no time.
+
+    Args:
+        body: the body of an envelope with changes.
+        sequence: the envelope's number, for errors.
+
+    Raises:
+        EnvelopeError: if it is none.
+    """
+    at, end = 0, len(body)
+    while at < end:
+        if end - at < _PART.size:
+            raise EnvelopeError("its body ends within a part", sequence)
+        kind, size = _PART.unpack_from(body, at)
+        at += _PART.size
+        behind = at + size
+        if behind > end or not size:
+            raise EnvelopeError(f"a part of its body has {size} bytes", sequence)
+        if kind == _IS_MESSAGE:
+            yield body[at:behind]
         at = behind
 
 

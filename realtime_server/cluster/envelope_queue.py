@@ -46,6 +46,8 @@ class EnvelopeQueue:
         """How many gaps were handed over, ..."""
         self.holes = 0
         """... and how many of them were holes in the chain."""
+        self.done: Place | None = None
+        """The place up to which all that was handed over is acknowledged; None before that."""
         self._tells_holes = tells_holes
         # The envelopes that were not unpacked yet, with their sequence and whether they begin
         # another chain; None where the tables are to be described anew.
@@ -181,7 +183,7 @@ class EnvelopeQueue:
         place = (generation, position.lsn, index)
         done: int | None = None
         while self._handed and self._handed[0][0] <= place:
-            done = self._handed.popleft()[2]
+            self.done, _, done = self._handed.popleft()
         return done
 
     def _unpack(self, data: bytes, sequence: int, is_anew: bool) -> list[Event]:

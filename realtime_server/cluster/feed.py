@@ -12,7 +12,7 @@ from typing import Self
 
 import attrs
 
-from realtime_core import Event, Position, SourceStats, StreamIdentity
+from realtime_core import LSN, Event, Position, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 
 from ..fanout.cancellation import cancel_within
@@ -39,6 +39,12 @@ class LogFeed:
         from the database."""
         self.begin: Place | None = None
         """The place that the changes begin behind; None until it is known."""
+        self.begin_sequence = 0
+        """The sequence of the last envelope before these changes, ..."""
+        self.log_created: str | None = None
+        """... and when the log was made that it is in; None until it is known."""
+        self.read_bytes = 0
+        """How many bytes of envelopes were read."""
         self.handed_out: int | None = None
         """The sequence of the last envelope that was handed out to the clients; None until it is
         known where the log ends."""
@@ -109,6 +115,11 @@ class LogFeed:
             stream=self._queue.unpacker.stream or self._stream,
         )
 
+    def passed(self) -> LSN:
+        """Return an LSN before which everything that committed was handed out to the clients."""
+        done = self._queue.done or self.begin
+        return LSN(0 if done is None else done[1])
+
     @property
     def newer(self) -> VersionError | None:
         """Why the end of the log cannot be read, if a newer server has written it."""
@@ -129,6 +140,7 @@ class LogFeed:
                     if self.begin is None:
                         self._begin_with(decode(read.data, read.sequence))
                     self._queue.put(read.sequence, read.data, is_anew=read.is_anew)
+                    self.read_bytes += len(read.data)
                 self._queue.wake()
                 await self._queue.room()
         except Exception as exc:
@@ -137,11 +149,12 @@ class LogFeed:
 
     def _begin(self, tail: Envelope | None) -> None:
         """Note where the log ends, which may have nothing so far."""
-        self.handed_out = self._reader.sequence
+        self.handed_out = self.begin_sequence = self._reader.sequence
+        self.log_created = self._reader.created
         if tail is None:
             return
         self._stream, self.begin = tail.stream, tail.last
-        if tail.part == tail.parts:
+        if self._reader.is_between_pieces:
             # Otherwise the rest of a piece comes, without its first parts, and is passed over.
             self._queue.unpacker = Unpacker(tail.last, tail.stream)
         self._queue.wake()

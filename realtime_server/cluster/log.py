@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 import attrs
@@ -178,6 +179,49 @@ class Log:
             if envelope is not None:
                 low = max(min(low, at - envelope.part + 1), state.first)
         return low
+
+    async def find_since(self, seconds: float) -> int:
+        """Return the sequence of the first message of the time before the last one was appended.
+
+        Args:
+            seconds: that time.
+
+        Raises:
+            LogError: if NATS does not say.
+        """
+        state = await self.state()
+        low, high = state.first, state.last
+        if low > high:
+            return low
+        since = await self._time_of(high) - timedelta(seconds=seconds)
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                is_within = await self._time_of(middle) >= since
+            except MissingError:
+                # It has expired meanwhile.
+                is_within = False
+            if is_within:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    async def _time_of(self, sequence: int) -> datetime:
+        answer = await self._api("STREAM.MSG.GET", {"seq": sequence})
+        return datetime.fromisoformat(answer["message"]["time"])
+
+    async def is_first_part(self, sequence: int, of: Envelope) -> bool:
+        """Return whether at a sequence is the first part of the piece that another one is of.
+
+        Raises:
+            LogError: if NATS does not say.
+        """
+        try:
+            first = await self.envelope_at(sequence)
+        except (MissingError, EnvelopeError):
+            return False
+        return first.part == 1 and (first.prev, first.parts) == (of.prev, of.parts)
 
     async def _next_envelope(self, sequence: int, end: int) -> tuple[int, Envelope | None]:
         """Return the first envelope from a sequence on that can be read, and its own sequence; None

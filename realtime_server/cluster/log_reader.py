@@ -88,12 +88,13 @@ class LogReader:
         self._connect = connect
         self._log_of = log
         self.sequence = 0
-        """The sequence of the last envelope that was returned, or of the one that this begins
-        behind."""
+        """The sequence of the last envelope that was returned, or that this begins behind."""
         self.place: Place | None = None
         """Where the chain stands behind that envelope; None before the first one."""
         self.created: str | None = None
         """When the stream was made that was read from last; None before it was found."""
+        self.is_between_pieces = True
+        """Whether this begins behind a whole piece, and not among the parts of one."""
         self.resyncs = 0
         """How often another consumer was made than the first one."""
         self.pending = 0
@@ -115,13 +116,12 @@ class LogReader:
         # The last envelope that has moved the place; and whether that is not in the log any more.
         self._last: Envelope | None = None
         self._is_lost = False
-        # Whether it was said that others write to the log; and up to which message it was said that
-        # one cannot be read.
+        # Whether it was said that others write to the log, and up to where that one is unreadable.
         self._is_told = False
         self._told = 0
 
     async def begin(self) -> Envelope | None:
-        """Begin behind the end of the log; return the last envelope there, None if it has none.
+        """Begin behind the last whole piece of the log; return the last envelope, None if none is.
 
         Raises:
             LogError: if NATS cannot be reached.
@@ -132,14 +132,29 @@ class LogReader:
         self.created = (await log.state()).created
         self.sequence, envelope = await log.tail()
         self.place, self._last = None if envelope is None else envelope.last, envelope
+        if envelope is not None and envelope.part < envelope.parts:
+            # The others come, or have come since.
+            before = self.sequence - envelope.part
+            self.is_between_pieces = await log.is_first_part(before + 1, envelope)
+            self.sequence = before if self.is_between_pieces else self.sequence
         return envelope
+
+    async def begin_with(self, find: Callable[[Log], Awaitable[int]]) -> None:
+        """Begin with the message whose sequence a function finds.
+
+        Raises:
+            LogError: if NATS cannot be reached.
+        """
+        log = await self._reach()
+        await self._drop()
+        self.created = (await log.state()).created
+        self.sequence, self.place, self._last = await find(log) - 1, None, None
 
     async def next(self) -> list[Read]:
         """Return the next envelopes, at least one. A cancelled call loses nothing.
 
         Raises:
-            LogError: if the connection or the log is not as expected. Pause, and call this again:
-                then it looks for its place in the log.
+            LogError: if something is odd. Pause, and call this again to look for the place.
         """
         try:
             if self._consumer is None:

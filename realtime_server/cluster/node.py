@@ -100,7 +100,10 @@ class ClusterNode(Generic[Feed]):
         self.feed = feed
         """The changes."""
         self._subject = f"{name}.beat"
-        self._node = secrets.token_hex(8)
+        self.id = secrets.token_hex(8)
+        """The server's own name, 16 hexadecimal digits, another one for each process."""
+        # Since when everything is heard that servers say; None while nothing is.
+        self._listens_since: float | None = None
         self._connect = connect
         self._nodes = nodes
         self._leader = leader
@@ -147,6 +150,14 @@ class ClusterNode(Generic[Feed]):
         """Return what the source of the server counts that leads; None if none was heard lately."""
         return self._nodes.leader(self._clock())
 
+    def others(self) -> set[str] | None:
+        """Return the names of the other servers that are there; None if that is not known, as this
+        one has not listened for long enough."""
+        now, since = self._clock(), self._listens_since
+        if since is None or now - since <= HEARD_WITHIN:
+            return None
+        return self._nodes.names(now) - {self.id}
+
     def _leads(self) -> SourceStats | None:
         return None if self._leader is None else self._leader.source_stats()
 
@@ -156,22 +167,25 @@ class ClusterNode(Generic[Feed]):
                 connection = await self._connect()
                 async with connection:
                     await connection.subscribe(f"{self._subject}.*", self._hear)
+                    self._listens_since = self._clock()
                     await self._beat_on(connection)
             except LogError as exc:
                 logger.debug("nothing is said to the other servers: %s", exc)
+            finally:
+                self._listens_since = None
             await asyncio.sleep(_PAUSE)
 
     async def _beat_on(self, connection: NatsConnection) -> None:
-        subject = f"{self._subject}.{self._node}"
+        subject = f"{self._subject}.{self.id}"
         try:
             while True:
-                beat = Beat(self._node, self.feed.handed_out, self._leads())
+                beat = Beat(self.id, self.feed.handed_out, self._leads())
                 await connection.publish(subject, beat.to_json())
                 await asyncio.sleep(_BEAT)
         except asyncio.CancelledError:
             # Nobody has to wait until it is missed.
             with contextlib.suppress(LogError):
-                await connection.publish(subject, Beat(self._node, None, is_last=True).to_json())
+                await connection.publish(subject, Beat(self.id, None, is_last=True).to_json())
             raise
 
     def _hear(self, message: Message) -> None:

@@ -118,6 +118,11 @@ class Nodes:
         self._forget(now)
         return len(self._heard)
 
+    def names(self, now: float) -> set[str]:
+        """Return the names of the servers that are there."""
+        self._forget(now)
+        return set(self._heard)
+
     def leader(self, now: float) -> SourceStats | None:
         """Return what the source of the last server that led has counted; None if it was not heard
         lately.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -11,15 +11,18 @@ from realtime_core import SourceStats
 
 from ..config import ClusterSettings, ServerConfig
 from ..config.database.source import make_leader_source
+from ..replay.records import digest
 from .connection import NatsConnection
+from .feed import LogFeed
 from .leader import Leader
 from .log import Log, LogSettings
 from .log_reader import LogReader
 from .node import ClusterNode, LogView
 from .nodes import Nodes
+from .past import LogPast
 from .patient_reader import PatientReader
 
-__all__ = ["log_settings", "make_node"]
+__all__ = ["log_settings", "make_node", "make_past"]
 
 Feed = TypeVar("Feed", bound=LogView)
 
@@ -52,11 +55,7 @@ def make_node(
     settings = log_settings(config)
     nodes = Nodes(settings.max_bytes)
 
-    async def connect() -> NatsConnection:
-        return await NatsConnection.open(config, name="realtime_server")
-
-    def log(connection: NatsConnection) -> Log:
-        return Log(connection, settings)
+    connect, log = _ways_to_log(config)
 
     def leader_stats() -> SourceStats | None:
         return nodes.leader(clock())
@@ -75,3 +74,43 @@ def make_node(
         )
     feed = make_feed(PatientReader(LogReader(connect, log), clock), leader_stats)
     return ClusterNode(settings.name, connect, nodes, feed, leader, clock=clock)
+
+
+def make_past(config: ServerConfig, node: ClusterNode[LogFeed]) -> LogPast | None:
+    """Return what a server finds of former ones in the log; None: their clients begin anew.
+
+    Args:
+        config: of the server, with ``NATS_URL``.
+        node: the server's place among the others.
+    """
+    if not config.keeps_journal:
+        return None
+    window, max_age = config.replay_window / 1000, config.log_max_age / 1000
+    # The log has what was told last for as long as a client may be away.
+    interval = min(max((max_age - window) / 2, window / 10), window / 2)
+    return LogPast(
+        lambda: LogReader(*_ways_to_log(config)),
+        node.feed,
+        cluster=digest(config.stream_name, str(config.slot_name)),
+        node=node.id,
+        others=node.others,
+        span=window + 2 * interval,
+        interval=interval,
+        max_bytes=config.log_max_bytes,
+        clock=time.monotonic,
+    )
+
+
+def _ways_to_log(
+    config: ClusterSettings,
+) -> tuple[Callable[[], Awaitable[NatsConnection]], Callable[[NatsConnection], Log]]:
+    """Return what opens a connection to NATS, and what makes the log's view of one."""
+    settings = log_settings(config)
+
+    async def connect() -> NatsConnection:
+        return await NatsConnection.open(config, name="realtime_server")
+
+    def log(connection: NatsConnection) -> Log:
+        return Log(connection, settings)
+
+    return connect, log

@@ -23,11 +23,17 @@ def shortcomings(config: ServerConfig) -> Iterator[str]:
             "another worker, which knows of it only with a permanent slot, a secret and "
             "REPLAY_WAL_MB; set SLOT_NAME, or WORKERS=1"
         )
-    elif config.wants_replay_slot and not config.has_replay_secret:
+    elif config.wants_journal and not config.has_replay_secret:
         yield (
             "replay has no secret, so it does not outlive the server: whoever may run SQL "
             "could forge its journal; set REPLAY_SECRET, the same for all servers of the "
             "database, or REPLAY_WAL_MB=0"
+        )
+    if config.nats_url and config.keeps_journal and config.log_max_age < config.replay_window:
+        yield (
+            f"LOG_MAX_AGE is {config.log_max_age}, and REPLAY_WINDOW {config.replay_window}: the "
+            "log has lost what a client missed that was away for longer, and comes back to "
+            "another server, or after a restart; set LOG_MAX_AGE above REPLAY_WINDOW"
         )
     if not config.configuration_file.webhooks:
         return

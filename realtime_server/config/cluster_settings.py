@@ -70,7 +70,11 @@ class ClusterSettings(ConnectionSettings):
         "how much the log keeps, which NATS sets aside on its disk: what servers that lag behind "
         "and clients that come back find",
     )
-    log_max_age: kinds.LogAge = variable(600_000, "how long the log keeps a change")
+    log_max_age: kinds.LogAge = variable(
+        600_000,
+        "how long the log keeps a change; twice `REPLAY_WINDOW` or more, so that clients "
+        "[get what they missed](../topics/one-reader.md#what-clients-have-missed) from any server",
+    )
     log_ack_delay: kinds.Pause = variable(
         10_000,
         "how long the slot keeps a change that the log has, for the case that NATS loses its last "

@@ -161,7 +161,7 @@ class ServerConfig(ClusterSettings):
         "how much WAL the slot `SLOT_NAME` with `_replay` behind it may keep on the database's "
         "disk, so that clients may come back after a restart, or to another server; no more than "
         "`MAX_REPLICATION_LAG_MB` where that is set; 0: there is no such slot, and they come back "
-        "to a running server only; with `NATS_URL` there is none either",
+        "to a running server only; with `NATS_URL` the log keeps that, unless this is 0",
     )
     replay_secret: kinds.OptionalText = variable(
         None,
@@ -353,17 +353,21 @@ class ServerConfig(ClusterSettings):
     @property
     def replay_slot(self) -> str | None:
         """Name of the slot that keeps WAL for replay; None: there is none."""
-        if not self.wants_replay_slot or not self.has_replay_secret:
+        # Servers that share a log find there what clients have missed.
+        if not self.keeps_journal or self.nats_url is not None:
             return None
         return f"{self.slot_name}_replay"
 
     @property
-    def wants_replay_slot(self) -> bool:
-        """Whether replay is to have a slot, for which it needs a secret as well."""
+    def keeps_journal(self) -> bool:
+        """Whether the server keeps a journal, so that clients may come back over a restart, and to
+        another server."""
+        return self.wants_journal and self.has_replay_secret
+
+    @property
+    def wants_journal(self) -> bool:
+        """Whether replay is to have a journal, for which it needs a secret as well."""
         if self.slot_name is None or not (self.replay_window and self.replay_wal_mb):
-            return False
-        # Its journal says how far one slot's reader was, and here that is another server each time.
-        if self.nats_url is not None:
             return False
         return not self.temporary_slot and self.output_plugin is OutputPlugin.PGOUTPUT
 

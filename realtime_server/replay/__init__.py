@@ -59,6 +59,8 @@ What outlives a server process
 * *other processes* (:mod:`.other_processes`, :mod:`.process`): their channels, as the journal has
   them.
 * *low* (:mod:`.records`): the place up to which all joined channels of a process have everything.
-* :mod:`.durable` puts the second slot and the journal together, and :mod:`.continuity` connects
+* *past* (:mod:`.past`): where a process that begins finds what was missed, and the journal: in the
+  second slot (:mod:`.second_slot_past`), or in the log that several servers share.
+* :mod:`.durable` puts the past and the journal together, and :mod:`.continuity` connects
   them with what this process knows.
 """

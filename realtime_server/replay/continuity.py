@@ -3,7 +3,7 @@
 This connects what outlives a process (:mod:`.durable`) with what a process knows. When the stream
 begins, joins are answered, but it is not decided where the channels begin until the journal was
 read, which says what clients of former processes have. The changes that these have missed come from
-the second slot, and are put into the log before the changes of the stream.
+the past (:mod:`.past`), and are put into the log before the changes of the stream.
 """
 
 from __future__ import annotations
@@ -11,36 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from functools import partial
 from typing import Final
-
-import attrs
 
 from realtime_core import LSN, Event, Gap, LogicalMessage, SourceStats
 from realtime_core.errors import RealtimeError
 
-from ..config import MOST_WORKERS, ServerConfig
-from ..config.database.addresses import resolve_dsn
-from ..config.database.source import make_second_slot_source
 from .change_log import ChangeLog
 from .channel_starts import ChannelStarts
 from .durable import Durable
-from .journal import MOST_CHANNELS, Journal
 from .journal_writer import Reached
-from .ledger import Ledger
-from .memberships import Memberships
 from .places import Place, place_of
-from .records import PREFIX, Seal, digest
-from .second_slot import SecondSlot
-from .standing import LivePlaces
-from .standings import Standings
 from .stream_origin import StreamOrigin
-from .wal_messages import WalMessages
 
-__all__ = ["Continuity", "OneOfSeveral", "make_continuity"]
+__all__ = ["Continuity"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -49,39 +33,16 @@ _WAL_END: Final = 10.0
 answer, clients that begin anew get everything that was committed since the stream began."""
 _CATCH_UP: Final = 60.0
 """Seconds that the journal may take to come through the stream, which may be far behind."""
-_MEGABYTE: Final = 1_000_000
-_A_CHANNEL: Final = 1000
-"""Bytes of WAL that the second slot has to keep for each channel that the journal may have: sixteen
-times what a snapshot of it takes."""
-
-
-@attrs.frozen
-class OneOfSeveral:
-    """What makes a process one of several that share a slot, and the second one with it."""
-
-    number: int
-    """The process's number, from 1 on; the one that takes its place has the same."""
-    begin: Callable[[], Place]
-    """Returns the place behind which the stream has everything, once the stream runs."""
-
-    def reader(self, slot: str) -> str:
-        """Return what its successor knows it by."""
-        return _reader(slot, self.number)
-
-
-def _reader(slot: str, number: int) -> str:
-    # The first one takes the place of a single process.
-    return slot if number == 1 else f"{slot}/{number}"
 
 
 class Continuity:
     """Lets clients come back here from other server processes, and from here to others.
 
-    It restores from the second slot and the journal what clients of other processes have missed,
-    and has the journal written for the clients of this one.
+    It restores from the past and the journal what clients of other processes have missed, and has
+    the journal written for the clients of this one.
 
     Args:
-        durable: the second slot and the journal.
+        durable: the past and the journal.
         channel_starts: begins channels.
         log: the changes that clients may have missed.
         new_log: makes a log like that.
@@ -108,7 +69,7 @@ class Continuity:
         left_out: Collection[bytes] = (),
     ) -> None:
         self.durable = durable
-        """The second slot and the journal."""
+        """The past and the journal."""
         self._channel_starts = channel_starts
         self._log = log
         self._new_log = new_log
@@ -124,7 +85,7 @@ class Continuity:
         self._come = 0
         self._has_passed_end = asyncio.Event()
         self.is_restored = False
-        """Whether everything was read that the second slot has of the changes that were missed."""
+        """Whether everything was read that the past has of the changes that were missed."""
         channel_starts.hold()
 
     def note_gaps(self, batch: Sequence[Event]) -> None:
@@ -214,18 +175,19 @@ class Continuity:
         """Let clients begin that are new, although it is not known yet what others have missed."""
         await self._has_passed_end.wait()
         assert self._end is not None
-        await self._channel_starts.release_new((self._end, -1))
+        assert self._start is not None
+        # The slot may have been made after the end of the WAL was asked for.
+        await self._channel_starts.release_new(max((self._end, -1), self._start))
 
     async def _restore(self, start: Place) -> None:
-        """Put the changes of the second slot into the log, before those of the stream."""
+        """Put the changes of the past into the log, before those of the stream."""
         older = self._new_log()
         async with contextlib.aclosing(self.durable.restore(start)) as batches:
             async for events in batches:
                 older.append(events)
                 await asyncio.sleep(0)
         begin = self.durable.restored_from
-        floor = start if begin is None else (begin, -1)
-        self._log.put_before(older, floor)
+        self._log.put_before(older, start if begin is None else begin)
         self.is_restored = True
 
 
@@ -239,97 +201,3 @@ async def _patience(seconds: float, what: str) -> AsyncIterator[None]:
         logger.warning(
             "%s (for %.0f s), so clients that were here before may begin anew", what, seconds
         )
-
-
-def make_continuity(
-    config: ServerConfig,
-    *,
-    secret: bytes,
-    attached: Callable[[], Awaitable[None]],
-    stats: Callable[[], SourceStats],
-    live: LivePlaces,
-    standings: Standings,
-    memberships: Memberships,
-    channel_starts: ChannelStarts,
-    log: ChangeLog,
-    clock: Callable[[], float],
-    share: OneOfSeveral | None = None,
-) -> Continuity:
-    """Return what lets clients come back to a server with a second slot.
-
-    Args:
-        config: of the server.
-        secret: the key of the journal's records.
-        attached: waits until the stream runs.
-        stats: returns the stream's counts and positions.
-        live: where the live hub stands.
-        standings: where the channels stand.
-        memberships: whose channels are here, and whose away.
-        channel_starts: begins channels.
-        log: the changes that clients may have missed.
-        clock: of the memberships and the log.
-        share: what makes the process one of several that share the slot; None: it has the slot for
-            itself.
-    """
-    assert config.slot_name is not None
-    assert config.replay_slot is not None
-    window = config.replay_window / 1000
-    origin = StreamOrigin(stats, config.db_name, *sorted(config.publications))
-    seal = Seal(
-        secret,
-        b"",
-        digest(config.slot_name if share is None else share.reader(config.slot_name)),
-        secrets.token_bytes(8),
-    )
-    max_bytes = _MEGABYTE * min(
-        config.replay_wal_mb, config.max_replication_lag_mb or config.replay_wal_mb
-    )
-    journal = Journal(seal, clock=time.time, most=min(MOST_CHANNELS, max_bytes // _A_CHANNEL))
-    ledger = Ledger(
-        journal,
-        live,
-        standings,
-        memberships.absences,
-        shared=memberships.shared_sessions,
-        clock=clock,
-        wall_clock=time.time,
-    )
-    memberships.on_change = standings.note
-    dsn = partial(resolve_dsn, config)
-    second_slot = SecondSlot(
-        dsn,
-        slot=config.slot_name,
-        name=config.replay_slot,
-        max_bytes=max_bytes,
-        clock=time.monotonic,
-    )
-    # The first process tells everybody of those that a start with fewer workers leaves out.
-    is_first = share is None or share.number == 1
-    numbers = range(config.worker_count + 1, MOST_WORKERS + 1) if is_first else ()
-    durable = Durable(
-        journal,
-        WalMessages(dsn, PREFIX),
-        second_slot,
-        partial(make_second_slot_source, config),
-        window=window,
-        stream=origin.stream,
-        reconnects=lambda: stats().reconnects,
-        before_write=ledger.telling,
-        on_expired=ledger.expired,
-        keeps=is_first,
-        passed=None if share is None else lambda: stats().confirmed_lsn,
-    )
-    new_log = partial(
-        ChangeLog, max_bytes=config.replay_memory_mb * _MEGABYTE, window=window, clock=clock
-    )
-    return Continuity(
-        durable,
-        channel_starts,
-        log,
-        new_log,
-        attached=attached,
-        stats=stats,
-        origin=origin,
-        begin=None if share is None else share.begin,
-        left_out=[digest(_reader(config.slot_name, number)) for number in numbers],
-    )

@@ -1,9 +1,9 @@
-"""Durable: keeps a second slot and a journal, so that clients can come back after a restart.
+"""Durable: keeps a journal, and what clients may need, so that they can come back after a restart.
 
-The second slot (:mod:`.second_slot`) keeps changes in the WAL. The journal (:mod:`.journal`), which
-is in the WAL, too, says which clients need them. A process that begins reads both from the second
-slot, once, up to the LSN at which the main stream begins (:mod:`.second_slot_reader`). From there
-on the main stream brings the changes, and the records that all processes write into the journal.
+The journal (:mod:`.journal`), which is in the WAL among the changes, says which clients need them.
+A process that begins reads both from the past (:mod:`.past`), up to the place at which the stream
+begins. From there on the stream brings the changes, and the records that all processes write into
+the journal.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequ
 from typing import Final
 
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
-from realtime_core.errors import DecodeError, SlotLostError, SourceError
+from realtime_core.errors import RealtimeError, SourceError
 
 from ..fanout.turns import Turn
 from .journal import Journal, OtherChannel
 from .journal_reader import JournalReader
 from .journal_writer import JournalWriter, Reached
+from .past import Past, Telling
 from .places import Place
-from .second_slot import SecondSlot
-from .second_slot_reader import SecondSlotSource, read_second_slot
 from .wal_messages import WalMessages
 
 __all__ = ["Durable"]
@@ -33,46 +32,37 @@ logger = logging.getLogger("realtime.replay")
 _PAUSE: Final = 1.0
 """Seconds from one attempt to ask for the end of the WAL to the next."""
 _INTERVAL: Final = 30.0
-"""The most seconds from one look at the second slot to the next."""
-_SNAPSHOTS_APART: Final = 4
-"""The slot is moved when there is so many times as much new WAL as the snapshots of all processes
-take."""
+"""The most seconds from one look at what is kept to the next."""
 
 
 class Durable:
-    """The journal and the second slot of one server process.
+    """The journal of one server process, and the past that it begins with.
 
     Args:
         journal: the journal of this process. What is noted there is written soon.
         messages: writes the journal's records.
-        second_slot: keeps the second slot.
-        open_source: returns a new source on the second slot, with all messages that are not
-            transactional, and the boundaries of transactions; it never acknowledges anything.
+        past: keeps the changes and the journal's records.
         window: seconds for which a client may be away.
         stream: returns the stream that places belong to; None while that is not known. A record is
             written only where that stream comes from.
         reconnects: returns how often the stream was started again after its connection had broken.
         before_write: notes what has changed before a record is made, and yields now and then.
         on_expired: called with other processes' channels whose clients were away for too long.
-        keeps: whether this process looks after the second slot; otherwise another one does that
-            shares it.
-        passed: for a process that shares the slots: returns an LSN before which it has handed out
-            everything that committed. The second slot may begin behind the last change.
+        passed: for a process that shares its slot: returns an LSN before which it has handed out
+            everything that committed. The past may begin behind the last change.
     """
 
     def __init__(
         self,
         journal: Journal,
         messages: WalMessages,
-        second_slot: SecondSlot,
-        open_source: Callable[[], SecondSlotSource],
+        past: Past,
         *,
         window: float,
         stream: Callable[[], StreamIdentity | None],
         reconnects: Callable[[], int],
         before_write: Callable[[], Iterator[None]] = lambda: iter(()),
         on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
-        keeps: bool = True,
         passed: Callable[[], LSN] | None = None,
     ) -> None:
         self.journal = journal
@@ -86,21 +76,16 @@ class Durable:
             before_write=before_write,
             passed=passed,
         )
-        self.second_slot = second_slot
-        """The second slot."""
-        self._open_source = open_source
+        self.past = past
+        """Keeps the changes and the journal's records."""
         self._window = window
         self._on_expired = on_expired
-        self._keeps = keeps
-        self._passed = passed
-        # Where the second slot began when it was looked at last, if another process keeps it.
-        self._seen_begin = LSN(0)
         self._reader = JournalReader(journal)
         self.caught_up = self._reader.caught_up
         """Set when everything was read that was written before this process has got its slot."""
-        self.restored_from: LSN | None = None
-        """The LSN from which on everything was read from the second slot; None if nothing was, or
-        not all."""
+        self.restored_from: Place | None = None
+        """The place behind which everything was read from the past; None if nothing was, or not
+        all."""
         # Set when everything was read that is older than the main stream.
         self._is_restored = asyncio.Event()
         journal.on_boot = self._boot_seen
@@ -113,7 +98,7 @@ class Durable:
     # While the server runs
 
     async def run(self, reached: Reached) -> None:
-        """Write the journal and move the second slot until this is cancelled.
+        """Write the journal and look after what is kept until this is cancelled.
 
         Args:
             reached: knows the places of the clients.
@@ -150,7 +135,7 @@ class Durable:
             await asyncio.sleep(_PAUSE)
 
     async def restore(self, begin: Place) -> AsyncGenerator[Sequence[Event], None]:
-        """Read the changes that clients of former processes may have missed from the second slot.
+        """Read the changes that clients of former processes may have missed from the past.
 
         What fails is logged, and then there is less, or nothing.
 
@@ -164,31 +149,13 @@ class Durable:
             if not await self._writer.write_boot():
                 # Without a beginning nobody can tell the end of what was written before.
                 self.caught_up.set()
-            elif await self.second_slot.find() is not None:
-                slot_begins: LSN | None = None
-
-                async def look() -> None:
-                    # While this waited for the slot, the process that used it may have moved it.
-                    nonlocal slot_begins
-                    slot = await self.second_slot.find()
-                    slot_begins = None if slot is None else slot.confirmed_flush_lsn
-
-                older = read_second_slot(
-                    self._open_source,
-                    begin,
-                    self._reader.read_older,
-                    slot=self.second_slot.name,
-                    on_open=look,
-                    is_shared=self._passed is not None,
-                )
-                async with contextlib.aclosing(older) as batches:
-                    async for events in batches:
-                        yield events
-                if slot_begins is not None:
-                    self.restored_from = min(slot_begins, LSN(begin[0]))
-        except (SlotLostError, DecodeError) as exc:
-            await self.second_slot.give_up(str(exc))
-        except SourceError as exc:
+                return
+            older = self.past.read(begin, self._reader.read_older, self.journal.lowest)
+            async with contextlib.aclosing(older) as batches:
+                async for events in batches:
+                    yield events
+            self.restored_from = self.past.floor
+        except RealtimeError as exc:
             logger.error("what clients have missed cannot be read: %s", exc)
         finally:
             self._is_restored.set()
@@ -222,44 +189,34 @@ class Durable:
         self.journal.begin_anew()
         self._writer.begin_anew()
 
-    # The second slot
+    # What is kept
 
     async def _keep(self, needed: Callable[[], LSN | None]) -> None:
-        """Look after the second slot and the channels of other processes; never return."""
-        # The slot must not be moved before it was read.
+        """Look after what is kept and the channels of other processes; never return."""
+        # What is there must not go before it was read.
         await self._is_restored.wait()
+        journal = self.journal
         while True:
             turn = Turn()
-            for _ in self.journal.tidying():
+            for _ in journal.tidying():
                 await turn.give_way()
-            while (expired := self.journal.expire(self._window)) is not None:
+            while (expired := journal.expire(self._window)) is not None:
                 self._on_expired(expired)
                 await asyncio.sleep(0)
-            if self._keeps:
-                # All processes write a snapshot when they move their slots.
-                snapshots = self._writer.snapshot_bytes * self.journal.processes
-                await self.second_slot.keep(
-                    needed, self._write_all, least_step=_SNAPSHOTS_APART * snapshots
+            if ended := self.past.ended(journal.slots):
+                await self._writer.write_boots(ended)
+            await self.past.keep(
+                Telling(
+                    needed,
+                    self._tell_all,
+                    journal.has_channels,
+                    self._writer.snapshot_bytes * journal.processes,
                 )
-            else:
-                await self._follow_slot()
+            )
             await asyncio.sleep(min(self._window / 10, _INTERVAL))
 
-    async def _write_all(self, passed: LSN) -> bool:
-        """Write all that is known into the WAL before the second slot is moved."""
+    async def _tell_all(self, passed: LSN) -> bool:
+        """Write all that is known into the WAL before some of what is kept goes."""
         # What others have written may be gone afterwards, and has to be in what is written now.
         await self._reader.idle()
         return await self._writer.write(passed=passed, flush=True)
-
-    async def _follow_slot(self) -> None:
-        """Tell of all channels again if the process that keeps the second slot has moved it."""
-        assert self._passed is not None
-        try:
-            slot = await self.second_slot.find()
-        except SourceError as exc:
-            logger.debug("slot %r cannot be looked after: %s", self.second_slot.name, exc)
-            return
-        if slot is None or slot.confirmed_flush_lsn == self._seen_begin:
-            return
-        if await self._writer.write(passed=self._passed()):
-            self._seen_begin = slot.confirmed_flush_lsn

@@ -11,11 +11,8 @@ Reading a record twice changes nothing, since records are numbered. A process th
 middle of the WAL finds a snapshot of everything that the writer knew, and takes over what is more
 recent than what it knows itself.
 
-What waits to be written, what is held of records that are not whole yet, and how many channels
-there may be are bounded. Channels beyond that are not known to other processes, so that their
-clients begin anew there.
-
-No I/O, and time is passed in.
+What waits to be written, what is held of parts of records, and how many channels there may be are
+bounded. Clients of channels beyond that begin anew at other processes. No I/O; time is passed in.
 """
 
 from __future__ import annotations
@@ -101,8 +98,8 @@ class Journal:
         self.on_taken: Callable[[int], None] = lambda number: None
         """Is called with the number of a channel here that another process has taken over."""
         self.on_asked: Callable[[int], None] = lambda number: None
-        """Is called with the number of a channel here whose client may be on another process's
-        connection by now, so that it has to be asked."""
+        """Is called with the number of a channel here whose client may have come to another
+        process, so that it has to be asked."""
         self.on_shared: Callable[[bytes], None] = lambda key: None
         """Is called with each key of which another process has found that several clients have
         it."""
@@ -284,9 +281,8 @@ class Journal:
         return write_record(self._seal, own.number, own.time, entries, self._empty)
 
     def boots_for(self, slots: Collection[bytes]) -> Iterator[bytes]:
-        """Return, for each of some slots that a process with channels has had, the record of one
-        that has got it; so everybody, this process included, takes the former ones to have ended.
-        """
+        """Return, for each of some slots that processes with joined channels have, the record of
+        one that has got it, so that everybody takes the former ones to have ended."""
         for slot in self._others.slots.intersection(slots):
             server = digest(self._seal.server.hex(), slot.hex())
             seal = attrs.evolve(self._seal, slot=slot, server=server)
@@ -317,8 +313,8 @@ class Journal:
 
     def _read_record(self, head: Part, parts: list[Part]) -> Iterator[None]:
         if head.server != self._seal.server:
-            entries = chain.from_iterable(part.entries for part in parts)
             try:
+                entries = chain.from_iterable(part.entries for part in parts)
                 yield from self._others.read(head, entries)
             except UnknownEntryError:
                 self.unknown += 1
@@ -350,9 +346,7 @@ class Journal:
     def lowest(self) -> Place | None:
         """Return a place up to which the others' channels have everything; None: there are none.
 
-        Joined channels of processes that have long been silent do not count: what they need is
-        kept for no longer than what others need.
-        """
+        Joined channels of silent processes do not count: nothing is kept longer for them."""
         return self._others.lowest()
 
     # What the others are told
@@ -369,6 +363,16 @@ class Journal:
         Others may run in between. The places of channels that are away are those of the absences.
         """
         return iter([*self._open.values()])
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether a channel of any process is known."""
+        return bool(self._own.channels) or self._others.has_channels
+
+    @property
+    def slots(self) -> set[bytes]:
+        """The slots of other processes that have channels which are joined, as far as is known."""
+        return self._others.slots
 
     @property
     def processes(self) -> int:

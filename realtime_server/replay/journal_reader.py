@@ -2,7 +2,7 @@
 
 A message that comes with the stream's changes is checked, and waits. It is read beside the stream,
 in slices of time, because a snapshot may be about hundred thousands of channels. While a process
-begins, what is older is read first, from the second slot.
+begins, what is older is read first, from the past (:mod:`.past`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class JournalReader:
         """Queue a message of the main stream for :meth:`run`, if it is one of the journal's.
 
         If the queue is full, everything in it is read at once, even before older messages of the
-        second slot were read; the journal ignores those then.
+        past were read; the journal ignores those then.
         """
         part = self._verified(message)
         if part is None:

@@ -81,8 +81,8 @@ class JournalWriter:
         stream: returns the stream that places belong to; None while that is not known.
         reconnects: returns how often the stream was started again after its connection had broken.
         before_write: notes what has changed before a record is made, and yields now and then.
-        passed: for a process that shares the second slot: returns an LSN before which it has handed
-            out everything that committed. The second slot may begin behind the last change.
+        passed: for a process that shares its slot: returns an LSN before which it has handed out
+            everything that committed. The past may begin behind the last change.
     """
 
     def __init__(

@@ -91,8 +91,14 @@ class OtherProcesses:
 
     @property
     def slots(self) -> set[bytes]:
-        """The slots of all processes that have channels."""
-        return {process.slot for process in self._processes.values() if process.channels}
+        """The slots of all processes that have channels which are joined, as far as is known."""
+        processes = self._processes.values()
+        return {process.slot for process in processes if process.has_joined}
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether any channel is known."""
+        return self._count > 0
 
     # Reading
 

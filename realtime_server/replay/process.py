@@ -104,6 +104,12 @@ class Process:
         channel = self.channels.pop(number)
         self._places[kind_of(channel)].remove(channel.place)
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether any channel is joined, as far as is known."""
+        kinds = (Kind.JOINED, Kind.OPEN)
+        return any(self._places[kind].lowest() is not None for kind in kinds)
+
     def lowest(self) -> Place | None:
         """Return the lowest place of the channels, or one below it if many have just gone; None if
         there are none that count."""

@@ -25,13 +25,15 @@ from .absences import LostReason
 from .change_log import ChangeLog
 from .channel_ends import ChannelEnds
 from .channel_starts import ChannelStarts, OnStart
-from .continuity import Continuity, OneOfSeveral, make_continuity
+from .continuity import Continuity
+from .continuity_setup import make_continuity
 from .identity import Identifier
 from .membership import Membership
 from .memberships import Memberships
 from .needs import Needs
 from .notices import Notices
 from .parking import Parking
+from .past import Shared
 from .places import Place
 from .proofs import Proofs
 from .publishing import Publish
@@ -146,8 +148,8 @@ class Replay:
             log_seconds=self.log.seconds,
             proofs=self.proofs.count,
             shared_sessions=self._channel_starts.shared_sessions,
-            wal_bytes=0 if durable is None else durable.second_slot.wal_bytes,
-            slots_lost=0 if durable is None else durable.second_slot.lost,
+            wal_bytes=0 if durable is None else durable.past.wal_bytes,
+            slots_lost=0 if durable is None else durable.past.lost,
             journal_bytes=0 if durable is None else durable.journal_bytes,
             journal_refused=0
             if durable is None
@@ -177,16 +179,16 @@ class Replay:
         secret: bytes,
         attached: Callable[[], Awaitable[None]],
         stats: Callable[[], SourceStats],
-        share: OneOfSeveral | None = None,
+        share: Shared | None = None,
     ) -> None:
         """Let clients come back after a restart, and to other servers; before the server starts.
 
         Args:
-            config: of the server, with a second slot.
+            config: of the server, with a journal.
             secret: the key of the journal's records.
             attached: waits until the stream runs.
             stats: returns the stream's counts and positions.
-            share: what makes the server one of several that share the slot.
+            share: what makes the server one of several that have one slot.
         """
         self._continuity = make_continuity(
             config,

@@ -10,8 +10,8 @@ from realtime_core import SourceStats
 
 from ..config import ServerConfig
 from ..fanout.hub import Hub
-from .continuity import OneOfSeveral
 from .identity import Identifier
+from .past import Shared
 from .proofs import Proofs
 from .publishing import Publish
 from .records import journal_secret
@@ -31,7 +31,7 @@ def make_replay(
     *,
     attached: Callable[[], Awaitable[None]],
     stats: Callable[[], SourceStats],
-    share: OneOfSeveral | None = None,
+    share: Shared | None = None,
 ) -> Replay:
     """Return the replay of a server.
 
@@ -43,11 +43,11 @@ def make_replay(
         publish: publishes events to the hub of a round.
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
-        share: what makes the server one of several that share a slot; None: it has one for itself.
+        share: what makes the server one of several that have one slot; None: it has one for itself.
     """
     # Other servers know the keys of channels from the journal alone.
     secret = secrets.token_bytes(32)
-    if config.replay_slot is not None:
+    if config.keeps_journal:
         secret = journal_secret(config.db_password, config.jwt_secret, config.replay_secret)
     replay = Replay(
         hub,
@@ -60,6 +60,6 @@ def make_replay(
         most_away=config.replay_max_sessions,
         clock=proofs.clock,
     )
-    if config.replay_slot is not None:
+    if config.keeps_journal:
         replay.continue_with(config, secret=secret, attached=attached, stats=stats, share=share)
     return replay

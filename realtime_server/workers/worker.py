@@ -9,10 +9,12 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final, Self
 
+from realtime_core import LSN
 from realtime_core.errors import ServerError
 
 from ..cluster.source_stats import stats_from_json
-from ..replay.continuity import OneOfSeveral
+from ..config import ServerConfig
+from ..replay.one_of_several import OneOfSeveral
 from .control import ControlLink
 from .feed import LinkFeed
 
@@ -66,14 +68,17 @@ class Worker:
         feed = LinkFeed(*await asyncio.open_connection(sock=socket.socket(fileno=changes)))
         return cls(number, feed, await ControlLink.over(socket.socket(fileno=control)))
 
-    def share(self) -> OneOfSeveral:
-        """Return what replay has to know."""
+    def share(self, config: ServerConfig) -> OneOfSeveral:
+        """Return what replay has to know of the worker."""
 
         def begin() -> tuple[int, int]:
             assert self.source.begin is not None
             return (self.source.begin.lsn, self.source.begin.index)
 
-        return OneOfSeveral(self.number, begin)
+        def passed() -> LSN:
+            return self.source.stats().confirmed_lsn
+
+        return OneOfSeveral(config, self.number, begin, passed)
 
     def started(self) -> None:
         """Tell the supervisor that this worker accepts connections."""

@@ -16,6 +16,7 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import BEFORE, Place, place_of
 from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret
 from realtime_server.replay.second_slot import SecondSlot
+from realtime_server.replay.second_slot_past import SecondSlotPast
 from realtime_server.replay.wal_messages import WalMessages
 from tests.fix_postgres import Database
 from tests.waiting import eventually
@@ -88,15 +89,17 @@ class Node:
         self.durable = Durable(
             self.journal,
             self.messages,
-            self.second_slot,
-            partial(
-                PgoutputSource,
-                self._dsn,
-                publications=["shop"],
-                slot=self.second,
-                messages="nontransactional",
-                boundaries=True,
-                start_at=None,
+            SecondSlotPast(
+                self.second_slot,
+                partial(
+                    PgoutputSource,
+                    self._dsn,
+                    publications=["shop"],
+                    slot=self.second,
+                    messages="nontransactional",
+                    boundaries=True,
+                    start_at=None,
+                ),
             ),
             window=window,
             stream=lambda: self.source.stats().stream,

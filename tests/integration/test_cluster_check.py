@@ -69,6 +69,20 @@ async def test_a_stream_that_is_there_is_looked_at_and_left_alone(nats: NatsServ
     assert (await streams(nats))["check_there"] == 0
 
 
+async def test_a_log_that_is_full_before_the_window_is_over_is_named(nats: NatsServer) -> None:
+    name = "check_full"
+    config = settings(nats, name, log_max_bytes=1 << 24)
+    async with await NatsConnection.open(config, name="test") as connection:
+        log = Log(connection, LogSettings(name=name, max_bytes=1 << 24))
+        await log.prepare()
+        for number in range(18):
+            await connection.request(f"{name}.log", bytes(1_000_000 - 1000))
+            assert len(await cluster_findings(config, replay_window=300.0)) == 1 + (number > 14)
+    assert len(await cluster_findings(config)) == 1
+    found = await cluster_findings(config, replay_window=300.0)
+    assert re.match(r"the log has the changes of \d+ s, as its 16777216 bytes", found[1].message)
+
+
 async def test_a_stream_that_differs_is_not_changed_but_named(nats: NatsServer) -> None:
     await make_stream(nats, "check_other")
     config = settings(nats, "check_other", log_max_age=900_000, log_max_bytes=1 << 24)

@@ -35,7 +35,16 @@ from realtime_core import (
 from realtime_core.pgoutput import RawDecoder
 from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.chain import HoleError
-from realtime_server.cluster.envelope import NOWHERE, EnvelopeError, Place, decode, encode
+from realtime_server.cluster.envelope import (
+    NOWHERE,
+    EnvelopeError,
+    Kind,
+    Place,
+    decode,
+    encode,
+    messages_of,
+    parts_of,
+)
 from realtime_server.cluster.packer import Packed, Packer
 from realtime_server.cluster.unpacker import Unpacker
 from tests.pgoutput_encoder import encode as encode_message
@@ -134,6 +143,10 @@ def test_what_is_packed_is_unpacked(
         envelope = decode(one.data)
         assert envelope.prev == last
         last = one.last
+        if envelope.kind is Kind.CHANGES and envelope.parts == 1:
+            parts = parts_of(envelope.body, 0)
+            messages = [part for part in parts if isinstance(part, bytes)]
+            assert list(messages_of(envelope.body, 0)) == messages
     assert unpacker.last == last == packer.last
     if events:
         assert {one.upto for one in chain if one.upto is not None} <= {

@@ -28,6 +28,7 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.second_slot import SecondSlot
+from realtime_server.replay.second_slot_past import SecondSlotPast
 from tests.journals import read_message
 from tests.property.examples import examples
 from tests.server_helpers import slot_status
@@ -125,8 +126,10 @@ class World:
         self.durable = Durable(
             self.journal,
             self,  # type: ignore[arg-type]
-            self.second_slot,
-            lambda: None,  # type: ignore[arg-type, return-value]
+            SecondSlotPast(
+                self.second_slot,
+                lambda: None,  # type: ignore[arg-type, return-value]
+            ),
             window=300.0,
             stream=lambda: StreamIdentity(*self.origin, ("shop",)),
             reconnects=lambda: 0,

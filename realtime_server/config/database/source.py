@@ -78,7 +78,7 @@ def make_source(config: ServerConfig) -> ServerSource:
             dsn,
             publications=config.publications,
             # The journal of replay. Positions are the same without messages.
-            messages="nontransactional" if config.replay_slot else False,
+            messages="nontransactional" if config.keeps_journal else False,
             **options,
         )
     return Wal2JsonSource(dsn, **options)
@@ -94,7 +94,7 @@ def make_raw_source(config: ServerConfig) -> RawPgoutputSource:
     return RawPgoutputSource(
         partial(resolve_dsn, config),
         publications=config.publications,
-        messages="nontransactional" if config.replay_slot else False,
+        messages="nontransactional" if config.keeps_journal else False,
         **options,
     )
 
@@ -115,7 +115,7 @@ def make_leader_source(config: ServerConfig, start_at: AskStart) -> RawPgoutputS
     return RawPgoutputSource(
         partial(resolve_dsn, config),
         publications=config.publications,
-        messages="nontransactional" if config.replay_slot else False,
+        messages="nontransactional" if config.keeps_journal else False,
         **options,
     )
 

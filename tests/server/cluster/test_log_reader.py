@@ -89,6 +89,31 @@ async def test_it_begins_behind_the_end(stage: Stage) -> None:
     assert stage.reader.resyncs == 0
 
 
+@pytest.mark.parametrize(("lost", "begins_at"), [(0, 10), (11, 12)])
+def test_it_begins_before_a_piece_that_has_not_come_as_a_whole(lost: int, begins_at: int) -> None:
+    """Whoever goes on from the place before the piece needs all of it."""
+    prev, place = (0, 10, 0), (0, 11, 0)
+    one, two, three = (
+        encode(Envelope(Kind.CHANGES, first, first, prev, STREAM, b"x", part, 3))
+        for part, first in enumerate((prev, prev, place), 1)
+    )
+
+    async def play() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.server.append(one)
+        stage.server.append(two)
+        stage.server.expire_before(lost + 1)
+        await stage.reader.begin()
+        assert (stage.reader.sequence, stage.reader.place) == (begins_at, prev)
+        assert stage.reader.is_between_pieces is (not lost)
+        stage.server.append(three)
+        assert await stage.read(13) == list(range(begins_at + 1, 14))
+        await stage.reader.aclose()
+
+    run_in_virtual_time(play())
+
+
 @staged
 async def test_it_asks_again_when_a_request_was_filled(stage: Stage) -> None:
     for lsn in range(11, 1011):

@@ -185,7 +185,17 @@ def test_the_second_slot_is_that_of_a_single_server() -> None:
     environ = {"SLOT_NAME": "realtime", "REPLAY_SECRET": "s" * 32}
     assert read(environ).replay_slot == "realtime_replay"
     config = read({**environ, **CLUSTER})
-    assert (config.replay_slot, config.replays) == (None, True)
+    assert (config.replay_slot, config.replays, config.keeps_journal) == (None, True, True)
+
+
+def test_a_log_that_is_shorter_than_the_window_is_named() -> None:
+    environ = {**CLUSTER, "REPLAY_SECRET": "s" * 32, "REPLAY_WINDOW": "300000"}
+    assert read({**environ, "LOG_MAX_AGE": "300000"}).shortcomings() == []
+    [said] = read({**environ, "LOG_MAX_AGE": "299000"}).shortcomings()
+    assert said.startswith("LOG_MAX_AGE is 299000, and REPLAY_WINDOW 300000: ")
+    # Nobody comes back to another server then.
+    for off in ("REPLAY_WINDOW", "REPLAY_WAL_MB"):
+        assert read({**environ, "LOG_MAX_AGE": "299000", off: "0"}).shortcomings() == []
 
 
 @pytest.mark.parametrize(

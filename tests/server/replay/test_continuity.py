@@ -13,7 +13,7 @@ import pytest
 
 from realtime_core import LSN, Event, LogicalMessage, SourceStats
 from realtime_server.config import ServerConfig
-from realtime_server.replay import continuity
+from realtime_server.replay import continuity, continuity_setup
 from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.continuity import Continuity
 from realtime_server.replay.places import Place
@@ -36,7 +36,7 @@ class Durable:
     end: asyncio.Future[LSN]
     restored: asyncio.Event = attrs.field(factory=asyncio.Event)
     caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
-    restored_from: LSN | None = None
+    restored_from: Place | None = None
     journal: Any = attrs.field(factory=lambda: SimpleNamespace(of_stream=lambda stream: None))
 
     async def wal_end(self) -> LSN:
@@ -111,6 +111,17 @@ async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixtu
     world.durable.caught_up.set()
     await eventually(lambda: world.channel_starts.released == [(END, -1)])
     assert caplog.text == ""
+    await world.end()
+
+
+async def test_nobody_begins_before_the_stream_does() -> None:
+    """The slot was made after the end of the WAL was asked for."""
+    world = World()
+    world.durable.end.set_result(LSN(START - 8))
+    world.attached.set()
+    world.continuity.before([LogicalMessage(LSN(START + 8), "app", b"", None, 0)])
+    world.continuity.after()
+    await eventually(lambda: world.channel_starts.released_new == [(START, -1)])
     await world.end()
 
 
@@ -197,7 +208,7 @@ async def test_the_journal_is_written_again_after_a_failure_at_a_gap(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(continuity, "StreamOrigin", make_origin)
+    monkeypatch.setattr(continuity_setup, "StreamOrigin", make_origin)
     stage = Stage()
     stats = SourceStats(stream=STREAM)
     stage.replay.continue_with(

@@ -20,6 +20,7 @@ from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import MOST_CHANNELS, Journal
 from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret
+from realtime_server.replay.second_slot_past import SecondSlotPast
 from tests.journals import read_message
 from tests.waiting import eventually
 
@@ -118,15 +119,15 @@ class World:
         self.source = Source()
         self.stream = StreamIdentity(1, 1, ("shop",))
         self.reconnects = 0
+        passed = (lambda: LSN(0)) if is_shared else None
         self.durable = Durable(
             self.journal,
             cast(Any, self.messages),
-            cast(Any, self.second_slot),
-            lambda: self.source,
+            SecondSlotPast(cast(Any, self.second_slot), lambda: self.source, passed=passed),
             window=300,
             stream=lambda: self.stream,
             reconnects=lambda: self.reconnects,
-            passed=(lambda: LSN(0)) if is_shared else None,
+            passed=passed,
         )
 
     async def begin(self) -> asyncio.Task[None]:
@@ -300,7 +301,7 @@ async def test_a_full_journal_is_said_once(
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def restored_from(world: World) -> LSN | None:
+async def restored_from(world: World) -> Place | None:
     async for _ in world.durable.restore((100, -1)):
         pass
     return world.durable.restored_from
@@ -314,13 +315,13 @@ async def test_a_slot_that_another_process_moves_first_counts_from_where_it_begi
     world = World()
     world.source.in_use = 1
     world.second_slot.begins = [LSN(10), LSN(50)]
-    assert await restored_from(world) == LSN(50)
+    assert await restored_from(world) == (50, -1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("is_shared", "begin"), [(False, None), (True, LSN(10))])
+@pytest.mark.parametrize(("is_shared", "begin"), [(False, None), (True, (10, -1))])
 async def test_processes_that_share_the_slot_wait_until_the_others_have_read_it(
-    is_shared: bool, begin: LSN | None, monkeypatch: pytest.MonkeyPatch
+    is_shared: bool, begin: Place | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(second_slot_reader, "_PAUSE", 0.001)
     monkeypatch.setattr(second_slot_reader, "_PATIENCE", 0.0)

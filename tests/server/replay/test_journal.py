@@ -326,6 +326,28 @@ def test_the_processes_of_slots_that_nobody_gets_any_more_have_ended() -> None:
     assert boots == [False]
 
 
+def test_slots_are_those_whose_processes_have_not_ended_as_far_as_is_known() -> None:
+    here, there, other = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
+    assert not here.has_channels
+    there.joined(1, KEY, 5, (10, 0))
+    other.joined(1, KEY, 5, (10, 0), since=999.0, is_open=True)
+    tell(there, here)
+    tell(other, here)
+    assert here.has_channels
+    assert here.slots == {digest("b"), digest("c")}
+    for record in here.boots_for({digest("b")}):
+        read_message(here, record)
+    assert here.slots == {digest("c")}
+    assert list(here.boots_for({digest("b")})) == []
+    # It had only stood still.
+    there.joined(2, KEY, 6, (20, 0))
+    tell(there, here)
+    assert here.slots == {digest("b"), digest("c")}
+    other.joined(1, KEY, 5, (10, 0), since=999.0)
+    tell(other, here)
+    assert here.slots == {digest("b")}
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["records", "snapshot"])
 def test_a_channel_that_has_another_key_now_is_found_by_that_alone(whole: bool) -> None:
     here, there = journal_of(1, "a"), journal_of(2, "b")

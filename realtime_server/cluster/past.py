@@ -1,0 +1,256 @@
+"""LogPast: what clients of former processes have missed, in the log that several servers share.
+
+A server that begins reads a part of the log twice, beside the changes that come now, and with a
+reader of its own. First it looks for the journal's records among what was appended within some
+time. From these it knows which clients may come back, and up to which place each has everything.
+If there are any, it finds the lowest of these places in the log, and reads the changes from there
+to where its own feed begins. Then it stops.
+
+What a process has written into the journal leaves the log sooner or later. So one of the servers
+tells everything again now and then, also of processes that have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from typing import Final, TypeVar
+
+from realtime_core import LSN, Event, LogicalMessage
+from realtime_core.pgoutput import ChangeDecoder
+
+from ..fanout.turns import Turn
+from ..replay.past import Telling
+from ..replay.places import Place as ReplayPlace
+from .chain import Chain, HoleError
+from .envelope import Envelope, Kind, Place, decode, messages_of
+from .errors import LogError
+from .feed import LogFeed
+from .log import Log
+from .log_reader import LogReader
+from .unpacker import Unpacker
+
+__all__ = ["LogPast"]
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger("realtime.cluster")
+
+_PAUSE: Final = 0.2
+"""Seconds until the log is tried again."""
+_PATIENCE: Final = 30.0
+"""Seconds without anything from the log after which it is given up."""
+_PART_OF_LOG: Final = 8
+"""Everything is told again when so small a part of the log's bytes has come since."""
+_MESSAGE: Final = ord("M")
+_IS_TRANSACTIONAL: Final = 1
+_NODE_BYTES: Final = 4
+"""How many bytes of what a process is known by in the journal are those of its own name. The others
+are those of the cluster's, so that the servers of another cluster are not taken for members."""
+
+
+class LogPast:
+    """Reads the log once from an earlier place, and has everything told again now and then.
+
+    Args:
+        make_reader: makes a reader of the log, with a connection of its own.
+        feed: the changes of this server.
+        cluster: 4 bytes or more that all servers have in common which share the log, and no others.
+        node: the server's own name, 16 hexadecimal digits.
+        others: returns the names of the other servers that are there; None if that is not known.
+        span: seconds whose records of the journal are looked for.
+        interval: seconds from one time to the next that everything is told.
+        max_bytes: how many bytes the log keeps.
+        clock: seconds, which only grow.
+    """
+
+    keeps_slot = False
+    left_out: Collection[bytes] = ()
+    wal_bytes = 0
+    lost = 0
+
+    def __init__(
+        self,
+        make_reader: Callable[[], LogReader],
+        feed: LogFeed,
+        *,
+        cluster: bytes,
+        node: str,
+        others: Callable[[], set[str] | None],
+        span: float,
+        interval: float,
+        max_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.floor: ReplayPlace | None = None
+        self._make_reader = make_reader
+        self._feed = feed
+        self._cluster = cluster[:_NODE_BYTES]
+        self._node = node
+        self._others = others
+        self._span = span
+        self._interval = interval
+        self._max_bytes = max_bytes
+        self._clock = clock
+        # When everything was told last, and how many bytes had been read then.
+        self._told_at = -interval
+        self._told_bytes = 0
+
+    # This server among the others
+
+    @property
+    def past(self) -> LogPast:
+        """This, since whoever has the log finds there what clients have missed."""
+        return self
+
+    @property
+    def slot(self) -> bytes:
+        return self._slot_of(self._node)
+
+    def _slot_of(self, node: str) -> bytes:
+        return self._cluster + bytes.fromhex(node)[:_NODE_BYTES]
+
+    def begin(self) -> ReplayPlace:
+        begin = self._feed.begin
+        assert begin is not None
+        return begin[1:]
+
+    def passed(self) -> LSN:
+        return self._feed.passed()
+
+    def ended(self, slots: Collection[bytes]) -> Collection[bytes]:
+        others = self._others()
+        if others is None or not self._is_first_of(others):
+            return ()
+        there = {self._slot_of(node) for node in (*others, self._node)}
+        return {slot for slot in slots if slot.startswith(self._cluster)} - there
+
+    async def keep(self, telling: Telling) -> None:
+        others = self._others()
+        if others is None or not self._is_first_of(others) or not telling.has_channels:
+            return
+        now, read = self._clock(), self._feed.read_bytes
+        is_much = _PART_OF_LOG * (read - self._told_bytes) >= self._max_bytes
+        if (is_much or now - self._told_at >= self._interval) and await telling.tell_all(
+            self.passed()
+        ):
+            self._told_at, self._told_bytes = now, read
+
+    def _is_first_of(self, others: set[str]) -> bool:
+        """Return whether this server does what one of them has to do."""
+        return self._node < min(others, default="g")
+
+    # Reading
+
+    async def read(
+        self,
+        begin: ReplayPlace,
+        read_message: Callable[[LogicalMessage], Awaitable[None]],
+        needed: Callable[[], ReplayPlace | None],
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        reader = self._make_reader()
+        try:
+            await _persist(lambda: reader.begin_with(self._find_span))
+            async for message in self._messages(reader):
+                await read_message(message)
+            lowest = needed()
+            if lowest is None or lowest >= begin:
+                self.floor = begin
+                return
+            lsn, index, *_ = lowest
+            place = (self._generation(), lsn, index)
+            await _persist(lambda: reader.begin_with(lambda log: log.find(place)))
+            async for events in self._changes(reader):
+                yield events
+        except LogError:
+            self.floor = None
+            raise
+        finally:
+            await reader.aclose()
+
+    async def _find_span(self, log: Log) -> int:
+        return await log.find_since(self._span)
+
+    def _generation(self) -> int:
+        assert self._feed.begin is not None
+        return self._feed.begin[0]
+
+    async def _messages(self, reader: LogReader) -> AsyncGenerator[LogicalMessage, None]:
+        """Yield the messages that are in no transaction; rows are not looked at."""
+        chain = Chain()
+        async for envelope, _, sequence in self._envelopes(reader):
+            try:
+                whole = chain.feed(envelope, sequence)
+            except HoleError:
+                # What is missing is noticed where the changes are read.
+                chain.begin_anew()
+                whole = chain.feed(envelope, sequence)
+            if whole is None or whole.kind is not Kind.CHANGES:
+                continue
+            chain.last, chain.stream = whole.last, whole.stream
+            decoder = ChangeDecoder(whole.stream)
+            for part in messages_of(whole.body, sequence):
+                if part[0] == _MESSAGE and not part[1] & _IS_TRANSACTIONAL:
+                    for event in decoder.decode([part]):
+                        if isinstance(event, LogicalMessage):
+                            yield event
+
+    async def _changes(self, reader: LogReader) -> AsyncGenerator[Sequence[Event], None]:
+        """Yield the changes, and note behind which place they are all there."""
+        unpacker = Unpacker()
+        floor: Place | None = None
+        async for envelope, data, sequence in self._envelopes(reader):
+            if floor is None:
+                if envelope.part > 1:
+                    continue
+                # Where another stream begins, places of the former one say nothing.
+                floor = envelope.last if envelope.kind is Kind.GAP else envelope.prev
+            try:
+                events = unpacker.feed(data, sequence)
+            except HoleError as exc:
+                logger.warning("what clients have missed is not all in the log: %s", exc)
+                unpacker.begin_anew()
+                events, floor = unpacker.feed(data, sequence), envelope.prev
+            changes = [event for event in events if not isinstance(event, LogicalMessage)]
+            if changes:
+                yield changes
+        self.floor = self.begin() if floor is None else floor[1:]
+
+    async def _envelopes(
+        self, reader: LogReader
+    ) -> AsyncGenerator[tuple[Envelope, bytes, int], None]:
+        """Yield the envelopes up to where the feed begins, of the stream that is there.
+
+        Raises:
+            LogError: if the log cannot be read, or is another one.
+        """
+        feed, generation, turn = self._feed, self._generation(), Turn()
+        while reader.sequence < feed.begin_sequence:
+            reads = await _persist(reader.next)
+            if reader.created != feed.log_created:
+                raise LogError("the log was made anew")
+            for read in reads:
+                if read.sequence > feed.begin_sequence:
+                    return
+                envelope = decode(read.data, read.sequence)
+                if envelope.last[0] == generation:
+                    yield envelope, read.data, read.sequence
+                await turn.give_way()
+
+
+async def _persist(step: Callable[[], Awaitable[Result]]) -> Result:
+    """Return what a step returns, which is tried again while NATS is away for a while.
+
+    Raises:
+        LogError: if it takes too long.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE
+    while True:
+        try:
+            return await step()
+        except LogError:
+            if loop.time() > deadline:
+                raise
+        await asyncio.sleep(_PAUSE)
