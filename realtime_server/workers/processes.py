@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count as itertools_count
 from typing import Any, Final
@@ -285,17 +285,11 @@ class Processes:
                 running.control.send("stats", stats=self._stats)
             link = await asyncio.open_connection(sock=changes.dup())
         talking = [
-            asyncio.create_task(self._links.serve(worker, *link)),
-            asyncio.create_task(self._listen(worker, running)),
+            asyncio.create_task(self._talk(worker, process, talk))
+            for talk in (self._links.serve(worker, *link), self._listen(worker, running))
         ]
-        ended = asyncio.create_task(process.wait())
         try:
-            await asyncio.wait({ended, *talking}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in talking:
-                if task.done() and (error := task.exception()) is not None:
-                    logger.error("worker %d is ended: %s", worker, error)
-                    _send(process, signal.SIGKILL)
-            code = await ended
+            code = await process.wait()
             # What it has said last counts.
             await asyncio.wait(talking, timeout=_LINGER)
             return code
@@ -307,6 +301,16 @@ class Processes:
             running.control.close()
             del self._running[worker]
             self._sums.end(worker)
+
+    async def _talk(
+        self, worker: int, process: asyncio.subprocess.Process, talk: Coroutine[Any, Any, None]
+    ) -> None:
+        """Serve one of a process's links; if that fails, end the process."""
+        try:
+            await talk
+        except Exception as exc:
+            logger.error("worker %d is ended: %s", worker, exc)
+            _send(process, signal.SIGKILL)
 
     async def _listen(self, worker: int, running: _Running) -> None:
         control = running.control

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -25,6 +27,8 @@ _SILENT: Final = 10.0
 second."""
 _ANSWER: Final = 8.0
 """Seconds that the supervisor may take to answer. Prometheus waits for ten."""
+_PR_SET_PDEATHSIG: Final = 1
+"""From Linux's sys/prctl.h."""
 
 
 class Worker:
@@ -60,11 +64,16 @@ class Worker:
     async def open(cls, number: int, changes: int, control: int) -> Self:
         """Return a worker on the links that the supervisor has made.
 
+        From now on the system kills this process when the supervisor's has ended.
+
         Args:
             number: of the worker.
             changes: file descriptor of the link that brings the changes.
             control: file descriptor of the link for everything else.
         """
+        # A worker that stands still does not see its links end. It would keep its place on the
+        # port, and the system would go on giving it a share of the new connections.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         feed = LinkFeed(*await asyncio.open_connection(sock=socket.socket(fileno=changes)))
         return cls(number, feed, await ControlLink.over(socket.socket(fileno=control)))
 

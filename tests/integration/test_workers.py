@@ -263,12 +263,14 @@ async def test_a_killed_worker_is_back_and_no_client_misses_a_change(item: Datab
 async def test_a_killed_supervisor_takes_its_workers_along_and_frees_the_slot(
     item: Database,
 ) -> None:
+    """Also a worker that stands still, which would keep its share of the port."""
     slot = unique_name("slot")
     async with serve(item, slot) as server:
         pids = server.pids()
         assert len(pids) == 2
         client = ReplayClient(server.port, session=f"{SESSION}a")
         await client.come()
+        os.kill(pids[0], signal.SIGSTOP)
         server.process.kill()
         await client.ended()
         await eventually(lambda: not any(map(is_alive, pids)))

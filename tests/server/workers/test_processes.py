@@ -36,6 +36,11 @@ signal.signal(signal.SIGHUP, lambda *_: pathlib.Path("hangup").touch())
 pathlib.Path("pid").write_text(str(os.getpid()))
 while not os.path.exists("go"):
     time.sleep(0.01)
+if os.path.exists("forks"):
+    child = os.fork()
+    if not child:
+        signal.pause()
+    pathlib.Path("child").write_text(str(child))
 os.write(control, b'{"kind": "started"}\\n')
 if os.path.exists("asks"):
     os.write(control, pathlib.Path("asks").read_bytes())
@@ -130,6 +135,25 @@ async def test_a_worker_that_stands_still_is_ended_and_one_that_answers_is_not(
         await eventually(lambda: processes.restarts == 1 and processes.running == 1)
         assert "worker 1 has not answered for 30 s" in caplog.text
         assert pid.read_text() != first
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_a_worker_is_started_again_although_what_it_has_started_keeps_its_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("go", "forks"):
+        (tmp_path / name).touch()
+    async with one_worker(tmp_path) as processes:
+        await eventually(lambda: processes.running == 1)
+        (tmp_path / "forks").unlink()
+        first = (tmp_path / "pid").read_text()
+        os.kill(int(first), signal.SIGKILL)
+        try:
+            await eventually(lambda: processes.restarts == 1 and processes.running == 1)
+        finally:
+            os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.asyncio
