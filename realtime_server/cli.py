@@ -37,6 +37,7 @@ from .webhooks.check import webhook_findings
 from .webhooks.redeliver import run_redeliver
 
 if TYPE_CHECKING:
+    from .cluster.database_reader import DatabaseReader
     from .workers.supervisor import Supervisor
 
 if sys.platform != "win32":
@@ -319,12 +320,16 @@ async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int]
 
 async def _make_server(
     config: ServerConfig, *, dev: bool, links: tuple[int, int, int] | None
-) -> RealtimeServer | Supervisor:
+) -> RealtimeServer | Supervisor | DatabaseReader:
     # One process alone needs nothing of what several need.
     if links is not None:
         from .workers.worker import Worker
 
         return RealtimeServer(config, await Worker.open(*links))
+    if not config.serves_clients:
+        from .cluster.database_reader import DatabaseReader
+
+        return DatabaseReader(config)
     if config.worker_count > 1:
         from .workers.supervisor import Supervisor
 
@@ -332,7 +337,9 @@ async def _make_server(
     return RealtimeServer(config)
 
 
-async def _say_listening(server: RealtimeServer | Supervisor, config: ServerConfig) -> None:
+async def _say_listening(
+    server: RealtimeServer | Supervisor | DatabaseReader, config: ServerConfig
+) -> None:
     await server.listening()
     logger.info("listening on %s, port %d", _host(config), server.port)
 

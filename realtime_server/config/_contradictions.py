@@ -45,7 +45,8 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             "everybody, as wal2json knows no publications; unset OUTPUT_PLUGIN, or set "
             "REPLICATION_MODE=RLS, which checks each change",
         )
-    if config.secure_channels and config.jwt_secret is None and config.jwt_jwks is None:
+    has_key = config.jwt_secret is not None or config.jwt_jwks is not None
+    if config.secure_channels and not has_key and config.serves_clients:
         yield (
             ("secure_channels", "jwt_secret", "jwt_jwks"),
             "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
@@ -121,6 +122,12 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
 
 
 def _of_workers(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not config.serves_clients:
+        yield (
+            ("workers", "cluster_role"),
+            f"WORKERS is {config.workers}, and with CLUSTER_ROLE=reader there are no clients to "
+            "spread over several processes; unset WORKERS, or CLUSTER_ROLE",
+        )
     if config.nats_url is not None:
         yield (
             ("workers", "nats_url"),

@@ -122,6 +122,8 @@ class ClusterRole(enum.Enum):
     """It serves clients, and reads the database for all servers when it is its turn."""
     SERVER = "server"
     """It serves clients, and never reads the database."""
+    READER = "reader"
+    """It reads the database when it is its turn, and serves no clients."""
 
 
 class EventLoop(enum.Enum):

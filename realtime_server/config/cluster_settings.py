@@ -60,7 +60,8 @@ class ClusterSettings(ConnectionSettings):
     )
     cluster_role: kinds.ClusterRoles = variable(
         ClusterRole.ALL,
-        "`all`: reads the database for all servers when it is its turn; `server`: never does",
+        "`all`: serves clients, and reads the database for all servers when it is its turn; "
+        "`server`: serves clients alone; `reader`: reads the database alone",
     )
     nats_replicas: kinds.Replicas = variable(
         1, "how many NATS servers keep a copy of the log; 3 where there are three or more"
@@ -91,6 +92,11 @@ class ClusterSettings(ConnectionSettings):
     def may_lead(self) -> bool:
         """Whether this server reads the database's changes when it is its turn."""
         return self.cluster_role is not ClusterRole.SERVER
+
+    @property
+    def serves_clients(self) -> bool:
+        """Whether clients may connect to this server."""
+        return self.cluster_role is not ClusterRole.READER
 
     @property
     def wants_nats_tls(self) -> bool:

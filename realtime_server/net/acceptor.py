@@ -237,11 +237,12 @@ class RequestHead(asyncio.Protocol):
     """Waits for the head of a connection's first request, then hands the connection over.
 
     Args:
-        make_websocket: makes the protocol that an upgrade is handed to.
+        make_websocket: makes the protocol that an upgrade is handed to; None where there are no
+            WebSockets.
         acceptor: admits the connection.
     """
 
-    def __init__(self, make_websocket: MakeWebSocket, acceptor: Acceptor) -> None:
+    def __init__(self, make_websocket: MakeWebSocket | None, acceptor: Acceptor) -> None:
         self._make_websocket = make_websocket
         self._acceptor = acceptor
         self._received = bytearray()
@@ -291,17 +292,17 @@ class RequestHead(asyncio.Protocol):
                 self._transport, Response(HTTPStatus.FORBIDDEN, body=f"{problem}\n".encode())
             )
             return
-        self._become(_asks_for_websocket(head))
+        self._become(self._make_websocket if _asks_for_websocket(head) else None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._acceptor.forget(self._transport)
 
-    def _become(self, websocket: bool) -> None:
+    def _become(self, make_websocket: MakeWebSocket | None) -> None:
         transport = self._transport
-        if websocket:
+        if make_websocket is not None:
             self._acceptor.upgrade(transport)
-            protocol = self._make_websocket()
+            protocol = make_websocket()
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
         else:

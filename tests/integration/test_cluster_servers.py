@@ -7,12 +7,15 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
+from realtime_server.cluster.database_reader import DatabaseReader
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.replay_client import ReplayClient
 from tests.integration.rls_stage import OWN
+from tests.integration.test_stream_operation import get
 from tests.nats_server import NatsServer
 from tests.rls_helpers import roles
 from tests.server_helpers import dev_config
@@ -94,3 +97,35 @@ async def test_in_rls_mode_each_sees_its_own_rows_on_every_server(
         )
         for viewer in viewers:
             await viewer.close()
+
+
+async def test_readers_read_the_database_for_servers_that_never_do(
+    shop: tuple[Database, str], nats: NatsServer
+) -> None:
+    database, _ = shop
+    shared = {"NATS_URL": nats.url, "SLOT_NAME": unique_name("cluster")}
+    reader = dev_config(database.dsn, **shared, CLUSTER_ROLE="reader")
+    server = dev_config(database.dsn, **shared, CLUSTER_ROLE="server")
+    async with RealtimeServer(server) as one, DatabaseReader(reader) as second:
+        async with DatabaseReader(reader) as first:
+            servers = (one, first, second)
+            await eventually(lambda: {each.why_not_ready() for each in servers} == {None})
+            leading = [await get(each.port, "/metrics") for each in servers]
+            assert ["cluster_leading 1.0" in text for _, text in leading].count(True) == 1
+            assert "cluster_leading 0.0" in leading[0][1]
+            assert "realtime_stream_connected 1.0" in leading[1][1]
+            assert await get(first.port, "/ready") == (200, "ready\n")
+            no_clients = (404, "This server has no clients: its CLUSTER_ROLE is reader.\n")
+            assert await get(first.port, "/socket/websocket?vsn=1.0.0") == no_clients
+            with pytest.raises(InvalidStatus, match="404"):
+                await ReplayClient(first.port).connect()
+            client = ReplayClient(one.port)
+            await client.come()
+            database.execute("insert into item values (1, 'ann')")
+            await client.until(1)
+        # The other one goes on, whichever has led.
+        await asyncio.to_thread(database.execute, "insert into item values (2, 'ann')")
+        await client.until(2)
+        assert client.ids == [1, 2]
+        assert "cluster_leading 1.0" in (await get(second.port, "/metrics"))[1]
+        await client.close()

@@ -176,9 +176,27 @@ def test_the_log_is_named_after_the_slot_unless_it_has_a_name() -> None:
     assert read({**CLUSTER, "CLUSTER_NAME": "shop"}).stream_name == "shop"
 
 
-def test_a_role_says_whether_a_server_leads() -> None:
-    assert read(CLUSTER).may_lead
-    assert not read({**CLUSTER, "CLUSTER_ROLE": "server"}).may_lead
+@pytest.mark.parametrize(
+    ("role", "leads", "serves"),
+    [("all", True, True), ("server", False, True), ("reader", True, False)],
+)
+def test_a_role_says_whether_a_server_leads_and_has_clients(
+    role: str, leads: bool, serves: bool
+) -> None:
+    config = read({**CLUSTER, "CLUSTER_ROLE": role})
+    assert (config.may_lead, config.serves_clients) == (leads, serves)
+
+
+def test_who_serves_no_clients_needs_no_key_and_no_workers() -> None:
+    reader = {**CLUSTER, "CLUSTER_ROLE": "reader"}
+    without_key = {**reader, "SECURE_CHANNELS": "true"}
+    assert not read(without_key).serves_clients
+    (problem,) = problems({**without_key, "CLUSTER_ROLE": "server"})
+    assert problem.startswith("JWT_SECRET is missing")
+    (problem,) = problems({**reader, "WORKERS": "2"})
+    assert problem.startswith("WORKERS is 2, and with CLUSTER_ROLE=reader there are no clients")
+    (problem,) = problems({"SLOT_NAME": "realtime", "CLUSTER_ROLE": "reader"})
+    assert problem.startswith("NATS_URL is missing, without which CLUSTER_ROLE has no effect")
 
 
 def test_the_second_slot_is_that_of_a_single_server() -> None:

@@ -261,7 +261,7 @@ TABLE = {
         "server",
         ClusterRole.SERVER,
         ("leader", "ALL"),
-        "use all or server",
+        "use all, server or reader",
         CLUSTER,
     ),
     "NATS_REPLICAS": attrs.evolve(number(1, least=1, most=5), text=" 3 ", value=3, with_it=CLUSTER),
