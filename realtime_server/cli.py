@@ -325,7 +325,8 @@ async def _make_server(
     if links is not None:
         from .workers.worker import Worker
 
-        return RealtimeServer(config, await Worker.open(*links))
+        worker = await Worker.open(*links, shares_log=config.nats_url is not None)
+        return RealtimeServer(config, worker)
     if not config.serves_clients:
         from .cluster.database_reader import DatabaseReader
 

@@ -128,12 +128,6 @@ def _of_workers(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"WORKERS is {config.workers}, and with CLUSTER_ROLE=reader there are no clients to "
             "spread over several processes; unset WORKERS, or CLUSTER_ROLE",
         )
-    if config.nats_url is not None:
-        yield (
-            ("workers", "nats_url"),
-            f"WORKERS is {config.workers}, and with NATS_URL a server is one process; set "
-            "WORKERS=1, and start more servers instead",
-        )
     if not _spreads_connections():
         yield (
             ("workers",),
@@ -148,17 +142,26 @@ def _of_workers(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             "or unset OUTPUT_PLUGIN",
         )
     window = attrs.fields(type(config)).replay_window.default
-    if config.replay_window not in (0, window) and not config.replays:
+    if config.replay_window in (0, window) or config.replays:
+        return
+    if config.nats_url is not None:
         yield (
-            (
-                *("workers", "replay_window", "replay_wal_mb", "replay_secret"),
-                *("slot_name", "temporary_slot", "output_plugin", "jwt_secret", "db_password"),
-            ),
-            f"WORKERS is {config.workers} and REPLAY_WINDOW is set, but a client that comes back "
-            "to another worker is known there only by a permanent slot's journal; set SLOT_NAME, "
-            "a secret (REPLAY_SECRET, JWT_SECRET or DB_PASSWORD) and REPLAY_WAL_MB above 0, or "
-            "REPLAY_WINDOW=0, or WORKERS=1",
+            ("workers", "nats_url", "replay_window"),
+            f"WORKERS is {config.workers} with NATS_URL and REPLAY_WINDOW is set, but a client "
+            "that comes back to another worker is not known there; set REPLAY_WINDOW=0, or "
+            "WORKERS=1 and start more servers",
         )
+        return
+    yield (
+        (
+            *("workers", "replay_window", "replay_wal_mb", "replay_secret"),
+            *("slot_name", "temporary_slot", "output_plugin", "jwt_secret", "db_password"),
+        ),
+        f"WORKERS is {config.workers} and REPLAY_WINDOW is set, but a client that comes back "
+        "to another worker is known there only by a permanent slot's journal; set SLOT_NAME, "
+        "a secret (REPLAY_SECRET, JWT_SECRET or DB_PASSWORD) and REPLAY_WAL_MB above 0, or "
+        "REPLAY_WINDOW=0, or WORKERS=1",
+    )
 
 
 def _spreads_connections() -> bool:

@@ -42,14 +42,22 @@ class LinkFeed:
     Args:
         reader: the link.
         writer: the link's other direction.
+        tells_holes: whether what cannot be read becomes a gap, as with a log that several machines
+            share. Otherwise it is an error, and comes again from the slot.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        tells_holes: bool = False,
+    ) -> None:
         self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
         """The labels of enum types in their declared order, by schema and name."""
         self._reader = reader
         self._writer = writer
-        self._queue = EnvelopeQueue(Unpacker())
+        self._queue = EnvelopeQueue(Unpacker(), tells_holes=tells_holes)
         self.begin: Behind | None = None
         """Where the changes begin; None until the supervisor's source is attached."""
         # What the supervisor said last of its source.
@@ -152,7 +160,7 @@ class LinkFeed:
             while data := await self._reader.read(_READ_BYTES):
                 for frame in buffer.feed(data):
                     if isinstance(frame, EnvelopeFrame):
-                        queue.put(frame.sequence, frame.data)
+                        queue.put(frame.sequence, frame.data, is_anew=frame.is_behind_hole)
                     elif isinstance(frame, EnumsFrame):
                         self.enum_orders.clear()
                         self.enum_orders.update(frame.orders)

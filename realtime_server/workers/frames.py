@@ -42,6 +42,7 @@ EnumOrders: TypeAlias = Mapping[tuple[str, str], tuple[str, ...]]
 _LENGTH: Final = Struct("!I")
 _NUMBERED: Final = Struct("!cQ")
 _ENVELOPE: Final = b"E"
+_BEHIND_HOLE: Final = b"G"
 _HANDED_OUT: Final = b"H"
 _ATTACHED: Final = b"A"
 _ENUMS: Final = b"O"
@@ -57,6 +58,8 @@ class EnvelopeFrame:
     sequence: int
     """The envelope's number, which grows by one with each envelope of a supervisor."""
     data: bytes
+    is_behind_hole: bool = False
+    """Whether what stands between it and the envelope before it is lost."""
 
 
 @attrs.define
@@ -93,8 +96,8 @@ Frame: TypeAlias = EnvelopeFrame | HandedOutFrame | AttachedFrame | EnumsFrame |
 def encode_frame(frame: Frame) -> bytes:
     """Return the bytes of a frame."""
     match frame:
-        case EnvelopeFrame(sequence, data):
-            head = _NUMBERED.pack(_ENVELOPE, sequence)
+        case EnvelopeFrame(sequence, data, is_behind_hole):
+            head = _NUMBERED.pack(_BEHIND_HOLE if is_behind_hole else _ENVELOPE, sequence)
             return b"".join((_LENGTH.pack(len(head) + len(data)), head, data))
         case HandedOutFrame(sequence):
             return _LENGTH.pack(_NUMBERED.size) + _NUMBERED.pack(_HANDED_OUT, sequence)
@@ -151,10 +154,10 @@ def _read(content: bytes) -> Frame:
             raise _unreadable(str(exc)) from exc
     if content == _READY:
         return ReadyFrame()
-    if kind in (_ENVELOPE, _HANDED_OUT) and len(content) >= _NUMBERED.size:
+    if kind in (_ENVELOPE, _BEHIND_HOLE, _HANDED_OUT) and len(content) >= _NUMBERED.size:
         _, sequence = _NUMBERED.unpack_from(content)
-        if kind == _ENVELOPE:
-            return EnvelopeFrame(sequence, content[_NUMBERED.size :])
+        if kind != _HANDED_OUT:
+            return EnvelopeFrame(sequence, content[_NUMBERED.size :], kind == _BEHIND_HOLE)
         if len(content) == _NUMBERED.size:
             return HandedOutFrame(sequence)
     raise _unreadable(f"a frame of kind {kind!r} and {len(content)} bytes")

@@ -1,8 +1,8 @@
 """InFlight: the envelopes that not every worker has handed out yet.
 
-They are acknowledged to the slot when every worker has handed them out, so what a crash of the
-supervisor takes comes again. A worker that dies is started again, and gets what the one before it
-had not handed out: it is still here.
+They are acknowledged to where they come from when every worker has handed them out, so what a crash
+of the supervisor takes comes again from the slot. A worker that dies is started again, and gets
+what the one before it had not handed out: it is still here.
 
 Their size is bounded. While the worker that is furthest behind is behind by more than
 ``max_bytes``, nothing more is to be read; if it makes no progress for ``patience`` seconds
@@ -17,13 +17,11 @@ It does no I/O, and the time is passed in.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import attrs
 
-from realtime_core import Position
-
-__all__ = ["MAX_BYTES", "MOST_ENDS", "PATIENCE", "Behind", "InFlight"]
+__all__ = ["MAX_BYTES", "MOST_ENDS", "PATIENCE", "Behind", "InFlight", "ToSend"]
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """How many bytes of envelopes a worker may be behind."""
@@ -44,12 +42,21 @@ class Behind:
     """How many gaps are before it."""
 
 
-@attrs.define
-class _Kept:
-    sequence: int
+Upto = TypeVar("Upto")
+"""What is acknowledged: a position of the slot, or a number in the log."""
+
+
+@attrs.frozen
+class ToSend(Generic[Upto]):
+    """An envelope for every worker."""
+
     data: bytes
-    upto: Position | None
     behind: Behind
+    """What comes behind it."""
+    upto: Upto | None
+    """What may be acknowledged when all workers have handed it out; None for nothing more."""
+    is_behind_hole: bool = False
+    """Whether what stands between it and the envelope before it is lost."""
 
 
 @attrs.define
@@ -64,7 +71,7 @@ class _Standing:
     """How many of its processes have ended since then, although something waited for them."""
 
 
-class InFlight:
+class InFlight(Generic[Upto]):
     """The envelopes under way, and how far each worker has come.
 
     Args:
@@ -76,7 +83,8 @@ class InFlight:
         self._max_bytes = max_bytes
         self.patience = patience
         """After how many seconds without progress a worker is given up."""
-        self._kept: deque[_Kept] = deque()
+        # With the number that each was sent with.
+        self._kept: deque[tuple[int, ToSend[Upto]]] = deque()
         self._workers: dict[int, _Standing] = {}
         # Where each worker stood that has left, for the one that takes its place.
         self._left: dict[int, _Standing] = {}
@@ -92,8 +100,9 @@ class InFlight:
         """Whether nothing more is to be read: a worker is too far behind, or none is there."""
         return self.size > self._max_bytes or not self._workers
 
-    def join(self, worker: int, now: float) -> list[tuple[int, bytes]]:
-        """Note a worker that was started; return the envelopes that it has to be sent, in order.
+    def join(self, worker: int, now: float) -> list[tuple[int, ToSend[Upto]]]:
+        """Note a worker that was started; return the envelopes that it has to be sent, in order,
+        with their sequences.
 
         Args:
             worker: its number. It gets what the last one with this number had not handed out; one
@@ -106,14 +115,14 @@ class InFlight:
             standing = _Standing(left.handed_out, now, left.ends)
         self._workers[worker] = standing
         stands = standing.handed_out
-        return [(kept.sequence, kept.data) for kept in self._kept if kept.sequence > stands]
+        return [(sequence, kept) for sequence, kept in self._kept if sequence > stands]
 
     def begin_of(self, worker: int) -> Behind | None:
         """Return where a worker begins that has just joined; None if nothing was sent before."""
         stands = self._workers[worker].handed_out
         begin = self._let_go
-        for kept in self._kept:
-            if kept.sequence > stands:
+        for sequence, kept in self._kept:
+            if sequence > stands:
                 break
             begin = kept.behind
         return begin
@@ -149,24 +158,22 @@ class InFlight:
             del self._left[worker]
         return gone
 
-    def append(self, data: bytes, upto: Position | None, behind: Behind, now: float) -> int:
+    def append(self, envelope: ToSend[Upto], now: float) -> int:
         """Keep an envelope that is about to be sent to every worker; return its sequence.
 
         Args:
-            data: the envelope.
-            upto: what may be acknowledged when all workers have handed it out.
-            behind: what comes behind it.
+            envelope: the envelope.
             now: the time, in seconds.
         """
         for standing in self._workers.values():
             if standing.handed_out == self.sequence:
                 standing.moved_at = now
         self.sequence += 1
-        self._kept.append(_Kept(self.sequence, data, upto, behind))
-        self.size += len(data)
+        self._kept.append((self.sequence, envelope))
+        self.size += len(envelope.data)
         return self.sequence
 
-    def handed_out(self, worker: int, sequence: int, now: float) -> Position | None:
+    def handed_out(self, worker: int, sequence: int, now: float) -> Upto | None:
         """Note how far a worker has come.
 
         Returns:
@@ -185,17 +192,17 @@ class InFlight:
             standing.handed_out, standing.moved_at, standing.ends = sequence, now, 0
         return self.let_go()
 
-    def let_go(self) -> Position | None:
+    def let_go(self) -> Upto | None:
         """Let go of what every worker has handed out; return what may be acknowledged now."""
         standings = (*self._workers.values(), *self._left.values())
         done = min((each.handed_out for each in standings), default=self.sequence)
-        upto: Position | None = None
+        upto: Upto | None = None
         kept = self._kept
-        while kept and kept[0].sequence <= done:
-            first = kept.popleft()
+        while kept and kept[0][0] <= done:
+            _, first = kept.popleft()
             self.size -= len(first.data)
             self._let_go = first.behind
-            upto = first.upto or upto
+            upto = upto if first.upto is None else first.upto
         return upto
 
     def stalled(self, now: float) -> list[int]:

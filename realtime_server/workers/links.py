@@ -1,32 +1,21 @@
 """Links: the supervisor's side of all links to its workers.
 
-It packs what a RawPgoutputSource yields into envelopes, sends each to every worker, and
-acknowledges to the slot what all of them have handed out. While a worker is too far behind, nothing
-is read. The links themselves are pairs of sockets that whoever starts a worker has made.
+It sends each envelope that is read, from the slot or from the log that several machines share, to
+every worker, and acknowledges what all of them have handed out. While a worker is too far behind,
+nothing is read. The links themselves are pairs of sockets that whoever starts a worker has made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Generic, Protocol, TypeVar
 
-from realtime_core import (
-    Gap,
-    Idle,
-    LogicalMessage,
-    Position,
-    RawEvent,
-    RawPgoutputSource,
-    StreamIdentity,
-)
+from realtime_core import SourceStats
 from realtime_core.errors import RealtimeError, ServerError
 
-from ..cluster.envelope import NOWHERE
-from ..cluster.packer import Packed, Packer
 from .frames import (
-    MAX_FRAME,
     AttachedFrame,
     EnumOrders,
     EnumsFrame,
@@ -36,25 +25,63 @@ from .frames import (
     ReadyFrame,
     encode_frame,
 )
-from .in_flight import MOST_ENDS, Behind, InFlight
+from .in_flight import MOST_ENDS, Behind, InFlight, ToSend
 
-__all__ = ["Links"]
+__all__ = ["EnvelopeSource", "Links"]
 
 logger = logging.getLogger("realtime.server")
 
 _READ_BYTES: Final = 64 * 1024
-_MOST_BYTES: Final = MAX_FRAME - 1024
-"""How large an envelope may be. None goes in parts: a worker that takes the place of a dead one may
-begin behind any of them."""
 _LOOK: Final = 1.0
 """Seconds between two looks at workers that make no progress while nothing is read."""
 
 
-class Links:
+Upto = TypeVar("Upto")
+"""What is acknowledged to the source: a position, or a number."""
+
+
+class EnvelopeSource(Protocol[Upto]):
+    """Where the envelopes come from: the slot, or the log that several machines share."""
+
+    async def __aenter__(self) -> None:
+        """Begin to attach."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+    @property
+    def enum_orders(self) -> EnumOrders:
+        """The labels of enum types in their declared order, if they are known here."""
+        ...
+
+    async def attached(self) -> None:
+        """Wait until the changes are being read."""
+        ...
+
+    def begin(self) -> Behind:
+        """Return where a worker begins, as long as nothing was read."""
+        ...
+
+    def batches(self) -> AsyncIterator[list[ToSend[Upto]]]:
+        """Iterate over batches of whole envelopes, until the source ends."""
+        ...
+
+    def ack(self, upto: Upto) -> None:
+        """Note what all workers have handed out."""
+        ...
+
+    def stats(self) -> SourceStats: ...
+
+    def what_is_kept(self) -> str:
+        """Return a sentence on what the next start begins with."""
+        ...
+
+
+class Links(Generic[Upto]):
     """Sends one source's changes to every worker.
 
     Args:
-        source: made with ``boundaries=True`` and ``on_gap="continue"``, and open.
+        source: the envelopes; open.
         in_flight: the envelopes under way.
         workers: how many workers are waited for before anything is read, so that all of them begin
             at the same place; one that is not ready when the patience of ``in_flight`` is over is
@@ -66,8 +93,8 @@ class Links:
 
     def __init__(
         self,
-        source: RawPgoutputSource,
-        in_flight: InFlight,
+        source: EnvelopeSource[Upto],
+        in_flight: InFlight[Upto],
         *,
         workers: int = 1,
         clock: Callable[[], float],
@@ -82,10 +109,6 @@ class Links:
         self._is_attached = False
         # The orders of enum types that the workers were told.
         self._enum_orders: EnumOrders = {}
-        # Made with the first event, which says which stream it is.
-        self._packer: Packer | None = None
-        # How many gaps were sent.
-        self._gaps = 0
         # Set when a worker has handed something out, or has come.
         self._moved = asyncio.Event()
 
@@ -128,16 +151,15 @@ class Links:
         if self._in_flight.is_stuck(worker):
             raise RealtimeError(
                 f"worker {worker} has ended {MOST_ENDS} times in a row at the same change: its "
-                "errors are above. The slot keeps everything behind "
-                f"{self._source.stats().confirmed_lsn}, and that comes again at the next start"
+                f"errors are above. {self._source.what_is_kept()}"
             )
 
     def _join(self, worker: int, writer: asyncio.StreamWriter) -> None:
         missed = self._in_flight.join(worker, self._clock())
         if self._is_attached:
             self._tell_begin(worker, writer)
-        for sequence, data in missed:
-            writer.write(encode_frame(EnvelopeFrame(sequence, data)))
+        for sequence, envelope in missed:
+            writer.write(_frame(sequence, envelope))
         self._writers[worker] = writer
         self._moved.set()
 
@@ -145,7 +167,7 @@ class Links:
         self._acknowledge(self._in_flight.handed_out(worker, sequence, self._clock()))
         self._moved.set()
 
-    def _acknowledge(self, upto: Position | None) -> None:
+    def _acknowledge(self, upto: Upto | None) -> None:
         if upto is not None:
             self._source.ack(upto)
 
@@ -172,21 +194,8 @@ class Links:
                 # The source has attached again.
                 self._enum_orders = dict(self._source.enum_orders)
                 self._write(encode_frame(EnumsFrame(self._enum_orders)))
-            packer = self._packer
-            if packer is None:
-                packer = self._packer = Packer(
-                    NOWHERE, _stream_of(batch[0]), max_payload=_MOST_BYTES
-                )
-            for event in batch:
-                envelopes = packer.feed(event)
-                for packed in envelopes:
-                    # The envelope of a gap comes last.
-                    self._gaps += type(event) is Gap and packed is envelopes[-1]
-                    self._send(packed)
-            # What is left of a transaction that has not ended is on its way: its last change waits
-            # for that in the packer.
-            for packed in packer.flush():
-                self._send(packed)
+            for envelope in batch:
+                self._write(_frame(self._in_flight.append(envelope, self._clock()), envelope))
 
     async def _wait_for_workers(self) -> None:
         until: float | None = None
@@ -230,12 +239,6 @@ class Links:
             )
             self._stalled(worker)
 
-    def _send(self, packed: Packed) -> None:
-        _, lsn, index = packed.last
-        behind = Behind(lsn, index, self._gaps)
-        sequence = self._in_flight.append(packed.data, packed.upto, behind, self._clock())
-        self._write(encode_frame(EnvelopeFrame(sequence, packed.data)))
-
     def _write(self, frame: bytes) -> None:
         for writer in self._writers.values():
             writer.write(frame)
@@ -243,20 +246,12 @@ class Links:
     def _tell_begin(self, worker: int, writer: asyncio.StreamWriter) -> None:
         begin = self._in_flight.begin_of(worker)
         if begin is None:
-            # Nothing was read from the slot so far.
-            begin = Behind(self._source.stats().confirmed_lsn, -1, 0)
-        writer.write(encode_frame(EnumsFrame(self._enum_orders)))
+            # Nothing was read so far.
+            begin = self._source.begin()
+        if self._enum_orders:
+            writer.write(encode_frame(EnumsFrame(self._enum_orders)))
         writer.write(encode_frame(AttachedFrame(begin)))
 
 
-def _stream_of(event: RawEvent) -> StreamIdentity:
-    """Return the stream that an event was read from; every event of a source has one."""
-    match event:
-        case Gap(until=position) | Idle(position):
-            stream = position.stream
-        case LogicalMessage(stream=stream):
-            pass
-        case _:
-            stream = event.transaction.stream
-    assert stream is not None
-    return stream
+def _frame(sequence: int, envelope: ToSend[Upto]) -> bytes:
+    return encode_frame(EnvelopeFrame(sequence, envelope.data, envelope.is_behind_hole))

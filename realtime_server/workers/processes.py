@@ -94,7 +94,7 @@ class Processes:
         *,
         command: Sequence[str],
         environment: Mapping[str, str],
-        links: Links,
+        links: Links[Any],
         metrics: Callable[[], bytes],
     ) -> None:
         self._count = count
@@ -117,7 +117,8 @@ class Processes:
         """Set when every worker has begun to accept connections."""
         self.restarts = 0
         """How often a worker was started in place of one that had ended."""
-        self._stats: dict[str, Any] | None = None
+        # What every worker was told last.
+        self._told: dict[str, Any] | None = None
 
     @property
     def running(self) -> int:
@@ -141,11 +142,17 @@ class Processes:
         for task in done:
             task.result()
 
-    def tell(self, stats: dict[str, Any]) -> None:
-        """Tell every worker what the source counts, also those that come later."""
-        self._stats = stats
+    def tell(self, stats: dict[str, Any], why_not_ready: str | None) -> None:
+        """Tell every worker of the source, also those that come later.
+
+        Args:
+            stats: what it counts.
+            why_not_ready: why it may bring no changes, besides what its counts say; None if it
+                does.
+        """
+        self._told = {"stats": stats, "why": why_not_ready}
         for running in self._running.values():
-            running.control.send("stats", stats=stats)
+            running.control.send("stats", **self._told)
 
     def look(self) -> None:
         """Ask every worker whether it is alive; end one that has not answered for half a minute.
@@ -281,8 +288,8 @@ class Processes:
             running = self._running[worker] = _Running(process, control_link)
             if self._stopping.is_set():
                 _send(process, signal.SIGTERM)
-            if self._stats is not None:
-                running.control.send("stats", stats=self._stats)
+            if self._told is not None:
+                running.control.send("stats", **self._told)
             link = await asyncio.open_connection(sock=changes.dup())
         talking = [
             asyncio.create_task(self._talk(worker, process, talk))

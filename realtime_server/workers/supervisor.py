@@ -1,8 +1,8 @@
 """Supervisor: reads a database's changes once, for several server processes on one port.
 
 Each worker is a server with a listener of its own on the same port, between which the system
-spreads connections. What the database is read for once is here: the slot, the webhooks, and what
-`/ready` and `/metrics` tell of all.
+spreads connections. What the database is read for once is here: the slot, or the log that several
+machines share, the webhooks, and what `/ready` and `/metrics` tell of all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..cluster.source_stats import stats_to_json
 from ..config import ReplicationMode, ServerConfig
@@ -30,9 +30,14 @@ from ..replay.check import warn_of_leftovers
 from ..webhooks.service import Webhooks, make_webhooks
 from ..webhooks.stats import WebhookStats
 from .in_flight import InFlight
-from .links import Links
+from .links import EnvelopeSource, Links
 from .processes import Processes
+from .slot_envelopes import SlotEnvelopes
 from .stats import WorkerStats
+
+if TYPE_CHECKING:
+    from ..cluster.node import ClusterNode
+    from .log_envelopes import LogEnvelopes
 
 __all__ = ["Supervisor"]
 
@@ -71,8 +76,19 @@ class Supervisor:
         """The settings."""
         self._dev = dev
         self._environ = environ
-        self.source = make_raw_source(config)
-        """Reads the database's changes."""
+        # This machine's place among others that share a log; None if it shares none.
+        self._node: ClusterNode[LogEnvelopes] | None = None
+        self.source: EnvelopeSource[Any]
+        """Reads the database's changes, or those that another server reads."""
+        if config.nats_url is None:
+            self.source = SlotEnvelopes(make_raw_source(config))
+        else:
+            # Only then is the client of NATS needed.
+            from ..cluster.setup import make_node
+            from .log_envelopes import LogEnvelopes
+
+            self._node = make_node(config, LogEnvelopes)
+            self.source = self._node.feed
         # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
         if config.configuration_file.webhooks:
@@ -85,12 +101,13 @@ class Supervisor:
             backlog=backlog,
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
             workers=self._worker_stats,
+            cluster=None if self._node is None else self._node.stats,
         )
         # In RLS mode a worker waits while the database cannot say who may see a change.
         is_rls = config.replication_mode is ReplicationMode.RLS
         self._links = Links(
             self.source,
-            InFlight(),
+            InFlight[Any](),
             workers=config.worker_count,
             clock=time.monotonic,
             stalled=None if is_rls else lambda worker: self._processes.kill(worker),
@@ -130,6 +147,8 @@ class Supervisor:
             metrics=self._metrics.render,
         )
         await self.source.__aenter__()
+        if self._node is not None:
+            await self._node.__aenter__()
         self._warning = asyncio.create_task(warn_of_leftovers(config, self.source.attached))
         self._reading = asyncio.create_task(self._links.run())
         self._telling = asyncio.create_task(self._tell_for_ever())
@@ -150,9 +169,12 @@ class Supervisor:
         """
         self._reading.cancel()
         closing = asyncio.create_task(self._close_webhooks())
+        # Another server reads the database from now on.
+        leaving = asyncio.create_task(self._leave())
         try:
             await self._processes.stop(self.config.drain_timeout / 1000 + _PATIENCE)
         finally:
+            await leaving
             tasks = (self._reading, self._telling, self._warning)
             for task in tasks:
                 task.cancel()
@@ -169,6 +191,8 @@ class Supervisor:
 
     def why_not_ready(self) -> str | None:
         """Return why clients would not get changes now, None if they would."""
+        if self._node is not None and (why := self._node.why_not_ready()) is not None:
+            return why
         return why_not_ready(self.source.stats(), self.config)
 
     async def listening(self) -> None:
@@ -185,6 +209,8 @@ class Supervisor:
         tasks = {self._reading, self._telling, workers}
         if self._webhooks is not None:
             tasks.add(self._webhooks.running)
+        if self._node is not None:
+            tasks |= self._node.running
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -210,16 +236,22 @@ class Supervisor:
         while True:
             stats = self.source.stats()
             timeline = None if stats.stream is None else stats.stream.timeline
-            news = (stats.connected, stats.gaps, stats.stream, timeline, stats.confirmed_lsn)
+            # Of the database itself the workers know what the source counts.
+            why = None if self._node is None else self._node.why_not_ready()
+            news = (stats.connected, stats.gaps, stats.stream, timeline, stats.confirmed_lsn, why)
             is_due = loop.time() >= next_look
             if is_due:
                 self._processes.look()
                 self._links.look()
             if is_due or news != told:
                 told, next_look = news, loop.time() + _TELL
-                self._processes.tell(stats_to_json(stats))
+                self._processes.tell(stats_to_json(stats), why)
             await asyncio.sleep(_LOOK)
 
     async def _close_webhooks(self) -> None:
         if self._webhooks is not None:
             await self._webhooks.__aexit__(None, None, None)
+
+    async def _leave(self) -> None:
+        if self._node is not None:
+            await self._node.__aexit__()

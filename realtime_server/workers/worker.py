@@ -56,12 +56,14 @@ class Worker:
         self._control = control
         self._clock = clock
         self._heard_at = clock()
+        # Why the supervisor may bring no changes, as it has said.
+        self._why_not_ready: str | None = None
         self._ids = count()
         # The requests for the metrics of all that were not answered yet.
         self._asked: dict[int, asyncio.Future[str]] = {}
 
     @classmethod
-    async def open(cls, number: int, changes: int, control: int) -> Self:
+    async def open(cls, number: int, changes: int, control: int, *, shares_log: bool) -> Self:
         """Return a worker on the links that the supervisor has made.
 
         From now on the system kills this process when the supervisor's has ended.
@@ -70,11 +72,13 @@ class Worker:
             number: of the worker.
             changes: file descriptor of the link that brings the changes.
             control: file descriptor of the link for everything else.
+            shares_log: whether the changes come from a log that several machines share.
         """
         # A worker that stands still does not see its links end. It would keep its place on the
         # port, and the system would go on giving it a share of the new connections.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        feed = LinkFeed(*await asyncio.open_connection(sock=socket.socket(fileno=changes)))
+        link = await asyncio.open_connection(sock=socket.socket(fileno=changes))
+        feed = LinkFeed(*link, tells_holes=shares_log)
         return cls(number, feed, await ControlLink.over(socket.socket(fileno=control)))
 
     def share(self, config: ServerConfig) -> OneOfSeveral:
@@ -105,7 +109,8 @@ class Worker:
         async for message in self._control.messages():
             self._heard_at = self._clock()
             match message:
-                case {"kind": "stats", "stats": stats}:
+                case {"kind": "stats", "stats": stats, "why": why}:
+                    self._why_not_ready = why
                     self.source.note(stats_from_json(stats))
                 case {"kind": "ping"}:
                     self._control.send("pong")
@@ -121,7 +126,7 @@ class Worker:
         """Return why the supervisor may bring no changes, None if it is there; for ``/ready``."""
         silent = self._clock() - self._heard_at
         if silent < _SILENT:
-            return None
+            return self._why_not_ready
         return f"the supervisor has said nothing for {silent:.0f} s"
 
     async def metrics(self) -> bytes:

@@ -94,9 +94,15 @@ def test_the_log_has_what_pgoutput_writes() -> None:
     assert problem.startswith("NATS_URL and OUTPUT_PLUGIN=wal2json: ")
 
 
-def test_one_process_shares_the_log() -> None:
-    (problem,) = problems({**CLUSTER, "WORKERS": "2"})
-    assert problem.startswith("WORKERS is 2, and with NATS_URL a server is one process; ")
+def test_several_workers_share_the_log_and_say_that_they_replay_nothing() -> None:
+    several = {**CLUSTER, "WORKERS": "2"}
+    config = read(several)
+    assert (config.worker_count, config.replays) == (2, False)
+    (said,) = config.shortcomings()
+    assert said.startswith("with WORKERS=2 and NATS_URL nothing is replayed: ")
+    assert read({**several, "REPLAY_WINDOW": "0"}).shortcomings() == []
+    (problem,) = problems({**several, "REPLAY_WINDOW": "1000"})
+    assert problem.startswith("WORKERS is 2 with NATS_URL and REPLAY_WINDOW is set, ")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from realtime_server.workers.in_flight import Behind
 
 numbers = st.integers(0, 2**64 - 1)
 frames = st.one_of(
-    st.builds(EnvelopeFrame, numbers, st.binary(max_size=300)),
+    st.builds(EnvelopeFrame, numbers, st.binary(max_size=300), st.booleans()),
     st.builds(HandedOutFrame, numbers),
     st.builds(ReadyFrame),
     st.builds(AttachedFrame, st.builds(Behind, numbers, st.integers(-1, 2**32), numbers)),

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from random import Random
+from typing import TypeAlias
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_core import LSN, Position
-from realtime_server.workers.in_flight import MOST_ENDS, Behind, InFlight
+from realtime_server.workers.in_flight import MOST_ENDS, Behind, InFlight, ToSend
 
 BEHIND = Behind(0, -1, 0)
+Envelopes: TypeAlias = InFlight[Position]
 
 
 def place(number: int) -> Position:
     return Position(LSN(number), 0)
 
 
+def append(
+    in_flight: Envelopes,
+    data: bytes,
+    upto: Position | None,
+    *,
+    behind: Behind = BEHIND,
+    now: int = 0,
+) -> int:
+    return in_flight.append(ToSend(data, behind, upto), now)
+
+
+def join(in_flight: Envelopes, worker: int, now: int = 0) -> list[tuple[int, bytes]]:
+    """Return the envelopes that the worker has to be sent."""
+    return [(sequence, envelope.data) for sequence, envelope in in_flight.join(worker, now)]
+
+
 def test_what_all_workers_have_handed_out_may_be_acknowledged() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     assert in_flight.is_full
-    assert in_flight.join(1, 0) == []
-    assert in_flight.join(2, 0) == []
+    assert join(in_flight, 1) == []
+    assert join(in_flight, 2) == []
     assert not in_flight.is_full
-    numbers = [in_flight.append(b"abc", place(number), BEHIND, 0) for number in (10, 20, 30)]
+    numbers = [append(in_flight, b"abc", place(number)) for number in (10, 20, 30)]
     assert numbers == [1, 2, 3]
     assert in_flight.size == 9
     assert in_flight.handed_out(1, 3, 1) is None
@@ -35,31 +53,31 @@ def test_what_all_workers_have_handed_out_may_be_acknowledged() -> None:
 
 
 def test_an_envelope_without_a_place_is_acknowledged_with_the_next() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     in_flight.join(1, 0)
-    in_flight.append(b"part", None, BEHIND, 0)
+    append(in_flight, b"part", None)
     assert in_flight.handed_out(1, 1, 0) is None
-    in_flight.append(b"part", place(10), BEHIND, 0)
+    append(in_flight, b"part", place(10))
     assert in_flight.handed_out(1, 2, 0) == place(10)
 
 
 def test_who_comes_in_place_of_another_gets_what_that_one_had_not_handed_out() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     in_flight.join(1, 0)
     in_flight.join(2, 0)
     for number in (10, 20, 30):
-        in_flight.append(b"%d" % number, place(number), BEHIND, 0)
+        append(in_flight, b"%d" % number, place(number))
     in_flight.handed_out(1, 3, 0)
     in_flight.handed_out(2, 1, 0)
     in_flight.leave(2, 0)
     # Nobody acknowledges it meanwhile.
     assert in_flight.handed_out(1, 3, 0) is None
-    assert in_flight.join(2, 0) == [(2, b"20"), (3, b"30")]
+    assert join(in_flight, 2) == [(2, b"20"), (3, b"30")]
     assert in_flight.handed_out(2, 3, 0) == place(30)
     # One more than before begins behind what was sent.
-    in_flight.append(b"40", place(40), BEHIND, 0)
-    assert in_flight.join(3, 0) == []
-    in_flight.append(b"50", place(50), BEHIND, 0)
+    append(in_flight, b"40", place(40))
+    assert join(in_flight, 3) == []
+    append(in_flight, b"50", place(50))
     in_flight.handed_out(1, 5, 0)
     in_flight.handed_out(2, 5, 0)
     assert in_flight.handed_out(3, 5, 0) == place(50)
@@ -67,27 +85,27 @@ def test_who_comes_in_place_of_another_gets_what_that_one_had_not_handed_out() -
 
 
 def test_a_worker_that_makes_no_progress_is_given_up_only_if_it_holds_the_others_back() -> None:
-    in_flight = InFlight(max_bytes=10, patience=30)
+    in_flight = Envelopes(max_bytes=10, patience=30)
     in_flight.join(1, 0)
     in_flight.join(2, 0)
-    in_flight.append(b"x" * 8, place(10), BEHIND, 5)
+    append(in_flight, b"x" * 8, place(10), now=5)
     in_flight.handed_out(1, 1, 5)
     assert in_flight.stalled(100) == []
-    in_flight.append(b"x" * 8, place(20), BEHIND, 100)
+    append(in_flight, b"x" * 8, place(20), now=100)
     assert in_flight.is_full
     # The first has had nothing to do until now.
     assert in_flight.stalled(101) == [2]
     in_flight.handed_out(2, 1, 101)
     assert not in_flight.is_full
-    in_flight.append(b"x" * 8, place(30), BEHIND, 102)
+    append(in_flight, b"x" * 8, place(30), now=102)
     assert in_flight.stalled(131) == [1]
     assert in_flight.stalled(132) == [1, 2]
 
 
 def test_a_worker_cannot_have_handed_out_what_it_was_not_sent() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     in_flight.join(1, 0)
-    in_flight.append(b"", place(1), BEHIND, 0)
+    append(in_flight, b"", place(1))
     in_flight.handed_out(1, 1, 0)
     for wrong in (0, 2):
         with pytest.raises(
@@ -101,7 +119,7 @@ def test_a_worker_cannot_have_handed_out_what_it_was_not_sent() -> None:
 def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
     """A crash repeats what was not handed out; nothing is skipped, nor acknowledged too early."""
     random = Random(seed)
-    in_flight = InFlight()
+    in_flight = Envelopes()
     sent: dict[int, list[int]] = {}
     done: dict[int, int] = {}
     acknowledged = 0
@@ -109,7 +127,7 @@ def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
         alive = [worker for worker in sent if worker in done]
         choice = random.random()
         if choice < 0.4 and alive:
-            number = in_flight.append(b"x", place(in_flight.sequence + 1), BEHIND, 0)
+            number = append(in_flight, b"x", place(in_flight.sequence + 1))
             for worker in alive:
                 sent[worker].append(number)
         elif choice < 0.75 and alive:
@@ -153,27 +171,27 @@ def behind(number: int) -> Behind:
 
 
 def test_a_worker_begins_behind_what_the_one_before_it_had_handed_out() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     in_flight.join(1, 0)
     in_flight.join(2, 0)
     assert in_flight.begin_of(1) is None
     for number in (10, 20, 30):
-        in_flight.append(b"abc", place(number), behind(number), 0)
+        append(in_flight, b"abc", place(number), behind=behind(number))
     assert in_flight.handed_out(1, 3, 0) is None
     assert in_flight.handed_out(2, 2, 0) == place(20)
     in_flight.leave(2, 0)
-    assert in_flight.join(2, 0) == [(3, b"abc")]
+    assert join(in_flight, 2) == [(3, b"abc")]
     assert in_flight.begin_of(2) == behind(20)
     # One that comes in nobody's place begins behind everything.
-    assert in_flight.join(3, 0) == []
+    assert join(in_flight, 3) == []
     assert in_flight.begin_of(3) == behind(30)
 
 
 def test_a_worker_that_does_not_come_back_is_not_waited_for_any_more() -> None:
-    in_flight = InFlight(patience=30)
+    in_flight = Envelopes(patience=30)
     in_flight.join(1, 0)
     in_flight.join(2, 0)
-    in_flight.append(b"abc", place(10), behind(10), 0)
+    append(in_flight, b"abc", place(10), behind=behind(10))
     assert in_flight.handed_out(1, 1, 0) is None
     in_flight.leave(2, 100)
     assert in_flight.forget_left(129) == []
@@ -181,12 +199,12 @@ def test_a_worker_that_does_not_come_back_is_not_waited_for_any_more() -> None:
     assert in_flight.forget_left(130) == [2]
     assert in_flight.let_go() == place(10)
     assert in_flight.size == 0
-    assert in_flight.join(2, 131) == []
+    assert join(in_flight, 2, 131) == []
     assert in_flight.begin_of(2) == behind(10)
 
 
 def test_a_worker_is_stuck_whose_processes_end_at_the_same_envelope() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     in_flight.join(1, 0)
     in_flight.join(2, 0)
 
@@ -197,8 +215,8 @@ def test_a_worker_is_stuck_whose_processes_end_at_the_same_envelope() -> None:
 
     # Nothing waits for it: whatever it ends of, it is no change.
     end(MOST_ENDS)
-    in_flight.append(b"10", place(10), BEHIND, 0)
-    in_flight.append(b"20", place(20), BEHIND, 0)
+    append(in_flight, b"10", place(10))
+    append(in_flight, b"20", place(20))
     end(MOST_ENDS - 1)
     in_flight.handed_out(1, 1, 0)
     # It has made progress.
@@ -209,10 +227,10 @@ def test_a_worker_is_stuck_whose_processes_end_at_the_same_envelope() -> None:
 
 
 def test_a_worker_that_ends_now_and_then_is_not_stuck() -> None:
-    in_flight = InFlight()
+    in_flight = Envelopes()
     in_flight.join(1, 0)
     for number in range(1, 4 * MOST_ENDS):
-        in_flight.append(b"%d" % number, place(number), BEHIND, 0)
+        append(in_flight, b"%d" % number, place(number))
         if number > 2:
             in_flight.handed_out(1, number - 2, 0)
         in_flight.leave(1, 0)

@@ -48,6 +48,7 @@ from realtime_server.workers.frames import (
 )
 from realtime_server.workers.in_flight import Behind, InFlight
 from realtime_server.workers.links import Links
+from realtime_server.workers.slot_envelopes import SlotEnvelopes
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Seen, Server, seen
 from tests.waiting import eventually
@@ -91,9 +92,9 @@ class Stage:
         self.now = 0.0
         self.ended: list[int] = []
         source: Any = self.source
-        self.in_flight = InFlight(**in_flight)
+        self.in_flight: InFlight[Position] = InFlight(**in_flight)
         self.links = Links(
-            source,
+            SlotEnvelopes(source),
             self.in_flight,
             workers=workers,
             clock=lambda: self.now,

@@ -69,7 +69,7 @@ async def one_worker(directory: Path) -> AsyncIterator[Processes]:
         1,
         command=[str(program)],
         environment=os.environ,
-        links=Links(source, InFlight(), clock=time.monotonic, stalled=lambda _: None),
+        links=Links(source, InFlight[Any](), clock=time.monotonic, stalled=lambda _: None),
         metrics=make_metrics().render,
     )
     processes.start()
