@@ -99,7 +99,7 @@ class RealtimeServer:
             from .cluster.feed import LogFeed
             from .cluster.setup import make_node, make_past
 
-            node = make_node(config, LogFeed)
+            node = make_node(config, LogFeed, keeps_journal=config.keeps_journal)
             self._node, source, share = node, node.feed, make_past(config, node)
         else:
             source = make_source(config)

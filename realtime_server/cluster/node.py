@@ -84,6 +84,7 @@ class ClusterNode(Generic[Feed]):
         nodes: the servers that were heard.
         feed: reads the log.
         leader: leads whenever it can; None if this server never does.
+        keeps_journal: whether this server writes into the journal which clients it has.
         clock: seconds, which only grow.
     """
 
@@ -95,6 +96,7 @@ class ClusterNode(Generic[Feed]):
         feed: Feed,
         leader: Leader | None,
         *,
+        keeps_journal: bool = False,
         clock: Callable[[], float],
     ) -> None:
         self.feed = feed
@@ -107,6 +109,7 @@ class ClusterNode(Generic[Feed]):
         self._connect = connect
         self._nodes = nodes
         self._leader = leader
+        self._keeps_journal = keeps_journal
         self._clock = clock
         self.running: set[asyncio.Task[None]] = set()
         """The tasks that lead, and say how far the server has come. Only an error that nobody has
@@ -151,8 +154,8 @@ class ClusterNode(Generic[Feed]):
         return self._nodes.leader(self._clock())
 
     def others(self) -> set[str] | None:
-        """Return the names of the other servers that are there; None if that is not known, as this
-        one has not listened for long enough."""
+        """Return the names of the other servers that are there and keep the journal; None if that
+        is not known, as this one has not listened for long enough."""
         now, since = self._clock(), self._listens_since
         if since is None or now - since <= HEARD_WITHIN:
             return None
@@ -179,7 +182,12 @@ class ClusterNode(Generic[Feed]):
         subject = f"{self._subject}.{self.id}"
         try:
             while True:
-                beat = Beat(self.id, self.feed.handed_out, self._leads())
+                beat = Beat(
+                    self.id,
+                    self.feed.handed_out,
+                    self._leads(),
+                    keeps_journal=self._keeps_journal,
+                )
                 await connection.publish(subject, beat.to_json())
                 await asyncio.sleep(_BEAT)
         except asyncio.CancelledError:

@@ -40,12 +40,15 @@ class Beat:
     """What its source counts, if it leads; None if it does not."""
     is_last: bool = False
     """Whether the server ends."""
+    keeps_journal: bool = False
+    """Whether it writes into the journal which clients it has."""
 
     def to_json(self) -> bytes:
         """Return the beat as it is sent."""
         source = None if self.source is None else stats_to_json(self.source)
         values = {"node": self.node, "sequence": self.sequence, "source": source}
-        return json.dumps(values | {"last": True} if self.is_last else values).encode()
+        marks = {"last": self.is_last, "journal": self.keeps_journal}
+        return json.dumps(values | {name: True for name in marks if marks[name]}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Beat | None:
@@ -59,7 +62,8 @@ class Beat:
                     **more,
                 }:
                     counts = None if source is None else stats_from_json(source)
-                    return cls(node, sequence, counts, more.get("last") is True)
+                    is_last, keeps = more.get("last") is True, more.get("journal") is True
+                    return cls(node, sequence, counts, is_last, keeps)
         except (KeyError, TypeError, ValueError):
             pass
         return None
@@ -119,9 +123,9 @@ class Nodes:
         return len(self._heard)
 
     def names(self, now: float) -> set[str]:
-        """Return the names of the servers that are there."""
+        """Return the names of the servers that are there and keep the journal."""
         self._forget(now)
-        return set(self._heard)
+        return {node for node, heard in self._heard.items() if heard.beat.keeps_journal}
 
     def leader(self, now: float) -> SourceStats | None:
         """Return what the source of the last server that led has counted; None if it was not heard

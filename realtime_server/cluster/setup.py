@@ -43,6 +43,8 @@ def log_settings(config: ClusterSettings) -> LogSettings:
 def make_node(
     config: ServerConfig,
     make_feed: Callable[[PatientReader, Callable[[], SourceStats | None]], Feed],
+    *,
+    keeps_journal: bool = False,
 ) -> ClusterNode[Feed]:
     """Return a server's place among those that share a log.
 
@@ -50,6 +52,7 @@ def make_node(
         config: of the server, with ``NATS_URL``.
         make_feed: makes what the server reads the log with, from what reads it, and from a function
             that returns what the source of the server that leads counts, if one was heard.
+        keeps_journal: whether the server writes into the journal which clients it has.
     """
     clock = time.monotonic
     settings = log_settings(config)
@@ -73,7 +76,9 @@ def make_node(
             clock=clock,
         )
     feed = make_feed(PatientReader(LogReader(connect, log), clock), leader_stats)
-    return ClusterNode(settings.name, connect, nodes, feed, leader, clock=clock)
+    return ClusterNode(
+        settings.name, connect, nodes, feed, leader, keeps_journal=keeps_journal, clock=clock
+    )
 
 
 def make_past(config: ServerConfig, node: ClusterNode[LogFeed]) -> LogPast | None:

@@ -142,7 +142,7 @@ class LogEnvelopes:
             self._begin, self._stream = first.prev, first.stream
             return
         self._begin, self._stream = tail.last, tail.stream
-        if tail.part == tail.parts:
+        if self._reader.is_between_pieces:
             # Otherwise the rest of a piece comes, without its first parts, and is passed over.
             self._chain = Chain(tail.last, tail.stream)
 

@@ -18,6 +18,7 @@ LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentit
         Beat("c", None),
         Beat("d", None, LEADING),
         Beat("e", None, is_last=True),
+        Beat("f", 7, keeps_journal=True),
     ],
 )
 def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
@@ -109,3 +110,12 @@ def test_a_leader_does_not_wait_for_servers_that_have_not_begun_to_read() -> Non
     nodes.hear(Beat("b", None), 100.0)
     nodes.hear(Beat("b", 0), 101.0)
     assert nodes.holding_back(101.0) == "b"
+
+
+def test_only_who_keeps_the_journal_is_asked_about_it() -> None:
+    """A supervisor of workers, or a server without clients, writes nothing of other servers."""
+    nodes = Nodes(1000)
+    nodes.hear(Beat("a", 1, keeps_journal=True), 0.0)
+    nodes.hear(Beat("b", 1), 0.0)
+    assert nodes.names(0.0) == {"a"}
+    assert nodes.count(0.0) == 2
