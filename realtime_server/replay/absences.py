@@ -140,6 +140,12 @@ class Absences:
         """Return whether the log keeps what the client of an absence has missed."""
         return absence in self._away and absence.lost is None
 
+    def owes_gap(self, absence: Absence) -> bool:
+        """Return whether the client of an absence has to be told of a gap if it comes back within
+        the window."""
+        is_recent = self._clock() - absence.since < self._window
+        return is_recent and absence.lost is not None and self.has(absence)
+
     def lowest(self) -> Place | None:
         """Return the lowest place from which on changes are kept, or one below it if many absences
         have just gone; None if there is no absence."""
@@ -271,7 +277,8 @@ class Absences:
             ):
                 return
             whose = key or absence.key
-            self.add(Absence(whose, absence.ref, place, absence.since, lost=lost))
+            why = lost or absence.lost
+            self.add(Absence(whose, absence.ref, place, absence.since, lost=why))
             return
         self.on_change(absence)
         absence.place = place

@@ -23,13 +23,14 @@ from typing import Final
 
 import attrs
 
+from .absences import LostReason
 from .empty_stretches import EmptyStretches
 from .other_processes import OtherProcesses
+from .own_process import OwnProcess
 from .places import BEFORE, Place
-from .process import OtherChannel, Process
+from .process import OtherChannel
 from .record_parts import RecordParts
 from .records import (
-    Asked,
     Boot,
     Ended,
     Entry,
@@ -69,21 +70,17 @@ class Journal:
     ) -> None:
         self._seal = seal
         self._clock = clock
-        self._most = max(most // 2, 1)
+        self._most = most = max(most // 2, 1)
         self.is_full = False
         """Whether a channel here was not noted because there were too many."""
         self._empty = EmptyStretches()
-        self._own = Process(seal.slot, self._empty)
+        self._own = OwnProcess(seal.slot, self._empty, most=most)
         # What has to be written.
         self._entries: list[Entry] = []
         self._low: Place | None = None
         self.needs_snapshot = False
         """Whether so much waits to be written that a snapshot takes less."""
         self._parts = RecordParts()
-        # How many channels here are joined, and not away.
-        self._joined = 0
-        # The places of the channels here that are joined, and have places of their own.
-        self._open: dict[int, Place] = {}
         self.refused = 0
         """How many messages with the prefix were none of this deployment's."""
         self.unknown = 0
@@ -142,11 +139,8 @@ class Journal:
         here that have a place of their own, until they are noted anew. The next record tells
         everything.
         """
-        own = self._own.channels
-        self._own.channels = {number: one for number, one in own.items() if one.since is None}
-        self._own.low, self._low = BEFORE, None
-        self._open.clear()
-        self._empty = self._own.empty = EmptyStretches()
+        self._low, self._empty = None, EmptyStretches()
+        self._own.begin_anew(self._empty)
         self._parts.clear()
         self._others = self._new_others()
         self._entries.clear()
@@ -173,6 +167,7 @@ class Journal:
         *,
         since: float | None = None,
         is_open: bool = False,
+        lost: LostReason | None = None,
     ) -> None:
         """Note that a channel is joined.
 
@@ -185,27 +180,24 @@ class Journal:
                 up, which has a place of its own as well, the present time; None: the channel is
                 joined and live.
             is_open: whether the channel is joined although ``since`` is given: it is catching up.
+            lost: why the client has to be told of a gap when it comes back; None if it can go on.
         """
-        self._forget(number)
-        if len(self._own.channels) >= self._most:
+        entry = Joined(number, key, ref, self._empty.lifted(place[:2]), since, is_open, lost)
+        if not self._own.tell(entry):
             self.is_full = True
             return
-        entry = Joined(number, key, ref, self._empty.lifted(place[:2]), since, is_open)
-        self._own.channels[number] = entry
-        self._joined += since is None
-        if is_open:
-            self._open[number] = entry.place
-        elif since is None and self._joined == 1 and self._own.low > BEFORE:
+        if since is None and self._own.is_first_joined and self._own.low > BEFORE:
             # Nobody was told of it while it was no channel's.
             self._low = self._own.low
-        self._add(entry)
+        self.add(entry)
 
     def ended(self, number: int) -> None:
         """Note that no client can come back to a channel of this process."""
-        if self._forget(number):
-            self._add(Ended(number))
+        if self.forget(number):
+            self.add(Ended(number))
 
-    def _add(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
+        """Note an entry that is to be written once."""
         if self.needs_snapshot:
             return
         self._entries.append(entry)
@@ -213,35 +205,28 @@ class Journal:
             self._entries.clear()
             self.needs_snapshot = True
 
-    def _forget(self, number: int) -> bool:
-        channel = self._own.channels.pop(number, None)
-        if channel is None:
-            return False
-        self._joined -= channel.since is None
-        self._open.pop(number, None)
-        return True
+    def forget(self, number: int) -> bool:
+        """Tell no more of a channel, since others know by themselves when it is over; return
+        whether others were told of it."""
+        return self._own.forget(number)
 
     def taken(self, member: OtherChannel) -> None:
         """Note that the client of another process's channel has come here, and has caught up."""
         entry = Taken(member.server, member.number, self._clock())
         self._others.take(entry)
-        self._add(entry)
-
-    def ask(self, member: OtherChannel) -> None:
-        """Ask the process of a channel to ping its client, which may have come here."""
-        self._add(Asked(member.server, member.number))
+        self.add(entry)
 
     def shared(self, key: bytes) -> None:
         """Note that several clients have the key of a session."""
         if self._others.share(key):
-            self._add(Shared(key))
+            self.add(Shared(key))
 
     def low(self, place: Place) -> None:
         """Note that all joined channels of this process have everything up to a place."""
         place = self._empty.lifted(place[:2])
         if place > self._own.low:
             self._own.low = place
-            if self._joined:
+            if self.told_low() is not None:
                 self._low = place
 
     def lift(self, handed: Place, place: Place) -> None:
@@ -334,7 +319,7 @@ class Journal:
         self.on_boot(slot == self._seal.slot)
 
     def _was_taken(self, number: int) -> None:
-        if self._forget(number):
+        if self.forget(number):
             self.on_taken(number)
 
     # The others
@@ -354,7 +339,7 @@ class Journal:
     def told_low(self) -> Place | None:
         """Return the place from which others take the joined channels of this process to go on,
         but for those of :meth:`told_open`; None: there are none."""
-        return self._own.low if self._joined else None
+        return self._own.told_low()
 
     def told_open(self) -> Iterator[Place]:
         """Yield the places from which others take those joined channels of this process to go on
@@ -362,7 +347,7 @@ class Journal:
 
         Others may run in between. The places of channels that are away are those of the absences.
         """
-        return iter([*self._open.values()])
+        return self._own.told_open()
 
     @property
     def has_channels(self) -> bool:
@@ -396,4 +381,6 @@ class Journal:
         Args:
             window: for how many seconds one may be away.
         """
-        return self._others.expire(self._clock() - window)
+        before = self._clock() - window
+        self._own.forget_lost(before)
+        return self._others.expire(before)

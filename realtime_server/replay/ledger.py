@@ -25,6 +25,7 @@ from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .journal import Journal, OtherChannel
 from .liveness_checks import WITHIN
+from .records import Asked
 from .shared_sessions import SharedSessions
 from .standing import LivePlaces, Standing
 from .standings import STEP, Standings
@@ -126,7 +127,7 @@ class Ledger:
         for member in taken.values():
             if member.may_be_there:
                 # The channel is not taken over before its process has asked the client.
-                self._journal.ask(member)
+                self._journal.add(Asked(member.server, member.number))
             else:
                 self._journal.taken(member)
         told = 0
@@ -171,12 +172,12 @@ class Ledger:
             self._shared.find(standing.member.key)
 
     def _tell_absence(self, absence: Absence) -> None:
-        if not self._absences.keeps(absence):
+        if not (self._absences.keeps(absence) or self._absences.owes_gap(absence)):
             self._end(absence)
             return
         since = self._wall_clock() - (self._clock() - absence.since)
-        number = self._number(absence)
-        self._journal.joined(number, absence.key.digest, absence.ref, absence.place, since=since)
+        digest, ref, place, lost = absence.key.digest, absence.ref, absence.place, absence.lost
+        self._journal.joined(self._number(absence), digest, ref, place, since=since, lost=lost)
 
     def _tell_standing(self, standing: Standing) -> None:
         member = standing.member
@@ -186,11 +187,10 @@ class Ledger:
         elif member.is_claimed:
             self._claimed[standing] = None
             self._end(standing)
-        elif standing.why_lost is not None:
-            self._end(standing)
         elif member.is_chosen:
             place, lowered = standing.lasting_place(self._live), member.lowered_to
-            is_live = self._standings.is_settled(standing) and lowered is None
+            lost = standing.why_lost
+            is_live = self._standings.is_settled(standing) and lowered is None and lost is None
             self._journal.joined(
                 self._number(standing),
                 member.key.digest,
@@ -198,6 +198,7 @@ class Ledger:
                 place if lowered is None else min(place, lowered),
                 since=None if is_live else self._wall_clock(),
                 is_open=not is_live,
+                lost=lost,
             )
 
     def _number(self, thing: Standing | Absence) -> int:
@@ -239,7 +240,10 @@ class Ledger:
     def _remember(self, member: OtherChannel, why: LostReason) -> None:
         """Have the client of another process's channel be told of a gap when it comes here."""
         one = self._absence(member)
-        self._absences.add(Absence(one.key, one.ref, one.place, one.since, lost=why))
+        absence = Absence(one.key, one.ref, one.place, one.since, lost=one.lost or why)
+        self._absences.add(absence)
+        # All processes have read the same.
+        self._changed.pop(absence, None)
 
     def _absence(self, member: OtherChannel) -> Absence:
         now, wall = self._clock(), self._wall_clock()
@@ -248,6 +252,7 @@ class Ledger:
             member.ref or 0,
             member.place,
             now if member.since is None else now - (wall - member.since),
+            lost=member.lost,
             may_be_here=member.may_be_there,
             member=member,
         )

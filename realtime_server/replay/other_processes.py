@@ -22,7 +22,7 @@ import attrs
 from .channel_ages import Age, ChannelAges
 from .empty_stretches import EmptyStretches
 from .places import Place
-from .process import Kind, OtherChannel, Process, kind_of
+from .process import OtherChannel, Process
 from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Shared, Taken
 
 __all__ = ["OtherProcesses"]
@@ -199,7 +199,7 @@ class OtherProcesses:
     def _end(self, server: bytes, process: Process, since: float) -> Iterator[None]:
         for count, channel in enumerate(list(process.channels.values()), 1):
             # The channel may have gone between two steps.
-            is_here = kind_of(channel) is not Kind.AWAY
+            is_here = channel.since is None or channel.is_open
             if is_here and process.channels.get(channel.number) is channel:
                 place = process.place_of(channel)
                 away = attrs.evolve(channel, place=place, since=since, is_open=False)
@@ -326,6 +326,7 @@ class OtherProcesses:
             place,
             channel.since,
             channel.is_open,
+            channel.lost,
         )
 
     def _is_away(self, age: Age) -> bool:

@@ -11,6 +11,7 @@ from itertools import chain
 
 import attrs
 
+from .absences import LostReason
 from .empty_stretches import EmptyStretches
 from .needed_places import NeededPlaces
 from .places import BEFORE, Place
@@ -38,6 +39,8 @@ class OtherChannel:
     there, as far as is known."""
     is_open: bool = False
     """Whether the channel is joined there although ``since`` has a time."""
+    lost: LostReason | None = None
+    """Why the client has to be told of a gap when it comes back; None if it can go on."""
 
     @property
     def may_be_there(self) -> bool:
@@ -55,10 +58,14 @@ class Kind(enum.Enum):
     JOINED = enum.auto()
     """The client is there, needs nothing before the place, and has everything up to its process's
     ``Low``."""
+    LOST = enum.auto()
+    """The client has to be told of a gap, so nothing is kept for it."""
 
 
 def kind_of(channel: Joined) -> Kind:
     """Return the meaning of a channel's place."""
+    if channel.lost is not None:
+        return Kind.LOST
     if channel.since is None:
         return Kind.JOINED
     return Kind.OPEN if channel.is_open else Kind.AWAY

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from .absences import LostReason
 from .empty_stretches import EmptyStretches
 from .places import Place
 
@@ -51,10 +52,19 @@ MOST_BYTES: Final = 64 * 1024
 _VERSION: Final = 2
 _MAC_BYTES: Final = 32
 _ENTRIES: Final = 1000
-"""How many entries a part has at most: the longest have 58 bytes."""
+"""How many entries a part has at most: the longest have 59 bytes."""
 _HEAD: Final = Struct(">B8s8s8sQdII")
 _NO_REF: Final = -1
 _LARGEST: Final = 2**63 - 1
+_REASONS: Final = (
+    LostReason.LOST,
+    LostReason.UNPROVEN,
+    LostReason.LIMIT,
+    LostReason.WINDOW,
+    LostReason.RLS_TOO_SLOW,
+    LostReason.TOKEN_REPLACED,
+)
+"""The reasons of gaps, in the order of their codes, which other servers read as well."""
 
 
 class UnknownEntryError(Exception):
@@ -100,6 +110,9 @@ class Joined:
     is_open: bool = False
     """Whether it has not gone away, and its place counts all the same, and not its process's
     ``Low``: its client gets what it has missed, say. Then ``since`` is when that was written."""
+    lost: LostReason | None = None
+    """Why nobody can go on from the place, so that the client has to be told of a gap when it comes
+    back; None if it can go on. Then ``since`` has a time."""
 
 
 @attrs.frozen
@@ -166,6 +179,7 @@ class ProcessState:
 Entry: TypeAlias = Joined | Ended | Taken | Asked | Shared | Low | Boot | ProcessState
 
 _JOINED: Final = Struct(">cQ16sqQqd")
+_LOST: Final = Struct(">cQ16sqQqdB")
 _ENDED: Final = Struct(">cQ")
 _TAKEN: Final = Struct(">c8sQd")
 _ASKED: Final = Struct(">c8sQ")
@@ -176,6 +190,8 @@ _STATE: Final = Struct(">c8s8sQdQq")
 _FORMS: Final = {
     b"J": _JOINED,
     b"O": _JOINED,
+    b"G": _LOST,
+    b"H": _LOST,
     b"E": _ENDED,
     b"T": _TAKEN,
     b"Q": _ASKED,
@@ -264,12 +280,12 @@ def read_part(seal: Seal, data: bytes) -> Part | None:
 
 def _packed(entry: Entry, empty: EmptyStretches) -> bytes:
     match entry:
-        case Joined(number, key, ref, place, since, is_open):
-            letter = b"O" if is_open else b"J"
+        case Joined(number, key, ref, place, since, is_open, lost):
             lsn, index = empty.lifted(place)
-            return _JOINED.pack(
-                letter, number, key, _ref(ref), lsn, index, -1.0 if since is None else since
-            )
+            values = number, key, _ref(ref), lsn, index, -1.0 if since is None else since
+            if lost is not None:
+                return _LOST.pack(b"H" if is_open else b"G", *values, _REASONS.index(lost))
+            return _JOINED.pack(b"O" if is_open else b"J", *values)
         case Ended(number):
             return _ENDED.pack(b"E", number)
         case Taken(server, number, time):
@@ -291,6 +307,14 @@ def _ref(ref: int | None) -> int:
     return _NO_REF if ref is None or not 0 <= ref <= _LARGEST else ref
 
 
+def _reason(code: object = None) -> LostReason | None:
+    if code is None:
+        return None
+    if not isinstance(code, int) or code >= len(_REASONS):
+        raise UnknownEntryError
+    return _REASONS[code]
+
+
 def _entries(body: bytes) -> Iterator[Entry]:
     at = _HEAD.size
     while at < len(body):
@@ -303,14 +327,23 @@ def _entries(body: bytes) -> Iterator[Entry]:
 
 def _entry(letter: bytes, *values: object) -> Entry:
     match letter, values:
-        case b"J" | b"O", (int(number), bytes(key), int(ref), int(lsn), int(index), float(since)):
+        case b"J" | b"O" | b"G" | b"H", (
+            int(number),
+            bytes(key),
+            int(ref),
+            int(lsn),
+            int(index),
+            float(since),
+            *lost,
+        ):
             return Joined(
                 number,
                 key,
                 None if ref < 0 else ref,
                 (lsn, index),
                 None if since < 0 else since,
-                letter == b"O",
+                letter in (b"O", b"H"),
+                _reason(*lost),
             )
         case b"E", (int(number),):
             return Ended(number)

@@ -16,9 +16,9 @@ from realtime_server.replay.identity import Key
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
 from realtime_server.replay.membership import Membership
-from realtime_server.replay.records import Seal, digest, journal_secret
+from realtime_server.replay.records import Asked, Seal, digest, journal_secret
 from realtime_server.replay.shared_sessions import SharedSessions
-from realtime_server.replay.standing import Standing
+from realtime_server.replay.standing import LASTS, Standing
 from realtime_server.replay.standings import STEP, Standings
 from tests.journals import read_message, tell
 
@@ -41,6 +41,10 @@ class Connection:
     is_overdue: bool = False
     questions: list[Callable[[bool], None]] = attrs.field(factory=list)
 
+    def count_write(self) -> int:
+        self.written += 1
+        return self.written
+
     def ask(self, on_answer: Callable[[bool], None]) -> None:
         self.questions.append(on_answer)
 
@@ -50,9 +54,9 @@ class Subscription:
     viewer: None = None
 
 
-def journal_of(server: int) -> Journal:
+def journal_of(server: int, slot: int | None = None) -> Journal:
     secret = journal_secret("password", "secret")
-    seal = Seal(secret, digest("shop"), digest(str(server)), server.to_bytes(8))
+    seal = Seal(secret, digest("shop"), digest(str(slot or server)), server.to_bytes(8))
     return Journal(seal, clock=time.time)
 
 
@@ -61,8 +65,8 @@ class World:
 
     handed = (1, 0)
 
-    def __init__(self) -> None:
-        self.journal = journal_of(1)
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal = journal or journal_of(1)
         self.standings = Standings(cast(Any, self))
         self.absences = Absences(window=300, most=1000, clock=time.monotonic)
         self.shared = SharedSessions()
@@ -179,7 +183,7 @@ def test_who_answers_though_its_session_has_come_to_another_process_shares_it(
     for part in world.journal.write():
         read_message(other, part)
     [member] = other.find(session.digest)
-    other.ask(member)
+    other.add(Asked(member.server, member.number))
     for part in other.write():
         read_message(world.journal, part)
     shared: list[bytes] = []
@@ -212,3 +216,83 @@ def test_the_journal_is_told_in_steps_and_a_record_has_everything_all_the_same()
     for part in world.journal.write():
         read_message(there, part)
     assert there.find(KEY.digest) == []
+
+
+def pass_on(world: World, there: Journal, *, whole: bool = False) -> None:
+    """Have another process read what a world's process tells the journal."""
+    tell(world.ledger)
+    for part in world.journal.write(snapshot=whole):
+        read_message(there, part)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_who_is_owed_a_gap_is_told_of_it_by_the_next_process(whole: bool, is_killed: bool) -> None:
+    world, there = World(), journal_of(2)
+    standing = world.join()
+    standing.go_live()
+    world.standings.lose(standing)
+    pass_on(world, there, whole=whole)
+    if is_killed:
+        successor = journal_of(3, slot=1)
+        for part in [*there.write(snapshot=True), *successor.write(boot=True)]:
+            read_message(successor, part)
+        there = successor
+    [member] = there.find(KEY.digest)
+    assert (member.lost, member.may_be_there) == (LostReason.LOST, not is_killed)
+    assert there.lowest() is None, "nothing is kept for it"
+    [absence] = World(there).absences.of(KEY.digest)
+    assert absence.lost is LostReason.LOST
+
+
+def test_who_has_proven_to_know_of_a_gap_is_not_told_again() -> None:
+    world, there = World(), journal_of(2)
+    standing = world.join()
+    standing.go_live()
+    world.standings.lose(standing)
+    pass_on(world, there)
+    connection = cast(Any, standing.proof)
+    connection.proven = connection.sure = connection.written
+    for now in (0.0, 0.0, LASTS):
+        for _ in world.standings.settling(lambda subscription: None, now):
+            pass
+    pass_on(world, there)
+    [member] = there.find(KEY.digest)
+    assert (member.lost, member.since) == (None, None)
+
+
+def test_who_is_away_and_owed_a_gap_is_told_of_it_for_the_window_and_once() -> None:
+    world, there = World(), journal_of(2)
+    now = time.monotonic()
+    recent = Absence(KEY, 3, (1, 0), now - 200, lost=LostReason.LIMIT)
+    world.absences.add(recent)
+    world.absences.add(Absence(KEY, 2, (1, 0), now - 301, lost=LostReason.WINDOW))
+    pass_on(world, there)
+    [member] = there.find(KEY.digest)
+    assert (member.ref, member.lost) == (3, LostReason.LIMIT)
+    # The other process remembers it on its own when the window is over, and writes nothing of that.
+    other = World(there)
+    other.ledger.expired([member])
+    assert [one.lost for one in other.absences.of(KEY.digest)] == [LostReason.LIMIT] * 2
+    tell(other.ledger)
+    assert not there.is_due
+    # And this process tells nobody of it any more.
+    world.journal.expire(window=100)
+    pass_on(world, there, whole=True)
+    assert there.find(KEY.digest) == []
+    world.absences.remove(recent)
+    pass_on(world, there)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_gap_that_is_owed_stays_owed_when_the_place_is_lowered(is_taken: bool) -> None:
+    world, other = World(), journal_of(2)
+    other.joined(1, KEY.digest, 5, (9, 0), since=time.time(), lost=LostReason.LOST)
+    for data in other.write():
+        read_message(world.journal, data)
+    [absence] = world.absences.of(KEY.digest)
+    world.absences.lower(absence, (3, 0), LostReason.LIMIT if is_taken else None, key=KEY)
+    tell(world.ledger)
+    [absence] = world.absences.of(KEY.digest)
+    assert absence.place == (3, 0)
+    assert absence.lost is (LostReason.LIMIT if is_taken else LostReason.LOST)
