@@ -71,6 +71,8 @@ class Absence:
     seen: int = 0
     """The ordinal of the last write behind which the client was certainly on the connection that it
     has lost; 0: it is not known. Whose connection began before that is another client."""
+    is_anew: bool = False
+    """See :attr:`.Membership.is_anew`."""
     may_lack: Place | None = None
     """See :attr:`.Membership.may_lack`."""
     needs: Place = attrs.field(init=False)
@@ -212,6 +214,7 @@ class Absences:
             last.may_lack = min(lacking, default=None)
             last.since = max(last.since, absence.since)
             last.repeats = max(last.repeats, absence.repeats)
+            last.is_anew = last.is_anew or absence.is_anew
             if last in self._away:
                 # The merged absence is the youngest now.
                 self._away.discard(last)

@@ -54,6 +54,7 @@ class ChannelEnds:
         self._standings = standings
         self._parking = parking
         self._clock = clock
+        channel_starts.on_gone = self._leave_absence
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
         """End a channel, and keep for its client what the client needs to come back.
@@ -145,9 +146,16 @@ class ChannelEnds:
         return None if standing is None else self._written(standing)
 
     def _depart(self, standing: Standing, how: Departure) -> None:
-        if how is Departure.LOST and not standing.was_held:
-            place, why = standing.place(self._live), standing.why_lost
-            self._memberships.depart(
-                standing.member, place, began=standing.first, written=standing.written, lost=why
-            )
+        if how is not Departure.LOST:
+            self.forget(standing)
+        elif not (standing.was_held and self._channel_starts.put_off(standing)):
+            self._leave_absence(standing)
+
+    def _leave_absence(self, standing: Standing) -> None:
+        place, why = standing.place(self._live), standing.why_lost
+        if standing.is_settled:
+            standing.member.is_anew = False
+        self._memberships.depart(
+            standing.member, place, began=standing.first, written=standing.written, lost=why
+        )
         self.forget(standing)

@@ -36,6 +36,9 @@ _FIRST_REF: Final = 1
 """The ref of the first message of a client. No other client is a former one of a client that joins
 with it, since clients count over all their connections."""
 
+_MOST_GONE: Final = 10_000
+"""Channels that are remembered of those that have ended before the journal was known."""
+
 _ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST)
 
 OnStart = Callable[[Start], None]
@@ -93,6 +96,10 @@ class ChannelStarts:
         self._joining: Membership | None = None
         # The channels that wait until the journal is known; None once it is.
         self._held: dict[Membership, Standing] | None = None
+        # The channels whose connections were lost while they waited.
+        self._gone: dict[Standing, None] = {}
+        self.on_gone: Callable[[Standing], None] = lambda standing: None
+        """Called, when the journal is known, with each channel that :meth:`put_off` has taken."""
         # Whether those need not wait that join with their first message.
         self._releases_new = False
         self.epoch = log.epoch
@@ -143,8 +150,15 @@ class ChannelStarts:
         """
         turn = Turn()
         # Channels that come meanwhile wait behind the others.
-        while self._held:
-            for member, standing in list(self._held.items()):
+        while self._held or self._gone:
+            while self._gone:
+                # Who has come back since waits behind them.
+                standing = next(iter(self._gone))
+                del self._gone[standing]
+                standing.go_on(max(standing.began, place))
+                self.on_gone(standing)
+                await turn.give_way()
+            for member, standing in list((self._held or {}).items()):
                 self._release(member, standing, place)
                 await turn.give_way()
         self._held = None
@@ -158,6 +172,15 @@ class ChannelStarts:
     def is_held(self, member: Membership) -> bool:
         """Return whether a channel waits for the journal, and so has got nothing yet."""
         return self._held is not None and member in self._held
+
+    def put_off(self, standing: Standing) -> bool:
+        """Have :attr:`on_gone` called with a channel that has ended while it waited, as soon as the
+        journal says whether the channel would have gone on from another; return whether that is
+        still to come."""
+        if self._held is None or len(self._gone) >= _MOST_GONE:
+            return False
+        self._gone[standing] = None
+        return True
 
     def cancel(self, member: Membership) -> None:
         """Do not start a channel any more, because it has ended."""
@@ -210,12 +233,13 @@ class ChannelStarts:
         """
         member = standing.member
         member.is_chosen = True
+        member.is_anew = parked.member.is_anew
         if parked.began == parked.first:
             member.repeats, member.has_missed = parked.member.repeats, parked.member.has_missed
         place = standing.succeed(parked)
         self._standings.note(member)
         self.resumed += 1
-        on_start(self._notices.start(place, resumed=True))
+        on_start(self._notices.start(place, resumed=not member.is_anew))
         self.catch_up.add(standing.subscription, place, written=parked.written)
 
     def _ask(self, member: Membership, answer: Callable[[bool], None]) -> None:
@@ -262,7 +286,7 @@ class ChannelStarts:
         self._standings.note(member)
         if why is None:
             self.resumed += 1
-        self._tell_start(member, place, resumed=why is None)
+        self._tell_start(member, place, resumed=why is None and not member.is_anew)
         if why is not None:
             standing.lost = why if why in _ALWAYS_A_GAP else None
             self._tell_gap(standing.subscription, after, place, why)
@@ -291,6 +315,7 @@ class ChannelStarts:
             # It was told where it goes on, and does not.
             began = standing.began
             standing.go_on(max(began, self.catch_up.handed))
+            standing.lost = LostReason.LOST
             self._tell_gap(subscription, began, standing.began, LostReason.LOST)
         else:
             return

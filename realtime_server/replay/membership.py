@@ -58,6 +58,8 @@ class Membership:
     """The sum of the replays of the same changes to the client before this one."""
     has_missed: bool = attrs.field(default=False, init=False)
     """Whether there was anything to replay."""
+    is_anew: bool = attrs.field(default=False, init=False)
+    """Whether the channel has begun anew, and its client may not know that yet."""
     lowered_to: Place | None = attrs.field(default=None, init=False)
     """The highest place that the membership may leave behind, since another client may go on from
     it; None: its own place."""
@@ -86,3 +88,5 @@ class Choice:
     """The sum of the replays to the client of the changes behind ``place``."""
     written: Place | None = None
     """The place up to which everything was written to the client; None: it is not known."""
+    is_anew: bool = False
+    """Whether the former channel has begun anew, and its client may not know that."""

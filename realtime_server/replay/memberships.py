@@ -52,6 +52,8 @@ MOST_HERE: Final = 250
 clients of all of them whether they are still there."""
 
 _NOBODY: Final = Choice(None)
+_FIRST_REF: Final = 1
+"""The ref of a client's first message. Whoever joins with it has had no channel before."""
 _PLACE: Final = attrgetter("place")
 _REF_AND_PLACE: Final = attrgetter("ref", "place")
 
@@ -136,6 +138,7 @@ class Memberships:
         quiet = [one for one in quiet if one.is_chosen]
         choice = self._chosen(member, quiet)
         member.is_chosen = True
+        member.is_anew = choice.is_anew or (choice.place is None and member.ref != _FIRST_REF)
         return choice
 
     def end(self, member: Membership) -> None:
@@ -196,6 +199,7 @@ class Memberships:
             lost,
             written=written,
             seen=member.client.seen,
+            is_anew=member.is_anew or not (member.is_chosen or member.ref == _FIRST_REF),
             may_lack=member.may_lack,
         )
         return self.absences.add(absence)
@@ -330,7 +334,8 @@ class Memberships:
         self._taken.note(member.key.digest, best.ref, best.place, member.client, seen=seen)
         written = max((one.written for one in candidates if one.written), default=None)
         lost = reason_without_proof(candidates) or best.lost
-        return Choice(best.place, lost, best.repeats, written)
+        is_anew = any(one.is_anew for one in candidates)
+        return Choice(best.place, lost, best.repeats, written, is_anew)
 
     def _take_one(
         self, member: Membership, absent: list[Absence], silent: list[Membership]
@@ -338,7 +343,6 @@ class Memberships:
         """Choose the lowest place, and take away the candidate that most likely was this client."""
         open_ones = {self._as_absence(one): one for one in silent}
         candidates = [*absent, *open_ones]
-        digest = member.key.digest
         missed = self._taken_from(member, candidates)
         if missed is not None:
             return missed
@@ -346,15 +350,15 @@ class Memberships:
             return _NOBODY
         lowest = min(candidates, key=_PLACE)
         lost = reason_without_proof(candidates) or lowest.lost
+        is_anew = any(one.is_anew for one in candidates)
         takeable = [one for one in candidates if not one.is_shared]
         if not takeable or not (member.ref or len(candidates) == 1):
-            return Choice(lowest.place, lost, max(one.repeats for one in candidates))
+            repeats = max(one.repeats for one in candidates)
+            return Choice(lowest.place, lost, repeats, is_anew=is_anew)
         taken = max(takeable, key=_REF_AND_PLACE)
-        choice = Choice(lowest.place, lost, taken.repeats, taken.written)
-        has_ref = bool(member.ref)
-        self._taken.note(
-            digest, taken.ref, taken.place, member.client, seen=taken.seen, has_ref=has_ref
-        )
+        choice = Choice(lowest.place, lost, taken.repeats, taken.written, is_anew)
+        digest, client, has_ref = member.key.digest, member.client, bool(member.ref)
+        self._taken.note(digest, taken.ref, taken.place, client, seen=taken.seen, has_ref=has_ref)
         if taken in open_ones:
             self._claim(open_ones[taken])
         else:
@@ -386,6 +390,7 @@ class Memberships:
             lost=self._why_lost(member),
             written=self._written_to(member),
             seen=member.client.seen,
+            is_anew=member.is_anew,
         )
 
     def _place(self, member: Membership) -> Place:

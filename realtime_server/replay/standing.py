@@ -81,8 +81,7 @@ class Standing:
     written: Place | None = attrs.field(default=None, init=False)
     """The place up to which everything was written to the channel, when it has ended."""
     was_held: bool = attrs.field(default=False, init=False)
-    """Whether the channel ended before the journal was known. It has got nothing, and what it would
-    have gone on from is still there."""
+    """Whether the channel ended before the journal was known, so that it has got nothing."""
     has_left: bool = attrs.field(default=False, init=False)
     """Whether the client has left the channel for good, unless it joins again soon."""
     # When the client was known to have the answer to its join.

@@ -139,6 +139,8 @@ class Standings:
                 continue
             since = self._unsettled[standing]
             standing.note_answer(now)
+            if standing.is_settled:
+                standing.member.is_anew = False
             if standing.is_settled and since is not None:
                 if now - since >= LASTS:
                     del self._unsettled[standing]

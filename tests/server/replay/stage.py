@@ -87,12 +87,14 @@ class Client:
         self.proof = self._stage.replay.proofs.connect(self)
         query = {"session": self._session} if self._session else {}
         request = ConnectRequest("/socket/websocket", query, {})
-        self.visit = self._stage.guarded.visit(request, address, self, lambda: self.ref)
+        self.sent = sent = [0]
+        self.visit = self._stage.guarded.visit(request, address, self, lambda: sent[-1])
         assert self.visit is not None
 
     def join(self, claims: Mapping[str, Any] | None = None, *, waited: float = 0) -> None:
         """Join, with a message that has waited in the server for some seconds."""
         self.ref += 1
+        self.sent.append(self.ref)
         self.subscription = Subscription(Topic.parse(self.topic), SERIALIZERS["1.0.0"], self)
         self._stage.guarded.enter(
             self.visit,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -38,6 +40,17 @@ def join(stage: Stage, name: str, ref: int) -> Client:
     client.connect()
     client.join()
     return client
+
+
+@contextlib.asynccontextmanager
+async def running(stage: Stage) -> AsyncIterator[None]:
+    """Bring clients up to now meanwhile."""
+    task = asyncio.create_task(stage.guarded.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def test_who_joins_with_its_first_message_waits_for_no_journal(
@@ -79,6 +92,40 @@ async def test_who_was_new_and_comes_back_waits_for_the_journal(
     assert [one.resumed for one in client.starts] == [False, True]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_who_is_new_and_cut_off_before_the_journal_is_known_goes_on_from_its_join(
+    held: tuple[Stage, ChannelStarts], times: int
+) -> None:
+    """Nobody can tell it from a client that was known to nobody any more, so it is told that it
+    began anew."""
+    stage, starts = held
+    stage.publish(*batch(16, 1))
+    client = join(stage, "a", 7)
+    for number in range(times):
+        stage.publish(*batch(32 + 16 * number, 2 + number))
+        client.leave()
+        client.connect()
+        client.join()
+    await starts.release((16, -1))
+    async with running(stage):
+        await eventually(lambda: client.ids == [2, 3][:times])
+        assert [one.resumed for one in client.starts] == [False]
+        client.prove()
+        client.leave()
+        assert client.come().resumed
+
+
+@pytest.mark.parametrize("ref", [1, 7])
+async def test_who_may_not_know_that_it_has_begun_anew_is_told_once_more(ref: int) -> None:
+    stage = Stage()
+    client = join(stage, "a", ref)
+    stage.publish(*batch(16, 1))
+    for _ in range(2):
+        client.leave()
+        # With its first message no client can have missed anything before.
+        assert client.come().resumed is (ref == 1)
+
+
 @pytest.mark.parametrize(
     "how", [Departure.REJOINING, Departure.LOST], ids=["joins again", "is gone"]
 )
@@ -89,6 +136,7 @@ async def test_who_is_cut_off_before_the_journal_is_known_goes_on_from_what_the_
     stage, starts = held
     stage.publish(*batch(16, 1))
     client = join(stage, "a", 7)
+    assert client.visit is not None
     stage.guarded.leave(client.visit, client.subscription, how)
     client.proof.close()
     stage.guarded.close(client.visit, Departure.LOST)
@@ -98,9 +146,5 @@ async def test_who_is_cut_off_before_the_journal_is_known_goes_on_from_what_the_
     stage.replay.memberships.absences.elsewhere = lambda digest: [before]
     await starts.release((16, -1))
     assert client.come().resumed
-    running = asyncio.create_task(stage.guarded.run())
-    try:
+    async with running(stage):
         await eventually(lambda: client.ids == [1])
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
