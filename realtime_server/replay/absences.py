@@ -260,6 +260,8 @@ class Absences:
     ) -> None:
         """Lower the place of an absence to that of another client, which may come back to it too.
 
+        If that one has to be told of a gap, whoever goes on from the absence will be.
+
         Args:
             absence: the absence.
             place: the place.
@@ -267,21 +269,25 @@ class Absences:
             key: the key of the channel that goes on from the place, which says whose room another
                 process's absence takes here; None: the absence is of this process.
         """
-        if place >= absence.place:
+        is_owed = lost is LostReason.LOST and absence.lost is not lost
+        if place >= absence.place and not is_owed:
             return
+        place = min(place, absence.place)
+        if absence.lost is LostReason.LOST:
+            lost = absence.lost
         if not self.has(absence):
             # It is another process's, whose place cannot be changed. So another absence is added
             # here, beside the other process's or in its stead.
             if not absence.may_be_here:
                 self.on_change(absence)
             elif any(
-                one.ref <= absence.ref and one.place <= place
+                one.ref <= absence.ref and one.place <= place and (not is_owed or one.lost is lost)
                 for one in self._here(absence.key.digest)
             ):
                 return
-            whose = key or absence.key
-            why = lost or absence.lost
-            self.add(Absence(whose, absence.ref, place, absence.since, lost=why))
+            whose, ref, since = key or absence.key, absence.ref, absence.since
+            why, is_anew = lost or absence.lost, absence.is_anew
+            self.add(Absence(whose, ref, place, since, lost=why, is_anew=is_anew))
             return
         self.on_change(absence)
         absence.place = place

@@ -19,7 +19,7 @@ from .absences import LostReason
 from .catch_up import CatchUp
 from .change_log import ChangeLog
 from .liveness_checks import LivenessChecks
-from .membership import Choice, Membership
+from .membership import FIRST_REF, Choice, Membership
 from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start
 from .places import Place
@@ -31,10 +31,6 @@ from .visit import Visit
 __all__ = ["ChannelStarts", "OnStart"]
 
 logger = logging.getLogger("realtime.replay")
-
-_FIRST_REF: Final = 1
-"""The ref of the first message of a client. No other client is a former one of a client that joins
-with it, since clients count over all their connections."""
 
 _MOST_GONE: Final = 10_000
 """Channels that are remembered of those that have ended before the journal was known."""
@@ -138,7 +134,7 @@ class ChannelStarts:
         self._releases_new = True
         turn = Turn()
         for member, standing in list((self._held or {}).items()):
-            if member.ref == _FIRST_REF:
+            if member.ref == FIRST_REF:
                 self._release(member, standing, place)
                 await turn.give_way()
 
@@ -214,7 +210,7 @@ class ChannelStarts:
             on_start: called once, before anything is sent to the channel.
         """
         self._starting[standing.member] = on_start
-        is_new = self._releases_new and standing.member.ref == _FIRST_REF
+        is_new = self._releases_new and standing.member.ref == FIRST_REF
         if self._held is None or is_new:
             # A channel of a connection that has left it before may have waited since then.
             self._joining = standing.member if standing.began == self.catch_up.handed else None

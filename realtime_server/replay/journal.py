@@ -168,6 +168,7 @@ class Journal:
         since: float | None = None,
         is_open: bool = False,
         lost: LostReason | None = None,
+        is_anew: bool = False,
     ) -> None:
         """Note that a channel is joined.
 
@@ -181,8 +182,10 @@ class Journal:
                 joined and live.
             is_open: whether the channel is joined although ``since`` is given: it is catching up.
             lost: why the client has to be told of a gap when it comes back; None if it can go on.
+            is_anew: whether the channel began anew, and its client may not know that.
         """
-        entry = Joined(number, key, ref, self._empty.lifted(place[:2]), since, is_open, lost)
+        place = self._empty.lifted(place[:2])
+        entry = Joined(number, key, ref, place, since, is_open, lost, is_anew)
         if not self._own.tell(entry):
             self.is_full = True
             return

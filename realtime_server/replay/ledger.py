@@ -176,8 +176,15 @@ class Ledger:
             self._end(absence)
             return
         since = self._wall_clock() - (self._clock() - absence.since)
-        digest, ref, place, lost = absence.key.digest, absence.ref, absence.place, absence.lost
-        self._journal.joined(self._number(absence), digest, ref, place, since=since, lost=lost)
+        self._journal.joined(
+            self._number(absence),
+            absence.key.digest,
+            absence.ref,
+            absence.place,
+            since=since,
+            lost=absence.lost,
+            is_anew=absence.is_anew,
+        )
 
     def _tell_standing(self, standing: Standing) -> None:
         member = standing.member
@@ -189,7 +196,7 @@ class Ledger:
             self._end(standing)
         elif member.is_chosen:
             place, lowered = standing.lasting_place(self._live), member.lowered_to
-            lost = standing.why_lost
+            lost = standing.why_lost or member.lost
             is_live = self._standings.is_settled(standing) and lowered is None and lost is None
             self._journal.joined(
                 self._number(standing),
@@ -199,6 +206,7 @@ class Ledger:
                 since=None if is_live else self._wall_clock(),
                 is_open=not is_live,
                 lost=lost,
+                is_anew=member.is_anew and not is_live,
             )
 
     def _number(self, thing: Standing | Absence) -> int:
@@ -253,6 +261,7 @@ class Ledger:
             member.place,
             now if member.since is None else now - (wall - member.since),
             lost=member.lost,
+            is_anew=member.is_anew,
             may_be_here=member.may_be_there,
             member=member,
         )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
-from .absences import LostReason
+from .absences import Absence, LostReason
 from .identity import Key
 from .places import Place
 
-__all__ = ["Choice", "ConnectedClient", "Membership"]
+__all__ = ["FIRST_REF", "Choice", "ConnectedClient", "Membership"]
+
+FIRST_REF: Final = 1
+"""The ref of the first message of a client. No other client is a former one of a client that joins
+with it, since clients count over all their connections."""
 
 
 class ConnectedClient(Protocol):
@@ -63,6 +67,9 @@ class Membership:
     lowered_to: Place | None = attrs.field(default=None, init=False)
     """The highest place that the membership may leave behind, since another client may go on from
     it; None: its own place."""
+    lost: LostReason | None = attrs.field(default=None, init=False)
+    """Why whoever goes on from the membership has to be told of a gap, since it may be a client
+    whose place another one has taken; None: nobody has to, unless the standing says so."""
     may_lack: Place | None = attrs.field(default=None, init=False)
     """The place that the client had if the place that it goes on from was another client's. All
     changes between the two are missing then. None: no such place is known."""
@@ -74,6 +81,38 @@ class Membership:
         """Whether a later membership has taken over this one's place, and this one's client has
         sent nothing since."""
         return self.claimed_at is not None and self.claimed_at == self.client.heard
+
+    def absence(
+        self,
+        place: Place,
+        since: float,
+        *,
+        repeats: int,
+        lost: LostReason | None,
+        written: Place | None,
+    ) -> Absence:
+        """Return what the membership leaves behind when its connection is lost.
+
+        Args:
+            place: the place up to which the client has everything.
+            since: the present time, by the clock of the absences.
+            repeats: the sum of the replays of the changes behind the place.
+            lost: why nobody can go on from the place; None if somebody can.
+            written: the place up to which everything was written to the client; None: it is not
+                known.
+        """
+        return Absence(
+            self.key,
+            self.client.last_ref,
+            place,
+            since,
+            repeats,
+            lost or self.lost,
+            written=written,
+            seen=self.client.seen,
+            is_anew=self.is_anew or not (self.is_chosen or self.ref == FIRST_REF),
+            may_lack=self.may_lack,
+        )
 
 
 @attrs.frozen

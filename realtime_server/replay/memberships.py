@@ -36,7 +36,7 @@ from typing import Final
 
 from .absences import Absence, Absences, LostReason, reason_without_proof
 from .identity import Key
-from .membership import Choice, Membership
+from .membership import FIRST_REF, Choice, Membership
 from .places import Place
 from .shared_sessions import SharedSessions
 from .taken_places import Taken, TakenPlaces
@@ -52,8 +52,7 @@ MOST_HERE: Final = 250
 clients of all of them whether they are still there."""
 
 _NOBODY: Final = Choice(None)
-_FIRST_REF: Final = 1
-"""The ref of a client's first message. Whoever joins with it has had no channel before."""
+_LOST: Final = LostReason.LOST
 _PLACE: Final = attrgetter("place")
 _REF_AND_PLACE: Final = attrgetter("ref", "place")
 
@@ -138,7 +137,7 @@ class Memberships:
         quiet = [one for one in quiet if one.is_chosen]
         choice = self._chosen(member, quiet)
         member.is_chosen = True
-        member.is_anew = choice.is_anew or (choice.place is None and member.ref != _FIRST_REF)
+        member.is_anew = choice.is_anew or (choice.place is None and member.ref != FIRST_REF)
         return choice
 
     def end(self, member: Membership) -> None:
@@ -190,18 +189,7 @@ class Memberships:
             repeats = member.repeats
             if member.has_missed:
                 repeats += 1 if member.client.has_answered else _UNANSWERED
-        absence = Absence(
-            member.key,
-            member.client.last_ref,
-            place,
-            self._clock(),
-            repeats,
-            lost,
-            written=written,
-            seen=member.client.seen,
-            is_anew=member.is_anew or not (member.is_chosen or member.ref == _FIRST_REF),
-            may_lack=member.may_lack,
-        )
+        absence = member.absence(place, self._clock(), repeats=repeats, lost=lost, written=written)
         return self.absences.add(absence)
 
     def lose(self, member: Membership, place: Place) -> None:
@@ -333,7 +321,9 @@ class Memberships:
         seen = min(one.seen for one in candidates)
         self._taken.note(member.key.digest, best.ref, best.place, member.client, seen=seen)
         written = max((one.written for one in candidates if one.written), default=None)
-        lost = reason_without_proof(candidates) or best.lost
+        # Its last channel says whether it has still to be told of a gap.
+        last = max(candidates, key=_REF_AND_PLACE)
+        lost = reason_without_proof(candidates) or best.lost or last.lost
         is_anew = any(one.is_anew for one in candidates)
         return Choice(best.place, lost, best.repeats, written, is_anew)
 
@@ -353,9 +343,11 @@ class Memberships:
         is_anew = any(one.is_anew for one in candidates)
         takeable = [one for one in candidates if not one.is_shared]
         if not takeable or not (member.ref or len(candidates) == 1):
+            lost = lost or next((one.lost for one in candidates if one.lost is _LOST), None)
             repeats = max(one.repeats for one in candidates)
             return Choice(lowest.place, lost, repeats, is_anew=is_anew)
         taken = max(takeable, key=_REF_AND_PLACE)
+        lost = lost or taken.lost
         choice = Choice(lowest.place, lost, taken.repeats, taken.written, is_anew)
         digest, client, has_ref = member.key.digest, member.client, bool(member.ref)
         self._taken.note(digest, taken.ref, taken.place, client, seen=taken.seen, has_ref=has_ref)
@@ -366,13 +358,17 @@ class Memberships:
         for one in candidates:
             # Each of them may be this client's. Then the client that was taken for this one will go
             # on from it.
-            if one.place > taken.place:
-                if one in open_ones:
-                    open_ones[one].lowered_to = taken.place
-                    self.on_change(open_ones[one])
-                else:
-                    self.absences.lower(one, taken.place, taken.lost, key=member.key)
+            if one is not taken and one in open_ones:
+                self._lower(open_ones[one], taken)
+            elif one is not taken:
+                self.absences.lower(one, taken.place, taken.lost, key=member.key)
         return choice
+
+    def _lower(self, member: Membership, taken: Absence) -> None:
+        if taken.place < self._place(member):
+            member.lowered_to = taken.place
+        member.lost = member.lost or (taken.lost if taken.lost is _LOST else None)
+        self.on_change(member)
 
     def _claim(self, member: Membership) -> None:
         member.claimed_at = member.client.heard
@@ -380,17 +376,12 @@ class Memberships:
 
     def _as_absence(self, member: Membership) -> Absence:
         """Return the absence that an open membership would leave."""
-        place = self._place(member)
-        return Absence(
-            member.key,
-            member.client.last_ref,
-            place,
+        return member.absence(
+            self._place(member),
             self._clock(),
             repeats=member.repeats,
             lost=self._why_lost(member),
             written=self._written_to(member),
-            seen=member.client.seen,
-            is_anew=member.is_anew,
         )
 
     def _place(self, member: Membership) -> Place:

@@ -327,6 +327,7 @@ class OtherProcesses:
             channel.since,
             channel.is_open,
             channel.lost,
+            channel.is_anew,
         )
 
     def _is_away(self, age: Age) -> bool:

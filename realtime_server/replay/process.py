@@ -41,6 +41,8 @@ class OtherChannel:
     """Whether the channel is joined there although ``since`` has a time."""
     lost: LostReason | None = None
     """Why the client has to be told of a gap when it comes back; None if it can go on."""
+    is_anew: bool = False
+    """Whether the channel began anew, and its client may not know that."""
 
     @property
     def may_be_there(self) -> bool:

@@ -64,7 +64,9 @@ _REASONS: Final = (
     LostReason.RLS_TOO_SLOW,
     LostReason.TOKEN_REPLACED,
 )
-"""The reasons of gaps, in the order of their codes, which other servers read as well."""
+"""The reasons of gaps, in the order of their codes, which begin with 1. Other servers read them."""
+_ANEW: Final = 128
+"""What the code has besides if the client may not know that the channel began anew."""
 
 
 class UnknownEntryError(Exception):
@@ -113,6 +115,8 @@ class Joined:
     lost: LostReason | None = None
     """Why nobody can go on from the place, so that the client has to be told of a gap when it comes
     back; None if it can go on. Then ``since`` has a time."""
+    is_anew: bool = False
+    """Whether the channel began anew, and its client may not know that."""
 
 
 @attrs.frozen
@@ -280,11 +284,12 @@ def read_part(seal: Seal, data: bytes) -> Part | None:
 
 def _packed(entry: Entry, empty: EmptyStretches) -> bytes:
     match entry:
-        case Joined(number, key, ref, place, since, is_open, lost):
+        case Joined(number, key, ref, place, since, is_open, lost, is_anew):
             lsn, index = empty.lifted(place)
             values = number, key, _ref(ref), lsn, index, -1.0 if since is None else since
-            if lost is not None:
-                return _LOST.pack(b"H" if is_open else b"G", *values, _REASONS.index(lost))
+            if lost is not None or is_anew:
+                code = 0 if lost is None else _REASONS.index(lost) + 1
+                return _LOST.pack(b"H" if is_open else b"G", *values, code + _ANEW * is_anew)
             return _JOINED.pack(b"O" if is_open else b"J", *values)
         case Ended(number):
             return _ENDED.pack(b"E", number)
@@ -307,12 +312,12 @@ def _ref(ref: int | None) -> int:
     return _NO_REF if ref is None or not 0 <= ref <= _LARGEST else ref
 
 
-def _reason(code: object = None) -> LostReason | None:
-    if code is None:
-        return None
-    if not isinstance(code, int) or code >= len(_REASONS):
+def _what_to_tell(code: object = 0) -> tuple[LostReason | None, bool]:
+    assert isinstance(code, int)
+    is_anew, reason = divmod(code, _ANEW)
+    if reason > len(_REASONS):
         raise UnknownEntryError
-    return _REASONS[code]
+    return (_REASONS[reason - 1] if reason else None), bool(is_anew)
 
 
 def _entries(body: bytes) -> Iterator[Entry]:
@@ -334,7 +339,7 @@ def _entry(letter: bytes, *values: object) -> Entry:
             int(lsn),
             int(index),
             float(since),
-            *lost,
+            *code,
         ):
             return Joined(
                 number,
@@ -343,7 +348,7 @@ def _entry(letter: bytes, *values: object) -> Entry:
                 (lsn, index),
                 None if since < 0 else since,
                 letter in (b"O", b"H"),
-                _reason(*lost),
+                *_what_to_tell(*code),
             )
         case b"E", (int(number),):
             return Ended(number)

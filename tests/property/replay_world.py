@@ -64,6 +64,8 @@ class Connection:
     """Up to which change everything has arrived; None: all that was written has."""
     owes_since: float | None = None
     owed: int = 0
+    tells: bool = False
+    """Whether its client is told of a gap, or that it begins anew."""
 
     @property
     def proof(self) -> Connection:
@@ -118,6 +120,8 @@ class Client:
     process: Process | None = None
     connection: Connection | None = None
     member: Membership | None = None
+    is_owed: bool = False
+    """Whether it has still to be told of a gap, which its process has written into the journal."""
     lacks: int | None = None
     """The change behind which changes were skipped, of which it was told of no gap."""
     had: list[tuple[float, int]] = attrs.field(factory=list)
@@ -156,7 +160,7 @@ class Process:
             window=WINDOW,
             most_away=1000,
             clock=lambda: world.clock,
-            why_lost=lambda member: self.open[member].why_lost,
+            why_lost=self.standings.why_lost,
         )
         self.ledger = Ledger(
             self.journal,
@@ -236,7 +240,7 @@ class Process:
 
     # Channels
 
-    def join(self, client: Client, *, began: int | None = None) -> None:
+    def join(self, client: Client, *, began: int | None = None, arrives: bool = True) -> None:
         connection = Connection(self.world, last_ref=client.ref, messages=1)
         connection.began = connection.seen = self.world.pings if began is None else began
         connection.written = connection.proven = self.world.end
@@ -273,23 +277,34 @@ class Process:
             place = min(choice.place, self.handed)
             if client.has is not None:
                 has = client.has if client.lacks is None else client.lacks
-                client.lacks = None if choice.lost is not None or place <= (has, 0) else has
+                connection.tells = choice.lost is not None or choice.is_anew
+                client.lacks = None if place <= (has, 0) else has
+                if connection.tells and arrives:
+                    client.lacks = None
                 has_strangers = client.key in self.world.strange
-                assert client.lacks is None or has_strangers, "what it has missed is skipped"
-            if self.world.is_kept:
+                skips = client.lacks is not None and not connection.tells
+                assert not skips or has_strangers, "what it has missed is skipped"
+                is_told = connection.tells or not client.is_owed
+                assert is_told or has_strangers, "it is told of no gap"
+            if self.world.is_kept and choice.lost is None:
                 assert place >= self.floor, "what it has missed is not kept"
             standing.go_on(place)
             standing.lost = choice.lost
         elif client.has is not None:
             # It is told so. Of several that cannot be told apart this happens to one whose former
             # channel had sent more than its process has written.
-            client.lacks = None
+            connection.tells = True
+            client.lacks = None if arrives else client.has
             same = [one for one in self.world.clients if one.key == client.key]
             assert len(same) > 1, "it is taken for a new one"
         # What it has missed is written to it, and not proven yet.
+        if not arrives:
+            connection.stalled_at = connection.written
         self.world.change()
         standing.go_live()
-        client.has_got(self.world.end, self.world.clock)
+        if arrives:
+            client.has_got(self.world.end, self.world.clock)
+            client.is_owed = client.is_owed and not connection.tells
 
     def leave(self, member: Membership) -> None:
         """See that a connection is gone."""
@@ -297,6 +312,8 @@ class Process:
         del self.needs.visits[cast(Any, member.client)]
         self.standings.end(standing)
         place, why = standing.place(self), standing.why_lost
+        if standing.is_settled:
+            member.is_anew = False
         self.memberships.depart(member, place, began=standing.first, lost=why)
         self.standings.remove(standing)
 
@@ -391,6 +408,7 @@ class World:
                 *(self.prove,) * 4,
                 *(self.beat,) * 2,
                 self.stall,
+                self.tell_gap,
                 *(self.cut, self.vanish) * 2,
                 *((self.close, self.close_and_kill) * 2 if not self.is_kept else ()),
                 *(self.come,) * 6,
@@ -430,6 +448,21 @@ class World:
         else:
             client.connection.stalled_at = None
             client.has_got(self.end, self.clock)
+            if client.connection.tells:
+                client.is_owed, client.lacks = False, None
+
+    def tell_gap(self, client: Client) -> None:
+        """Tell a client of a gap, of which it learns at once, or when more arrives."""
+        process, connection, member = client.process, client.connection, client.member
+        if process is None or connection is None or member is None:
+            return
+        client.is_owed = connection.tells = True
+        if connection.stalled_at is None:
+            connection.stalled_at = connection.written
+            if self.random.random() < 0.5:
+                self.stall(client)
+        process.standings.lose(process.open[member])
+        process.write()
 
     def beat(self, client: Client) -> None:
         client.ref += 1
@@ -499,7 +532,7 @@ class World:
         process.read()
         client.ref += 1
         is_new = client.has is None
-        process.join(client)
+        process.join(client, arrives=is_new or self.random.random() < 0.8)
         if is_new:
             # One that is not in the journal cannot be found.
             process.write()

@@ -688,3 +688,37 @@ def test_a_bounded_number_of_what_was_taken_is_remembered(monkeypatch: pytest.Mo
         world.join(key, 6)
     lost = [world.join(Key(bytes([number]), is_exact=False), 8)[1].lost for number in range(20)]
     assert lost == [None] * 10 + [LostReason.LOST] * 10
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+def test_whoever_is_owed_a_gap_is_told_although_an_older_channel_has_the_same_place(
+    key: Key,
+) -> None:
+    world = World()
+    world.leave_behind(key, 5, 7)
+    world.leave_behind(key, 6, 7, lost=LostReason.LOST)
+    assert world.join(key, 7)[1].lost is LostReason.LOST
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_gap_that_is_owed_goes_to_whoever_comes_for_it_by_claims(is_open: bool) -> None:
+    """The one whose place is left finds the channel of the one that was taken for it."""
+    world = World()
+    open_one = world.enter(CLAIMS, 3, at=4)
+    open_one.is_chosen = True
+    if not is_open:
+        world.memberships.depart(open_one, (4, 0), began=(0, 0))
+    world.leave_behind(CLAIMS, 5, 7, lost=LostReason.LOST)
+    silent = (open_one,) if is_open else ()
+    assert world.join(CLAIMS, 6, silent=silent)[1].lost is LostReason.LOST
+    if is_open:
+        world.memberships.depart(open_one, (4, 0), began=(0, 0))
+    _, choice = world.join(CLAIMS, 8)
+    assert (place(choice), choice.lost) == (4, LostReason.LOST)
+
+
+def test_who_joins_without_a_ref_is_told_of_any_gap_that_is_owed() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 3, 4)
+    world.leave_behind(CLAIMS, 5, 7, lost=LostReason.LOST)
+    assert world.join(CLAIMS, None)[1].lost is LostReason.LOST
