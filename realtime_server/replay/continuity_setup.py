@@ -87,6 +87,7 @@ def make_continuity(
         standings,
         memberships.absences,
         shared=memberships.shared_sessions,
+        taken_places=memberships.taken_places,
         clock=clock,
         wall_clock=time.time,
     )

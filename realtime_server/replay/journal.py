@@ -17,7 +17,7 @@ bounded. Clients of channels beyond that begin anew at other processes. No I/O; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -37,6 +37,7 @@ from .records import (
     Joined,
     Low,
     Part,
+    PlaceTaken,
     Seal,
     Shared,
     Taken,
@@ -100,6 +101,10 @@ class Journal:
         self.on_shared: Callable[[bytes], None] = lambda key: None
         """Is called with each key of which another process has found that several clients have
         it."""
+        self.on_place_taken: Callable[[PlaceTaken], None] = lambda places: None
+        """Is called with the places of a key that may have been taken by others."""
+        self.places_taken: Callable[[], Iterable[PlaceTaken]] = lambda: ()
+        """Returns all such places that are known here."""
         self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
         """Is called when another process has begun, and needs a snapshot; with whether it has got
         this process's slot."""
@@ -113,6 +118,7 @@ class Journal:
             on_taken=self._was_taken,
             on_asked=lambda number: self.on_asked(number),
             on_shared=lambda key: self.on_shared(key),
+            on_place_taken=lambda places: self.on_place_taken(places),
             on_boot=self._booted,
         )
 
@@ -263,7 +269,7 @@ class Journal:
         if boot or snapshot:
             head = (Boot(),) if boot else ()
             everything = own.snapshot(self._seal.server), self._others.snapshot()
-            entries = [*chain(head, *everything)]
+            entries = [*chain(head, *everything, self.places_taken())]
         elif low is not None:
             entries.append(Low(low))
         return write_record(self._seal, own.number, own.time, entries, self._empty)

@@ -25,10 +25,11 @@ from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .journal import Journal, OtherChannel
 from .liveness_checks import WITHIN
-from .records import Asked
+from .records import Asked, PlaceTaken
 from .shared_sessions import SharedSessions
 from .standing import LivePlaces, Standing
 from .standings import STEP, Standings
+from .taken_places import Taken, TakenPlaces
 
 __all__ = ["AbsenceElsewhere", "Ledger"]
 
@@ -53,6 +54,7 @@ class Ledger:
         standings: the standings of the process's channels.
         absences: the absences of the process's channels.
         shared: the sessions that several clients have.
+        taken_places: the places that were taken over.
         clock: returns seconds of the absences' clock.
         wall_clock: returns seconds since 1970.
     """
@@ -65,6 +67,7 @@ class Ledger:
         absences: Absences,
         *,
         shared: SharedSessions,
+        taken_places: TakenPlaces,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -73,6 +76,7 @@ class Ledger:
         self._standings = standings
         self._absences = absences
         self._shared = shared
+        self._taken_places = taken_places
         self._clock = clock
         self._wall_clock = wall_clock
         self._numbers = count()
@@ -83,6 +87,8 @@ class Ledger:
         # over here.
         self._changed: dict[Standing | Absence, None] = {}
         self._taken: dict[tuple[bytes, int], OtherChannel] = {}
+        # The keys of which places were taken over, and whether a client has found nothing.
+        self._places_taken: dict[bytes, bool] = {}
         # How many changed channels are noted before those are forgotten that need not be told.
         self._most_changed = _FEW
         # The channels that were claimed, as their clients did not answer.
@@ -97,6 +103,9 @@ class Ledger:
         journal.on_asked = self._on_asked
         journal.on_shared = shared.add
         shared.on_tell = journal.shared
+        taken_places.on_change = self._note_places
+        journal.on_place_taken = self._learn_places
+        journal.places_taken = self._told_places
         journal.on_lost = partial(self._remember, why=LostReason.LOST)
 
     def _note(self, thing: Standing | Absence) -> None:
@@ -130,6 +139,10 @@ class Ledger:
                 self._journal.add(Asked(member.server, member.number))
             else:
                 self._journal.taken(member)
+        places, self._places_taken = self._places_taken, {}
+        for digest, is_missed in places.items():
+            if (found := self._taken_places.of(digest)) is not None:
+                self._journal.add(self._entry(digest, found, is_missed=is_missed))
         told = 0
         while self._changed:
             thing, _ = self._changed.popitem()
@@ -233,6 +246,24 @@ class Ledger:
         else:
             thing.member.claimed_at = thing.member.client.heard
             self._claimed[thing] = None
+
+    # Places that were taken over
+
+    def _note_places(self, digest: bytes, is_missed: bool) -> None:
+        self._places_taken[digest] = is_missed or self._places_taken.get(digest, False)
+
+    def _told_places(self) -> Iterator[PlaceTaken]:
+        return (self._entry(digest, taken) for digest, taken in self._taken_places.told())
+
+    def _entry(self, digest: bytes, taken: Taken, *, is_missed: bool = False) -> PlaceTaken:
+        until = taken.until + self._wall_clock() - self._clock()
+        place = (taken.place[0], taken.place[1])
+        return PlaceTaken(digest, taken.ref, place, until, taken.lacks_ref, is_missed)
+
+    def _learn_places(self, places: PlaceTaken) -> None:
+        until = places.until + self._clock() - self._wall_clock()
+        taken = Taken(places.ref, 0, places.place, until, places.lacks_ref, is_told=True)
+        self._taken_places.learn(places.key, taken, is_missed=places.is_missed)
 
     # Other processes
 

@@ -85,7 +85,9 @@ class Memberships:
         self._clock = clock
         self.absences = Absences(window=window, most=most_away, clock=clock)
         """The absences of clients that may come back."""
-        self._taken = TakenPlaces(window=window, clock=clock)
+        self.taken_places = TakenPlaces(window=window, clock=clock)
+        """The places that were taken over, perhaps from other clients."""
+        self.taken_places.on_missed = self._tell_lacking
         # The open memberships by key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
         self.shared_sessions = SharedSessions()
@@ -147,7 +149,7 @@ class Memberships:
             del here[member]
             if not here:
                 del self._here[member.key.digest]
-            self._taken.note_end(member.key.digest, member.client, member.client.last_ref)
+            self.taken_places.note_end(member.key.digest, member.client, member.client.last_ref)
 
     def depart(
         self,
@@ -269,7 +271,7 @@ class Memberships:
         digest, ref, began = member.key.digest, member.ref or 1, member.client.began
         return (
             any(one.ref >= ref or one.seen > began for one in self.absences.of(digest))
-            or self._taken.is_by_another(digest, ref, member.client)
+            or self.taken_places.is_by_another(digest, ref, member.client)
             or any(
                 one.client.last_ref >= ref or one.client.seen > began
                 for one in self._here.get(digest, ())
@@ -290,11 +292,12 @@ class Memberships:
             return None
         taken.add_taker(member.client)
         self._tell_lacking(member.key.digest)
+        self.taken_places.on_change(member.key.digest, True)
         return Choice(taken.place, LostReason.LOST)
 
     def _find_taken(self, member: Membership) -> Taken | None:
         """Return the taken places of which the client may have left one."""
-        return self._taken.find(member.key.digest, member.ref, member.client)
+        return self.taken_places.find(member.key.digest, member.ref, member.client)
 
     def _tell_lacking(self, digest: bytes) -> None:
         """Have the clients of a key be told of a gap that may have gone on from another's place:
@@ -319,7 +322,8 @@ class Memberships:
         best = max(candidates, key=_PLACE)
         # In case several clients have the key after all.
         seen = min(one.seen for one in candidates)
-        self._taken.note(member.key.digest, best.ref, best.place, member.client, seen=seen)
+        digest, client = member.key.digest, member.client
+        self.taken_places.note(digest, best.ref, best.place, client, seen=seen, is_told=False)
         written = max((one.written for one in candidates if one.written), default=None)
         # Its last channel says whether it has still to be told of a gap.
         last = max(candidates, key=_REF_AND_PLACE)
@@ -350,7 +354,9 @@ class Memberships:
         lost = lost or taken.lost
         choice = Choice(lowest.place, lost, taken.repeats, taken.written, is_anew)
         digest, client, has_ref = member.key.digest, member.client, bool(member.ref)
-        self._taken.note(digest, taken.ref, taken.place, client, seen=taken.seen, has_ref=has_ref)
+        self.taken_places.note(
+            digest, taken.ref, taken.place, client, seen=taken.seen, has_ref=has_ref
+        )
         if taken in open_ones:
             self._claim(open_ones[taken])
         else:

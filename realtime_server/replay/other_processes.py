@@ -23,7 +23,19 @@ from .channel_ages import Age, ChannelAges
 from .empty_stretches import EmptyStretches
 from .places import Place
 from .process import OtherChannel, Process
-from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Shared, Taken
+from .records import (
+    Asked,
+    Boot,
+    Ended,
+    Entry,
+    Joined,
+    Low,
+    Part,
+    PlaceTaken,
+    ProcessState,
+    Shared,
+    Taken,
+)
 
 __all__ = ["OtherProcesses"]
 
@@ -52,6 +64,7 @@ class OtherProcesses:
         on_asked: called with the number of a channel of this process whose client may be on a
             connection of another process by now.
         on_shared: called with the key of a session that several clients turn out to have.
+        on_place_taken: called with the places of a key that may have been taken by others.
         on_boot: called when another process has begun, with its slot. It needs a snapshot.
     """
 
@@ -64,6 +77,7 @@ class OtherProcesses:
         on_taken: Callable[[int], None],
         on_asked: Callable[[int], None],
         on_shared: Callable[[bytes], None],
+        on_place_taken: Callable[[PlaceTaken], None],
         on_boot: Callable[[bytes], None],
     ) -> None:
         self._server = server
@@ -72,6 +86,7 @@ class OtherProcesses:
         self._on_taken = on_taken
         self._on_asked = on_asked
         self._on_shared = on_shared
+        self._on_place_taken = on_place_taken
         self._on_boot = on_boot
         self._processes: dict[bytes, Process] = {}
         # The processes and numbers of the channels of each key: most keys have just one channel.
@@ -133,6 +148,8 @@ class OtherProcesses:
                     self._drop(head.server, number)
                 case Taken():
                     self.take(entry)
+                case PlaceTaken():
+                    self._on_place_taken(entry)
                 case Asked(server, number):
                     if server == self._server:
                         self._on_asked(number)

@@ -33,6 +33,7 @@ __all__ = [
     "Joined",
     "Low",
     "Part",
+    "PlaceTaken",
     "ProcessState",
     "Seal",
     "Shared",
@@ -138,6 +139,25 @@ class Taken:
 
 
 @attrs.frozen
+class PlaceTaken:
+    """Clients have gone on from places that may have been other clients' with the same key."""
+
+    key: bytes
+    """The key, as 16 bytes."""
+    ref: int
+    """The lowest of the refs of the clients that had left the places."""
+    place: Place
+    """The lowest place."""
+    until: float
+    """The time at which this is forgotten, in seconds since 1970."""
+    lacks_ref: bool = False
+    """Whether a client has taken a place over whose join had no ref."""
+    is_missed: bool = False
+    """Whether a client has found nothing to go on from, so that those have to be told of a gap that
+    may have gone on from another's place."""
+
+
+@attrs.frozen
 class Asked:
     """The client of another process's channel may have come to this process: the other one is to
     ping it."""
@@ -180,12 +200,13 @@ class ProcessState:
     low: Place
 
 
-Entry: TypeAlias = Joined | Ended | Taken | Asked | Shared | Low | Boot | ProcessState
+Entry: TypeAlias = Joined | Ended | Taken | PlaceTaken | Asked | Shared | Low | Boot | ProcessState
 
 _JOINED: Final = Struct(">cQ16sqQqd")
 _LOST: Final = Struct(">cQ16sqQqdB")
 _ENDED: Final = Struct(">cQ")
 _TAKEN: Final = Struct(">c8sQd")
+_PLACE_TAKEN: Final = Struct(">c16sqQqd??")
 _ASKED: Final = Struct(">c8sQ")
 _SHARED: Final = Struct(">c16s")
 _LOW: Final = Struct(">cQq")
@@ -198,6 +219,7 @@ _FORMS: Final = {
     b"H": _LOST,
     b"E": _ENDED,
     b"T": _TAKEN,
+    b"V": _PLACE_TAKEN,
     b"Q": _ASKED,
     b"S": _SHARED,
     b"L": _LOW,
@@ -295,6 +317,9 @@ def _packed(entry: Entry, empty: EmptyStretches) -> bytes:
             return _ENDED.pack(b"E", number)
         case Taken(server, number, time):
             return _TAKEN.pack(b"T", server, number, time)
+        case PlaceTaken(key, ref, place, until, lacks_ref, is_missed):
+            lsn, index = place
+            return _PLACE_TAKEN.pack(b"V", key, _ref(ref), lsn, index, until, lacks_ref, is_missed)
         case Asked(server, number):
             return _ASKED.pack(b"Q", server, number)
         case Shared(key):
@@ -354,6 +379,16 @@ def _entry(letter: bytes, *values: object) -> Entry:
             return Ended(number)
         case b"T", (bytes(server), int(number), float(time)):
             return Taken(server, number, time)
+        case b"V", (
+            bytes(key),
+            int(ref),
+            int(lsn),
+            int(index),
+            float(until),
+            bool(lacks_ref),
+            bool(is_missed),
+        ):
+            return PlaceTaken(key, ref, (lsn, index), until, lacks_ref, is_missed)
         case b"Q", (bytes(server), int(number)):
             return Asked(server, number)
         case b"S", (bytes(key),):

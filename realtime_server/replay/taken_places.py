@@ -5,14 +5,15 @@ that has been away: its first message may well have a higher number than the oth
 Then nothing is left that the other could go on from. So the server remembers for a while that a
 place was taken over, and tells a client that finds nothing of a gap. A client that had left the
 place itself, and starts anew in the meantime, may be told of a gap that does not exist, which costs
-it a look at its tables. No I/O, and time is passed in.
+it a look at its tables. Other processes are told of places that were taken over, because the other
+client may come to any. No I/O, and time is passed in.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
@@ -42,6 +43,8 @@ class Taken:
     """The time at which this is forgotten."""
     lacks_ref: bool = False
     """Whether a client has taken a place over whose join had no ref."""
+    is_told: bool = False
+    """Whether other processes are told of it."""
     takers_ref: int = 0
     """The highest ref that was sent on connections of takers that have ended."""
     takers: tuple[weakref.ref[object], ...] = ()
@@ -65,6 +68,12 @@ class TakenPlaces:
         self._clock = clock
         # In the order in which the last place of each key was taken over.
         self._by_key: OrderedDict[bytes, Taken] = OrderedDict()
+        self.on_change: Callable[[bytes, bool], None] = lambda digest, is_missed: None
+        """Called with the digest of each key of which others have to be told, and whether a client
+        has found nothing to go on from."""
+        self.on_missed: Callable[[bytes], None] = lambda digest: None
+        """Called with the digest of a key of which a client of another process has found nothing to
+        go on from."""
 
     def note(
         self,
@@ -75,6 +84,7 @@ class TakenPlaces:
         *,
         seen: int = 0,
         has_ref: bool = True,
+        is_told: bool = True,
     ) -> None:
         """Note that a place was taken over.
 
@@ -85,20 +95,52 @@ class TakenPlaces:
             taker: the connection whose client has taken the place over.
             seen: the ordinal behind which the client was certainly there that left the place.
             has_ref: whether that client's join had a ref.
+            is_told: whether other processes are told: not if only one client has the key.
         """
+        until = self._clock() + self._window
+        taken = self._add(digest, Taken(ref, seen, place, until, not has_ref, is_told))
+        taken.add_taker(taker)
+        if is_told:
+            self.on_change(digest, False)
+
+    def learn(self, digest: bytes, taken: Taken, *, is_missed: bool) -> None:
+        """Note what another process has told.
+
+        Args:
+            digest: the key's digest.
+            taken: the places that were taken over there.
+            is_missed: whether a client has found nothing there to go on from.
+        """
+        if taken.until > self._clock():
+            self._add(digest, taken)
+        if is_missed:
+            self.on_missed(digest)
+
+    def _add(self, digest: bytes, more: Taken) -> Taken:
         now = self._clock()
         taken = self._by_key.pop(digest, None)
         if taken is None or taken.until <= now:
-            taken = Taken(ref, seen, place, now)
-        taken.ref, taken.place = min(taken.ref, ref), min(taken.place, place)
-        taken.seen = min(taken.seen, seen)
-        taken.lacks_ref = taken.lacks_ref or not has_ref
-        taken.until = now + self._window
-        taken.add_taker(taker)
+            taken = more
+        taken.ref, taken.place = min(taken.ref, more.ref), min(taken.place, more.place)
+        taken.seen = min(taken.seen, more.seen)
+        taken.lacks_ref = taken.lacks_ref or more.lacks_ref
+        taken.is_told = taken.is_told or more.is_told
+        taken.until = max(taken.until, more.until)
         self._by_key[digest] = taken
         oldest = next(iter(self._by_key.values()))
         if oldest.until <= now or len(self._by_key) > _MOST:
             self._by_key.popitem(last=False)
+        return taken
+
+    def of(self, digest: bytes) -> Taken | None:
+        """Return the places of a key that were taken over lately; None if none were."""
+        taken = self._by_key.get(digest)
+        return None if taken is None or taken.until <= self._clock() else taken
+
+    def told(self) -> Iterator[tuple[bytes, Taken]]:
+        """Yield the digests and places of which other processes are told."""
+        now = self._clock()
+        return ((key, one) for key, one in self._by_key.items() if one.is_told and one.until > now)
 
     def find(self, digest: bytes, ref: int | None, client: ConnectedClient) -> Taken | None:
         """Return what was taken over that a client may have left; None if nothing was.
@@ -109,8 +151,8 @@ class TakenPlaces:
             client: the client's connection; None is returned if that has taken a place over itself,
                 or had begun when those that left the places were certainly on theirs.
         """
-        taken = self._by_key.get(digest)
-        if taken is None or taken.until <= self._clock() or (ref and taken.ref >= ref):
+        taken = self.of(digest)
+        if taken is None or (ref and taken.ref >= ref):
             return None
         if taken.seen > client.began or any(one() is client for one in taken.takers):
             return None
@@ -136,8 +178,8 @@ class TakenPlaces:
             ref: the ref of the client's join.
             client: the client's connection.
         """
-        taken = self._by_key.get(digest)
-        if taken is None or taken.until <= self._clock():
+        taken = self.of(digest)
+        if taken is None:
             return False
         if any(one() is client for one in taken.takers):
             return False

@@ -168,6 +168,7 @@ class Process:
             self.standings,
             self.memberships.absences,
             shared=self.memberships.shared_sessions,
+            taken_places=self.memberships.taken_places,
             clock=lambda: world.clock,
             wall_clock=lambda: world.clock,
         )

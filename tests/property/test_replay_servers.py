@@ -6,17 +6,20 @@ chosen for it must not be higher.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realtime_server.replay import records
+from realtime_server.replay.absences import LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.needs import OVERDUE
 from realtime_server.replay.standing import LASTS
 
 from .examples import examples
-from .replay_world import Client, World
+from .replay_world import Client, Process, World
 
 pytestmark = pytest.mark.slow
 
@@ -187,3 +190,78 @@ def test_who_answers_after_long_has_a_place_of_its_own_until_it_has_caught_up(
         world.clock += LASTS
     world.kill_at_once(process)
     world.come(client)
+
+
+@pytest.fixture(params=[False, True], ids=["another server", "a restart"])
+def elsewhere(request: pytest.FixtureRequest) -> Callable[[World], Process]:
+    """Where a client comes to: another server that runs, or the next process of the first one."""
+
+    def get(world: World) -> Process:
+        world.write_all()
+        if request.param:
+            # Of the former process only a snapshot is left.
+            first, other = world.processes
+            other.read()
+            world.wal[:] = []
+            other.write(snapshot=True)
+            for one in world.processes:
+                one.read_up_to = 0
+            world.kill_at_once(first)
+            return world.processes[0]
+        world.processes[1].read()
+        return world.processes[1]
+
+    return get
+
+
+def test_who_finds_its_place_taken_by_a_newcomer_is_told_at_any_server(
+    elsewhere: Callable[[World], Process],
+) -> None:
+    world = World([], 0)
+    key = Key(b"c" * 16, is_exact=False)
+    owner, newcomer = Client(key, 3), Client(key, 20)
+    world.clients += [owner, newcomer]
+    first = world.processes[0]
+    first.join(owner)
+    world.cut(owner)
+    world.change()
+    first.join(newcomer)
+    process = elsewhere(world)
+    owner.ref = 5
+    process.join(owner)
+    assert owner.member is not None
+    assert process.open[owner.member].lost is LostReason.LOST
+
+
+def test_who_has_jumped_over_changes_is_told_when_another_finds_nothing_at_another_server() -> None:
+    world = World([], 0)
+    key = Key(b"c" * 16, is_exact=False)
+    owner, newcomer, other = Client(key, 8), Client(key, 20), Client(key, 4)
+    world.clients += [owner, newcomer, other]
+    world.strange.add(key)
+    first, second = world.processes
+    first.join(owner)
+    world.prove_all()
+    world.cut(owner)
+    world.change()
+    first.join(newcomer)
+    world.change()
+    second.join(other)
+    world.prove_all()
+    world.cut(other)
+    world.write_all()
+    second.read()
+    # It is taken for the other one, which has had more.
+    owner.ref = 9
+    second.join(owner)
+    assert owner.lacks is not None
+    world.write_all()
+    first.read()
+    # The other one is told itself, and so is the owner.
+    other.ref = 6
+    first.join(other)
+    assert other.member is not None
+    assert first.open[other.member].lost is LostReason.LOST
+    first.write()
+    second.read()
+    assert owner.lacks is None

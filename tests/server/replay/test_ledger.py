@@ -20,6 +20,7 @@ from realtime_server.replay.records import Asked, Seal, digest, journal_secret
 from realtime_server.replay.shared_sessions import SharedSessions
 from realtime_server.replay.standing import LASTS, Standing
 from realtime_server.replay.standings import STEP, Standings
+from realtime_server.replay.taken_places import TakenPlaces
 from tests.journals import read_message, tell
 
 KEY = Key(b"k" * 16, is_exact=False)
@@ -76,6 +77,7 @@ class World:
             self.standings,
             self.absences,
             shared=self.shared,
+            taken_places=TakenPlaces(window=300, clock=time.monotonic),
             clock=time.monotonic,
             wall_clock=time.time,
         )
