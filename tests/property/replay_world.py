@@ -287,7 +287,11 @@ class Process:
                 assert not skips or has_strangers, "what it has missed is skipped"
                 is_told = connection.tells or not client.is_owed
                 assert is_told or has_strangers, "it is told of no gap"
-            if self.world.is_kept and choice.lost is None:
+            if choice.lost is not None:
+                # It may be told of the gap again: as long as a page may take back what it has
+                # proven, its process tells others of the place before the gap.
+                self.world.is_kept = False
+            if self.world.is_kept:
                 assert place >= self.floor, "what it has missed is not kept"
             standing.go_on(place)
             standing.lost = choice.lost
