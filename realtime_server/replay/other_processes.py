@@ -334,18 +334,7 @@ class OtherProcesses:
         ]
 
     def _member(self, server: bytes, channel: Joined) -> OtherChannel:
-        place = self._processes[server].place_of(channel)
-        return OtherChannel(
-            server,
-            channel.number,
-            channel.key,
-            channel.ref,
-            place,
-            channel.since,
-            channel.is_open,
-            channel.lost,
-            channel.is_anew,
-        )
+        return self._processes[server].other_channel(server, channel)
 
     def _is_away(self, age: Age) -> bool:
         """Return whether a channel is there whose client went away then, and is still away."""

@@ -100,6 +100,25 @@ class Process:
         place = channel.place if channel.since is not None else max(channel.place, self.low)
         return self.empty.lifted(place)
 
+    def other_channel(self, server: bytes, channel: Joined) -> OtherChannel:
+        """Return a channel as it is known to other processes.
+
+        Args:
+            server: the name of this process.
+            channel: one of its channels.
+        """
+        return OtherChannel(
+            server,
+            channel.number,
+            channel.key,
+            channel.ref,
+            self.place_of(channel),
+            channel.since,
+            channel.is_open,
+            channel.lost,
+            channel.is_anew,
+        )
+
     def put(self, channel: Joined) -> None:
         """Add a channel, or replace what is known of it."""
         former = self.channels.get(channel.number)
