@@ -59,8 +59,7 @@ logger = logging.getLogger("realtime.server")
 _SHARE: Final = 4
 """Which part of the memory may wait for all clients, unless a setting says it: a quarter."""
 _PATIENCE: Final = 1.0
-"""How many seconds the reading of changes may take to end after it was cancelled, and then, at
-most, what waits for row level security."""
+"""How many seconds reading may take to end, and then what waits for row level security, at most."""
 
 
 class RealtimeServer:
@@ -178,6 +177,8 @@ class RealtimeServer:
             )
         else:
             self.mode = StreamMode(config, source, self.hub, self.metrics, replay=guarded)
+            if self._node is not None and not (self.replay and self.replay.serves_others):
+                self._node.feed.pass_over_unless(self.hub.wanted.wants)
         # What all connections share.
         self._services = Services(
             hub=self.hub,

@@ -129,13 +129,46 @@ class Envelope:
     """How many parts the piece has."""
 
 
-# Not frozen, since one is made for each run, which may have one row only.
-@attrs.define
 class Run:
-    """Rows of one relation within a body."""
+    """Rows of one relation within a body, which are read when they are asked for.
 
-    relation_oid: int
-    messages: Sequence[bytes]
+    Args:
+        relation_oid: the relation.
+        count: how many rows these are.
+        body: the body.
+        at: where the lengths of the rows begin in it.
+        behind: where the run ends.
+    """
+
+    __slots__ = ("_at", "_behind", "_body", "count", "relation_oid")
+
+    def __init__(self, relation_oid: int, count: int, body: bytes, at: int, behind: int) -> None:
+        self.relation_oid = relation_oid
+        """The relation."""
+        self.count = count
+        """How many rows these are."""
+        self._body = body
+        self._at = at
+        self._behind = behind
+
+    def messages(self, sequence: int) -> list[bytes]:
+        """Return the rows' messages.
+
+        Args:
+            sequence: the envelope's number, for errors.
+
+        Raises:
+            EnvelopeError: if these are no rows.
+        """
+        body, count, at = self._body, self.count, self._at
+        lengths = unpack_from(f"!{count}I", body, at)
+        start = at + 4 * count
+        if start + sum(lengths) != self._behind or not all(lengths):
+            raise EnvelopeError("the rows of a run have other lengths than it says", sequence)
+        messages = [body[a:b] for a, b in pairwise(accumulate(lengths, initial=start))]
+        if not _ROWS.issuperset(map(_TAG, messages)):
+            raise EnvelopeError("a run has a message that is no row", sequence)
+        return messages
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -300,16 +333,11 @@ def _read_run(body: bytes, at: int, behind: int, sequence: int) -> Run:
     if behind - at < _RUN.size:
         raise EnvelopeError("it has a run without a head", sequence)
     oid, count = _RUN.unpack_from(body, at)
-    start = at + _RUN.size + 4 * count
-    if not count or start > behind:
+    at += _RUN.size
+    # Each row has a length, and one byte or more.
+    if not count or at + 5 * count > behind:
         raise EnvelopeError(f"it has a run of {count} rows", sequence)
-    lengths = unpack_from(f"!{count}I", body, at + _RUN.size)
-    if start + sum(lengths) != behind or not all(lengths):
-        raise EnvelopeError("the rows of a run have other lengths than it says", sequence)
-    messages = [body[a:b] for a, b in pairwise(accumulate(lengths, initial=start))]
-    if not _ROWS.issuperset(map(_TAG, messages)):
-        raise EnvelopeError("a run has a message that is no row", sequence)
-    return Run(oid, messages)
+    return Run(oid, count, body, at, behind)
 
 
 def _shown(place: Place) -> str:

@@ -19,7 +19,7 @@ from realtime_core.positions import LAST_INDEX
 
 from .chain import HoleError
 from .envelope import EnvelopeError, Place, decode, position_at
-from .unpacker import Unpacker
+from .unpacker import Unpacker, Wants
 
 __all__ = ["EnvelopeQueue", "Steps"]
 
@@ -42,6 +42,8 @@ class EnvelopeQueue:
     def __init__(self, unpacker: Unpacker, *, tells_holes: bool = False) -> None:
         self.unpacker = unpacker
         """Makes the events."""
+        self.wants: Wants | None = None
+        """Whose rows are made events of; None: those of all tables."""
         self.gaps = 0
         """How many gaps were handed over, ..."""
         self.holes = 0
@@ -159,7 +161,7 @@ class EnvelopeQueue:
             if self.unpacker.last is not None:
                 self._handed.append((self.unpacker.last, self.unpacker.stream, sequence))
             if events:
-                self.gaps += sum(type(event) is Gap for event in events)
+                self.gaps += list(map(type, events)).count(Gap)
                 return events
 
     def acknowledged(self, upto: Event | Position) -> int | None:
@@ -207,12 +209,12 @@ class EnvelopeQueue:
 
     def _feed(self, data: bytes, sequence: int) -> list[Event]:
         try:
-            return self.unpacker.feed(data, sequence)
+            return self.unpacker.feed(data, sequence, self.wants)
         except HoleError:
             if not self._tells_holes:
                 raise
             self._enter_hole()
-            return self.unpacker.feed(data, sequence)
+            return self.unpacker.feed(data, sequence, self.wants)
 
     def _hole(self, until: Position) -> Gap:
         self._is_in_hole = False

@@ -20,7 +20,7 @@ from .envelope import Envelope, Place, VersionError, decode
 from .envelope_queue import EnvelopeQueue, Steps
 from .patient_reader import PatientReader
 from .stats import LogStats
-from .unpacker import Unpacker
+from .unpacker import Unpacker, Wants
 
 __all__ = ["LogFeed"]
 
@@ -71,6 +71,15 @@ class LogFeed:
             # The client of NATS may swallow a cancellation while it connects.
             await cancel_within({self._reading}, 0)
         await self._reader.aclose()
+
+    def pass_over_unless(self, wants: Wants) -> None:
+        """Leave out the rows of tables that nobody wants.
+
+        Args:
+            wants: whether anybody wants the rows of a table now, or may want those that come now
+                later.
+        """
+        self._queue.wants = wants
 
     @property
     def is_open(self) -> bool:

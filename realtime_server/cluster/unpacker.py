@@ -8,8 +8,9 @@ It does no I/O and reads no clock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct, error
-from typing import Final
+from typing import Final, TypeAlias
 
 from realtime_core import (
     LSN,
@@ -35,18 +36,24 @@ from .envelope import (
     position_at,
 )
 
-__all__ = ["Unpacker"]
+__all__ = ["Unpacker", "Wants"]
+
+Wants: TypeAlias = Callable[[str, str], bool]
+"""Returns whether anybody wants the rows of a table, which is named by its schema and its name."""
 
 _BEGIN: Final = ord("B")
 _ORIGIN: Final = ord("O")
 _COMMIT: Final = ord("C")
 _MESSAGE: Final = ord("M")
+_RELATION: Final = ord("R")
 _DESCRIPTIONS: Final = frozenset(b"RY")
 _BEFORE_ALL: Final[Place] = (0, 0, -1)
 _OUTSIDE: Final = -1
 """The index of the next change where there is no transaction."""
 _u64_at: Final = Struct("!Q").unpack_from
 _oid_of: Final = Struct("!xI").unpack_from
+_NAMES: Final = 5
+"""Where the names of a relation begin in its description."""
 _message_head: Final = Struct("!xBQ").unpack_from
 
 
@@ -71,6 +78,10 @@ class Unpacker:
         self._described: dict[tuple[int, int], bytes] = {}
         # The messages of the envelope that were not decoded yet.
         self._batch: list[bytes] = []
+        # Schema and name of each relation that was described, by OID; and those of which no row was
+        # decoded since.
+        self._names: dict[int, tuple[str, str]] = {}
+        self._unseen: set[int] = set()
 
     @property
     def last(self) -> Place | None:
@@ -89,12 +100,17 @@ class Unpacker:
         """Have the decoder told of all tables anew, so that their relations are other objects."""
         self._described.clear()
 
-    def feed(self, data: bytes, sequence: int) -> list[Event]:
+    def feed(self, data: bytes, sequence: int, wants: Wants | None = None) -> list[Event]:
         """Take the next envelope; return the events that it completes.
+
+        Rows that nobody wants are passed over, except for the first ones behind a description of
+        their table. Where an envelope ends with such rows, or with a transaction that has no
+        others, an Idle event says so.
 
         Args:
             data: its bytes.
             sequence: its number where it was read from, for errors.
+            wants: whose rows to decode; None: those of all tables.
 
         Raises:
             EnvelopeError: if it cannot be read. Nothing of it is handed over; call
@@ -118,11 +134,11 @@ class Unpacker:
             events: list[Event] = [Idle(position_at(whole.last, self.stream or whole.stream))]
         else:
             try:
-                events = self._changes(whole, sequence)
+                events = self._changes(whole, sequence, wants)
             except EnvelopeError:
                 self._renew(self.stream)
                 raise
-            except (DecodeError, error, IndexError) as exc:
+            except (DecodeError, error, IndexError, ValueError) as exc:
                 self._renew(self.stream)
                 raise EnvelopeError(str(exc), sequence) from exc
         chain.last, chain.stream = whole.last, self.stream
@@ -155,11 +171,12 @@ class Unpacker:
         self.stream = stream
         self._decoder = ChangeDecoder(stream)
         self._described = {}
+        self._names = {}
         self._open = None
 
     # Changes
 
-    def _changes(self, envelope: Envelope, sequence: int) -> list[Event]:
+    def _changes(self, envelope: Envelope, sequence: int, wants: Wants | None) -> list[Event]:
         """Decode an envelope with changes; leave out those that the reader has."""
         generation, first_lsn, first_index = envelope.first
         last = self.last or _BEFORE_ALL
@@ -173,21 +190,28 @@ class Unpacker:
         # it takes message by message where transactions have one row each.
         batch: list[bytes] = []
         self._batch = batch
+        # Whether what came last was passed over.
+        is_passed = False
         for part in parts_of(envelope.body, sequence):
             if type(part) is Run:
                 if index < 0:
                     raise EnvelopeError("it has rows outside of a transaction", sequence)
-                rows = part.messages
                 start = (generation, lsn, index)
                 first = first or start
-                count = len(rows)
+                count, left_out = part.count, 0
                 end = (generation, lsn, index + count - 1)
                 if start <= last:
                     left_out = min(count, last[2] + 1 - index) if last[1] == lsn else count
-                    rows = rows[left_out:]
-                if rows:
-                    self._enter(frame, lsn, index + count - len(rows), events)
-                    batch += rows
+                if left_out < count:
+                    is_passed = self._passes_over(part.relation_oid, wants)
+                    if not is_passed:
+                        self._enter(frame, lsn, index + left_out, events)
+                        rows = part.messages(sequence)
+                        batch += rows[left_out:] if left_out else rows
+                    elif self._open == lsn:
+                        events += self._decoder.decode(batch)
+                        batch.clear()
+                        self._decoder.skip(count - left_out)
                 index += count
                 continue
             assert isinstance(part, bytes)
@@ -208,9 +232,12 @@ class Unpacker:
                 end = (generation, lsn, LAST_INDEX)
                 first = first or end
                 if end > last:
-                    self._enter(frame, lsn, index, events)
-                    batch.append(part)
-                    self._open = None
+                    # What has no change that anybody wants has no frame either.
+                    is_passed = wants is not None and self._open is None
+                    if not is_passed:
+                        self._enter(frame, lsn, index, events)
+                        batch.append(part)
+                        self._open = None
                 lsn, index = 0, _OUTSIDE
             else:
                 flags, at = _message_head(part) if tag == _MESSAGE else (1, 0)
@@ -226,11 +253,26 @@ class Unpacker:
                     if is_within:
                         self._enter(frame, lsn, index, events)
                     batch.append(part)
+                    is_passed = False
                 index += is_within
         if (first, end) != (envelope.first, envelope.last):
             raise EnvelopeError("its changes stand at other places than it says", sequence)
         events += self._decoder.decode(batch)
+        if is_passed:
+            events.append(Idle(position_at(end, self.stream or envelope.stream)))
         return events
+
+    def _passes_over(self, oid: int, wants: Wants | None) -> bool:
+        """Return whether rows of a relation are passed over."""
+        if wants is None:
+            return False
+        if oid in self._unseen:
+            # Whoever keeps what the database says of a table learns from a row that it has changed.
+            self._unseen.discard(oid)
+            return False
+        names = self._names.get(oid)
+        # The decoder says that it does not know the relation.
+        return names is not None and not wants(*names)
 
     def _enter(self, frame: list[bytes], lsn: int, index: int, events: list[Event]) -> None:
         """Have the decoder in a transaction, before its change with this index, or its Commit."""
@@ -255,3 +297,7 @@ class Unpacker:
         if self._described.get(key) != message:
             self._batch.append(message)
             self._described[key] = message
+            if message[0] == _RELATION:
+                schema, name, _ = message[_NAMES:].split(b"\0", 2)
+                self._names[oid] = (schema.decode() or "pg_catalog", name.decode())
+                self._unseen.add(oid)

@@ -47,6 +47,7 @@ from .record_limit import RecordLimit
 from .topic_index import TopicIndex
 from .topic_parser import shown_topic
 from .turns import Steps
+from .wanted_tables import WantedTables
 
 __all__ = ["Hub", "HubStats", "AddressedMessages"]
 
@@ -122,6 +123,8 @@ class Hub:
         self._misfits_told = 0
         # By schema and table: how its changes are rendered.
         self._plans: Plans = {}
+        self.wanted = WantedTables()
+        """Which tables clients have asked for: told of each channel before it begins."""
         self.on_relation: Callable[[Relation], None] = lambda _: None
         """Told of a table when its first change comes, and the first after it was altered."""
         # By relations whose filters are compiled: how long these take for a row. Cleared when a

@@ -177,6 +177,7 @@ class Channels:
             served.registered.viewer,
         )
         self._services.metrics.channels.inc()
+        self._services.hub.wanted.note(served.subscription)
         replay = self._services.replay
         if replay is None or self._visit is None:
             self._services.hub.subscribe(served.subscription)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from realtime_core import Event, Insert
 from realtime_server.cluster.database_reader import DatabaseReader
+from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.turns import Steps
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
@@ -66,6 +69,61 @@ async def test_in_stream_mode_every_client_gets_every_row(
         assert sum("cluster_leading 1.0" in s.metrics.render().decode() for s in servers) == 1
         for client in clients:
             await client.close()
+
+
+async def test_rows_are_read_only_where_somebody_has_asked_for_their_table(
+    shop: tuple[Database, str], nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, _ = shop
+    database.execute(
+        "create table other (id int primary key); alter publication shop add table other"
+    )
+    async with serve(database, nats) as servers:
+        # The server, and the table, of each row that is handed out there.
+        read: list[tuple[int, str]] = []
+        for number, server in enumerate(servers):
+            monkeypatch.setattr(server.hub, "publishing", _noting(server.hub, number, read))
+        items, others = (
+            ReplayClient(servers[0].port, session=table, binding=dict(_EVERY, table=table))
+            for table in ("item", "other")
+        )
+        await items.come()
+        # The first row of a table is read everywhere.
+        database.execute("insert into other values (0); insert into item values (0)")
+        await eventually(lambda: items.ids == [0])
+        await eventually(lambda: {number for number, _ in read} == {0, 1})
+        read.clear()
+        database.execute(
+            "insert into other select generate_series(1, 9); insert into item values (1)"
+        )
+        await eventually(lambda: items.ids == [0, 1])
+        assert {table for _, table in read} == {"item"}
+        await others.come()
+        database.execute("insert into other values (10)")
+        await eventually(lambda: others.ids == [10])
+        # Who is away gets what was missed, although nobody is there who wants it.
+        await others.cut()
+        database.execute("insert into other values (11); insert into item values (2)")
+        await eventually(lambda: items.ids == [0, 1, 2])
+        await others.come()
+        await eventually(lambda: others.ids == [10, 11])
+        assert not [table for number, table in read if number]
+        for client in (items, others):
+            await client.close()
+
+
+_EVERY = {"event": "*", "schema": "public"}
+
+
+def _noting(hub: Hub, number: int, read: list[tuple[int, str]]) -> Callable[..., Steps]:
+    publishing = hub.publishing
+
+    def note(events: Iterable[Event]) -> Steps:
+        events = list(events)
+        read.extend((number, one.relation.table) for one in events if isinstance(one, Insert))
+        return publishing(events)
+
+    return note
 
 
 async def test_in_rls_mode_each_sees_its_own_rows_on_every_server(

@@ -19,6 +19,7 @@ from realtime_core import (
     Begin,
     Change,
     Commit,
+    Delete,
     Event,
     Gap,
     GapReason,
@@ -31,6 +32,7 @@ from realtime_core import (
     Relation,
     StreamIdentity,
     Transaction,
+    Update,
 )
 from realtime_core.pgoutput import RawDecoder
 from realtime_core.positions import LAST_INDEX
@@ -300,6 +302,53 @@ def behind(events: list[RawEvent], tail: Place) -> list[RawEvent]:
                 if (position.lsn, position.index) > start:
                     found.append(event)
     return found
+
+
+@examples(120)
+@given(seeds, steps, sizes, st.integers(0, 2**16), st.integers(0, 2**16))
+def test_rows_that_nobody_wants_are_passed_over_and_no_others(
+    seed: int, steps: int, max_bytes: int, start: int, change: int
+) -> None:
+    """Reading begins anywhere, and from some envelope on other tables are wanted."""
+    events, _ = raw_events(seed, steps)
+    chain = packed(events, Random(seed), Packer(NOWHERE, STREAM, max_bytes=max_bytes), 0.3)
+    if not chain:
+        return
+    start, change = start % len(chain), change % len(chain)
+    tables = sorted(
+        {(one.relation.schema, one.relation.table) for one in events if isinstance(one, RawRows)}
+    )
+    random = Random(seed)
+    first, second = ({one for one in tables if random.random() < 0.5} for _ in range(2))
+    reference, unpacker = Unpacker(), Unpacker()
+    begun: set[int] = set()
+    for number, one in enumerate(chain[start:], start):
+        wanted = second if number >= change else first
+        whole = reference.feed(one.data, number)
+        found = unpacker.feed(one.data, number, lambda *table, wanted=wanted: table in wanted)
+        assert unpacker.last == reference.last
+        # Whatever an envelope ends with can be acknowledged.
+        assert place_of(found[-1]) == one.last
+        shown = [seen(event) for event in found if not isinstance(event, Idle)]
+        rest = iter([seen(event) for event in whole])
+        # The rest of a transaction may come whose first rows were passed over.
+        assert all(event in rest for event in shown if event[0] != "begin")
+        for event in whole:
+            if isinstance(event, Insert | Update | Delete):
+                relation = event.relation
+                if (relation.schema, relation.table) in wanted:
+                    assert seen(event) in shown
+            elif not isinstance(event, Begin | Commit):
+                assert seen(event) in shown
+        for event in found:
+            if isinstance(event, Begin):
+                begun.add(event.transaction.commit_lsn)
+            elif not isinstance(event, Idle) and event.transaction is not None:
+                assert event.transaction.commit_lsn in begun
+        for event in whole:
+            if isinstance(event, Commit):
+                is_begun = event.transaction.commit_lsn in begun
+                assert (seen(event) in shown) == is_begun
 
 
 # Hostile bytes
