@@ -10,6 +10,8 @@ It does no I/O and reads no clock: whoever feeds it decides when an envelope is 
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Final
 
 import attrs
@@ -170,9 +172,15 @@ class Packer:
         if self.size + _size(messages) <= self._max_bytes:
             self._write(RawRows(transaction, index, relation, messages[:count]), full)
         else:
-            for number in range(count):
-                row = messages[number : number + 1]
-                self._write(RawRows(transaction, index + number, relation, row), full)
+            # Where each row ends, behind the first one.
+            ends = list(accumulate(len(message) + _LENGTH for message in messages[:count]))
+            begin = size = 0
+            while begin < count:
+                fitting = bisect_right(ends, size + self._max_bytes - self.size)
+                end = max(fitting, begin + 1)
+                rows = messages[begin:end]
+                self._write(RawRows(transaction, index + begin, relation, rows), full)
+                begin, size = end, ends[end - 1]
         self._kept = RawRows(transaction, index + count, relation, messages[count:])
 
     def _write(self, event: RawRows | Truncate | LogicalMessage, full: list[Packed]) -> None:
