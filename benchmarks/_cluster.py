@@ -10,8 +10,6 @@ import contextlib
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -38,7 +36,6 @@ __all__ = [
     "Way",
     "await_ready",
     "joined",
-    "leader",
     "log_ends_behind",
     "make_table",
     "nats_server",
@@ -140,30 +137,15 @@ def over_the_log(dsn: str, nats: NatsServer) -> Iterator[Way]:
     # Its slot is to have moved when the benchmark has measured.
     shared = {"NATS_URL": nats.url, "LOG_ACK_DELAY": "0"}
     with (
-        leader(dsn, table, **shared) as leading,
+        _serve(dsn, table, CLUSTER_ROLE="reader", **shared) as leader,
         _serve(dsn, table, CLUSTER_ROLE="server", **shared) as server,
     ):
         processes = {
-            "leader": [leading],
+            "leader": [leader.process.pid],
             "server": [server.process.pid],
             "nats": [nats.pid],
         }
         yield Way(LOG, table, server, processes)
-
-
-@contextlib.contextmanager
-def leader(dsn: str, table: str, **settings: str) -> Iterator[int]:
-    """Run a process that leads and serves nobody; yield its id."""
-    environment = ServerProcess(dsn, **_settings(table), **settings).environment
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.load.leader"],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            yield process.pid
-        finally:
-            process.kill()
 
 
 @contextlib.contextmanager

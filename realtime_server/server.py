@@ -177,7 +177,7 @@ class RealtimeServer:
             )
         else:
             self.mode = StreamMode(config, source, self.hub, self.metrics, replay=guarded)
-            if self._node is not None and not (self.replay and self.replay.serves_others):
+            if self._node is not None and not config.keeps_journal:
                 self._node.feed.pass_over_unless(self.hub.wanted.wants)
         # What all connections share.
         self._services = Services(
@@ -191,8 +191,7 @@ class RealtimeServer:
             metrics=self.metrics,
             replay=guarded,
         )
-        # What accepts connections, the task that reads and sends changes, and the one that brings
-        # channels back to where they were; made when the server is opened.
+        # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self._replaying: asyncio.Task[None] | None = None

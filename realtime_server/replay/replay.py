@@ -130,11 +130,6 @@ class Replay:
         # Lets clients come back after a restart; None if they cannot.
         self._continuity: Continuity | None = None
 
-    @property
-    def serves_others(self) -> bool:
-        """Whether clients may come back here that were never here."""
-        return self._continuity is not None
-
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
         rounds = self.catch_up.stats()
