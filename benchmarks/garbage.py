@@ -74,7 +74,7 @@ async def measure(kind: str, clients: int) -> dict[str, Any]:
             gc.freeze()
             collecting = None
             if kind == OURS:
-                collecting = asyncio.create_task(Garbage(server, time.monotonic).run())
+                collecting = asyncio.create_task(Garbage().run())
                 await asyncio.sleep(0)
             before, times = len(gc.get_objects()), Times()
             topic, begin = "realtime:public:item", time.thread_time()

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -296,8 +295,7 @@ async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int]
     if links is not None:
         asyncio.get_running_loop().add_signal_handler(CUT_OFF, server.cut_off)
     async with server:
-        garbage = Garbage(server, time.monotonic)
-        tasks = [asyncio.create_task(work()) for work in (notifier.run, garbage.run)]
+        tasks = [asyncio.create_task(work()) for work in (notifier.run, Garbage().run)]
         if links is None:
             tasks.append(asyncio.create_task(_say_listening(server, config)))
         stopped = asyncio.create_task(stop.wait())

@@ -309,11 +309,6 @@ class RealtimeServer:
         """How many connections are open, WebSockets and others; MAX_CONNECTIONS bounds them."""
         return len(self._listener.acceptor.connections)
 
-    @property
-    def ended_connections(self) -> int:
-        """How many connections have ended so far."""
-        return self._listener.acceptor.ended
-
     async def wait(self) -> None:
         """Wait until the stream ends, which it does only if it cannot go on.
 

@@ -138,6 +138,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "uvloop": ("realtime_server.cli",),
     "websockets": (
         "realtime_server.net.connection",
+        "realtime_server.net.cycles",
         "realtime_server.net.frame_limits",
         "realtime_server.net.listener",
         "realtime_server.net.outbox",

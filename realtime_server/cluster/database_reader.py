@@ -111,16 +111,6 @@ class DatabaseReader:
     async def listening(self) -> None:
         """Return at once: an open server listens already."""
 
-    @property
-    def open_connections(self) -> int:
-        """How many connections are open."""
-        return len(self._listener.acceptor.connections)
-
-    @property
-    def ended_connections(self) -> int:
-        """How many connections have ended so far."""
-        return self._listener.acceptor.ended
-
     async def wait(self) -> None:
         """Wait until reading ends, which it does only with an error that nobody has thought of.
 

@@ -19,6 +19,7 @@ from typing import Final, cast
 from ..config import ServerConfig
 from ..logs import peer_name
 from ..metrics import Metrics
+from .cycles import untie_transport
 from .forwarded import ClientAddresses
 from .http import HttpProtocol, Response, Site
 from .origins import is_loopback, why_refused
@@ -67,8 +68,6 @@ class Acceptor:
         self._forwarded: dict[asyncio.BaseTransport, str] = {}
         self.connections: set[asyncio.Transport] = set()
         """All that were let in and are open: as many as MAX_CONNECTIONS at most."""
-        self.ended = 0
-        """How many of these have ended."""
         self.plain: set[asyncio.Transport] = set()
         """The open connections that are no WebSockets, or not yet."""
         self.turned_away: set[asyncio.Transport] = set()
@@ -134,10 +133,10 @@ class Acceptor:
 
     def forget(self, transport: asyncio.Transport) -> None:
         """Remove a connection that is closed."""
-        self.ended += transport in self.connections
         for place in (self.connections, self.plain, self.turned_away):
             place.discard(transport)
         self._forwarded.pop(transport, None)
+        untie_transport(transport)
 
     def check_backlog(self, transport: asyncio.Transport) -> None:
         """Disconnect a client if too much waits for it."""
@@ -310,6 +309,8 @@ class RequestHead(asyncio.Protocol):
         protocol.data_received(bytes(self._received))
 
     def _give_up(self) -> None:
+        # What is called at the deadline refers to this, and this must not refer to it for ever.
+        self._stop_waiting()
         if self._has_request or self._transport.is_closing():
             # It came while others were given up.
             return
@@ -329,11 +330,12 @@ class RequestHead(asyncio.Protocol):
     @property
     def is_waiting(self) -> bool:
         """Whether the request's head has to come yet, and in time."""
-        return self._deadline is not None and not self._deadline.cancelled()
+        return self._deadline is not None
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
 
 
 def _write_at_once(transport: asyncio.BaseTransport) -> None:

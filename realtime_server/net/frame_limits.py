@@ -28,6 +28,7 @@ from websockets.streams import StreamReader
 
 from ..phoenix.reasons import CloseReason
 from ..replay.connection_proof import ConnectionProof
+from .cycles import untie_websocket
 from .token_bucket import TokenBucket
 
 __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
@@ -238,23 +239,10 @@ class BoundedConnection(ServerConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if exc is not None:
-            # Its frames refer to the connection, which may keep it.
-            exc.__traceback__ = None
         self._tell_outbox()
         self._observer.forget(self.transport)
-        self._untie()
-
-    def _untie(self) -> None:
-        """Let the connection, which is lost, be freed as soon as nobody uses it: else it would stay
-        until a collection of garbage, since its parts refer to each other."""
         self.outbox = self.proof = None
-        protocol = self.protocol
-        # It has read the end, behind which it is never asked to go on.
-        protocol.parser.close()
-        # Frames of the traceback refer to the protocol.
-        if protocol.parser_exc is not None:
-            protocol.parser_exc.__traceback__ = None
+        untie_websocket(self)
 
     # With ``write_limit=0`` asyncio calls pause_writing() as soon as the transport's buffer is not
     # empty, and resume_writing() when it is empty again (see its "Flow Control Callbacks").

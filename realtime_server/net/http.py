@@ -7,7 +7,6 @@ one response and is closed: none of this is the server's main traffic.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -15,6 +14,8 @@ from typing import Final, TypeAlias
 
 import attrs
 import h11
+
+from .cycles import untie_exception
 
 __all__ = ["NO_STORE", "HttpEndpoint", "HttpProtocol", "HttpRequest", "Response", "Site"]
 
@@ -164,14 +165,17 @@ class HttpProtocol(asyncio.Protocol):
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
+            untie_exception(exc)
             self._on_malformed()
             # h11's message quotes the request, which may hold a token.
             self.send(Response(HTTPStatus(exc.error_status_hint), body=_NOT_HTTP))
             return
         if isinstance(event, h11.Request):
             # A request without a body ends here. If it has one, it does not matter what is in it.
-            with contextlib.suppress(h11.RemoteProtocolError):
+            try:
                 self._http.next_event()
+            except h11.RemoteProtocolError as exc:
+                untie_exception(exc)
             self._answer(_request_of(event))
 
     def _answer(self, request: HttpRequest) -> None:

@@ -22,6 +22,7 @@ from websockets.exceptions import InvalidHandshake
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request
 from websockets.http11 import Response as HandshakeResponse
+from websockets.server import ServerProtocol
 
 from realtime_core.errors import ServerError
 
@@ -34,6 +35,7 @@ from ..metrics import Metrics
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, RequestHead
+from .cycles import start_parser, stop_parser
 from .frame_limits import CLOSE_TIMEOUT, BoundedConnection, close_within
 from .http import Site
 from .origins import is_allowed
@@ -230,15 +232,21 @@ class Listener:
         for task in self._handling:
             task.cancel()
 
-    def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
+    def _make_protocol(
+        self, protocol: ServerProtocol, *args: Any, **kwargs: Any
+    ) -> asyncio.Protocol:
         def make_websocket() -> ServerConnection:
+            start_parser(protocol)
             return BoundedConnection(
+                protocol,
                 *args,
                 frames_per_second=self._config.max_messages_per_second,
                 observer=self.acceptor,
                 **kwargs,
             )
 
+        # For most requests that are none for a WebSocket nothing else would stop it.
+        stop_parser(protocol)
         return RequestHead(make_websocket, self.acceptor)
 
     async def process_request(

@@ -70,7 +70,7 @@ class Proofs:
         self._connections: dict[ConnectionProof, None] = {}
         # Those that are looked at before the first one is looked at again, and how many of them
         # are due.
-        self._round: list[ConnectionProof] = []
+        self._round: dict[ConnectionProof, None] = {}
         self._due = 0.0
         self._ticked = self.now
 
@@ -129,6 +129,7 @@ class Proofs:
     def disconnect(self, proof: ConnectionProof) -> None:
         """Stop tracking a connection that has ended."""
         self._connections.pop(proof, None)
+        self._round.pop(proof, None)
 
     def tick(self) -> None:
         """Ping a part of the connections that were written to since their last ping, so that
@@ -140,9 +141,9 @@ class Proofs:
         self._due += len(self._connections) * passed / interval
         while self._due >= 1:
             if not self._round:
-                self._round = list(self._connections)
+                self._round = self._connections.copy()
                 if not self._round:
                     self._due = 0.0
                     break
             self._due -= 1
-            self._round.pop().ask_if_due()
+            self._round.popitem()[0].ask_if_due()

@@ -64,11 +64,6 @@ class Supervisor:
         environ: the environment variables, from which the workers read the same settings.
     """
 
-    open_connections: Final = 0
-    """How many connections of clients are open: none, since the workers have them."""
-    ended_connections: Final = 0
-    """How many of these have ended."""
-
     def __init__(
         self, config: ServerConfig, *, dev: bool, environ: Mapping[str, str] = os.environ
     ) -> None:

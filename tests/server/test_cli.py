@@ -29,7 +29,6 @@ class FakeServer:
     """Does what the test says instead of serving."""
 
     port = 4567
-    open_connections = ended_connections = 0
     entering: BaseException | None = None
     ending: BaseException | None = None
     ends_slowly = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from realtime_server.fanout.frames import Frames
@@ -171,6 +174,17 @@ def test_who_left_is_not_asked(server: Server) -> None:
     other.proof.close()
     server.pass_by(5.0)
     assert (one.pings, other.pings) == ([1], [])
+
+
+def test_who_left_is_not_kept_until_its_turn_to_be_asked_would_have_come(server: Server) -> None:
+    several = [server.connect() for _ in range(10)]
+    server.pass_by(0.5)
+    left = [weakref.ref(one) for one in several]
+    for one in several:
+        one.proof.close()
+    del several, one
+    gc.collect()
+    assert not any(one() for one in left)
 
 
 # Pongs that are no echo.
