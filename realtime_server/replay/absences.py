@@ -17,7 +17,7 @@ from .identity import Key
 from .needed_places import NeededPlaces
 from .places import Place
 
-__all__ = ["Absence", "Absences", "LostReason", "reason_without_proof"]
+__all__ = ["Absence", "Absences", "LostReason", "reason_to_tell"]
 
 MOST_OF_A_KEY: Final = 500
 """Absences of one key that are kept apart. A further one is merged into the last of them."""
@@ -315,7 +315,8 @@ class Absences:
             del self._absent[absence.key.digest]
 
 
-def reason_without_proof(candidates: list[Absence]) -> LostReason | None:
-    """Return UNPROVEN if any of the clients has proven nothing; else None."""
-    is_without = any(one.lost is LostReason.UNPROVEN for one in candidates)
-    return LostReason.UNPROVEN if is_without else None
+def reason_to_tell(candidates: list[Absence]) -> LostReason | None:
+    """Return why a client has to be told of a gap that may be any of some clients, whatever changes
+    are kept; None if it need not be."""
+    reasons = {one.lost for one in candidates}
+    return next((why for why in (LostReason.LOST, LostReason.UNPROVEN) if why in reasons), None)

@@ -34,7 +34,7 @@ from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
 from typing import Final
 
-from .absences import Absence, Absences, LostReason, reason_without_proof
+from .absences import Absence, Absences, LostReason, reason_to_tell
 from .identity import Key
 from .membership import FIRST_REF, Choice, Membership
 from .places import Place
@@ -325,9 +325,7 @@ class Memberships:
         digest, client = member.key.digest, member.client
         self.taken_places.note(digest, best.ref, best.place, client, seen=seen, is_told=False)
         written = max((one.written for one in candidates if one.written), default=None)
-        # Its last channel says whether it has still to be told of a gap.
-        last = max(candidates, key=_REF_AND_PLACE)
-        lost = reason_without_proof(candidates) or best.lost or last.lost
+        lost = reason_to_tell(candidates) or best.lost
         is_anew = any(one.is_anew for one in candidates)
         return Choice(best.place, lost, best.repeats, written, is_anew)
 
@@ -343,15 +341,13 @@ class Memberships:
         if not candidates:
             return _NOBODY
         lowest = min(candidates, key=_PLACE)
-        lost = reason_without_proof(candidates) or lowest.lost
+        lost = reason_to_tell(candidates) or lowest.lost
         is_anew = any(one.is_anew for one in candidates)
         takeable = [one for one in candidates if not one.is_shared]
         if not takeable or not (member.ref or len(candidates) == 1):
-            lost = lost or next((one.lost for one in candidates if one.lost is _LOST), None)
             repeats = max(one.repeats for one in candidates)
             return Choice(lowest.place, lost, repeats, is_anew=is_anew)
         taken = max(takeable, key=_REF_AND_PLACE)
-        lost = lost or taken.lost
         choice = Choice(lowest.place, lost, taken.repeats, taken.written, is_anew)
         digest, client, has_ref = member.key.digest, member.client, bool(member.ref)
         self.taken_places.note(

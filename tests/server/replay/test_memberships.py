@@ -717,8 +717,10 @@ def test_a_gap_that_is_owed_goes_to_whoever_comes_for_it_by_claims(is_open: bool
     assert (place(choice), choice.lost) == (4, LostReason.LOST)
 
 
-def test_who_joins_without_a_ref_is_told_of_any_gap_that_is_owed() -> None:
+@pytest.mark.parametrize("ref", [8, None])
+def test_whoever_may_be_owed_a_gap_by_claims_is_told(ref: int | None) -> None:
+    """Although another channel is taken for its former one."""
     world = World()
-    world.leave_behind(CLAIMS, 3, 4)
+    world.leave_behind(CLAIMS, 6, 4)
     world.leave_behind(CLAIMS, 5, 7, lost=LostReason.LOST)
-    assert world.join(CLAIMS, None)[1].lost is LostReason.LOST
+    assert world.join(CLAIMS, ref)[1].lost is LostReason.LOST
