@@ -46,6 +46,7 @@ __all__ = [
     "begin_of_log",
     "place_in",
     "position_at",
+    "position_behind",
     "write_message",
     "write_run",
 ]
@@ -237,6 +238,13 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
 def position_at(place: Place, stream: StreamIdentity) -> Position:
     """Return the position of a place."""
     return Position(LSN(place[1]), place[2], stream)
+
+
+def position_behind(place: Place, stream: StreamIdentity) -> Position:
+    """Return the first position behind a place."""
+    _, lsn, index = place
+    lsn, index = (lsn + 1, 0) if index == LAST_INDEX else (lsn, index + 1)
+    return Position(LSN(lsn), index, stream)
 
 
 def begin_of_log(lsn: int, stream: StreamIdentity) -> Envelope:

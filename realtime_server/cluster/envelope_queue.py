@@ -18,7 +18,7 @@ from realtime_core.errors import RealtimeError
 from realtime_core.positions import LAST_INDEX
 
 from .chain import HoleError
-from .envelope import EnvelopeError, Place, decode, position_at
+from .envelope import EnvelopeError, Place, decode, position_at, position_behind
 from .unpacker import Unpacker, Wants
 
 __all__ = ["EnvelopeQueue", "Steps"]
@@ -200,11 +200,11 @@ class EnvelopeQueue:
             self._enter_hole()
             envelope = decode(data, sequence)
             self.unpacker = Unpacker(envelope.last, envelope.stream)
-            return [self._hole(position_at(envelope.last, envelope.stream))]
+            return [self._hole(position_behind(envelope.last, envelope.stream))]
         if self._is_in_hole and self.unpacker.last is not None:
             # Of a piece in parts, the first ones may be missing: then it is part of the hole.
             envelope = decode(data, sequence)
-            return [self._hole(position_at(envelope.prev, envelope.stream)), *events]
+            return [self._hole(position_behind(envelope.prev, envelope.stream)), *events]
         return events
 
     def _feed(self, data: bytes, sequence: int) -> list[Event]:

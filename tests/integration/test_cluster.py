@@ -149,7 +149,9 @@ async def test_a_member_that_was_outrun_is_told_a_gap(item: Database, nats: Nats
     (gap,) = slow.gaps
     assert gap.reason is GapReason.LOG_BEHIND
     assert gap.after is not None
-    assert all(gap.after < places[number] <= gap.until for number in missing)
+    assert all(gap.after < places[number] < gap.until for number in missing)
+    others = [places[number] for number in slow.ids]
+    assert not any(gap.after < place < gap.until for place in others)
 
 
 async def test_a_log_that_was_deleted_is_made_anew(item: Database, nats: NatsServer) -> None:

@@ -45,10 +45,19 @@ async def test_a_hole_is_a_gap_up_to_what_is_there() -> None:
     for number, data in enumerate([mark(2, 1), mark(9, 8), mark(10, 9)], 1):
         queue.put(number, data)
     assert await next_of(queue) == [idle(2)]
-    after, until = Position(LSN(2), 0, STREAM), Position(LSN(8), 0, STREAM)
+    after, until = Position(LSN(2), 0, STREAM), Position(LSN(8), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(9)]
     assert await next_of(queue) == [idle(10)]
     assert (queue.gaps, queue.holes) == (1, 1)
+
+
+async def test_a_gap_behind_a_transaction_ends_where_the_next_may_begin() -> None:
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
+    place = (0, 9, 0)
+    queue.put(1, encode(Envelope(Kind.MARK, place, place, (0, 7, LAST_INDEX), STREAM, b"")))
+    (gap, _) = await next_of(queue)
+    assert isinstance(gap, Gap)
+    assert gap.until == Position(LSN(8), 0, STREAM)
 
 
 async def test_a_hole_is_an_error_where_nothing_can_be_missing() -> None:
@@ -68,7 +77,7 @@ async def test_changes_that_cannot_be_read_are_a_gap_at_once(
     queue.put(7, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"\0\0\0\0\1x")))
     queue.put(8, mark(6, 5))
     assert await next_of(queue) == [idle(2)]
-    after, until = Position(LSN(2), 0, STREAM), Position(LSN(5), 0, STREAM)
+    after, until = Position(LSN(2), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND)]
     assert await next_of(queue) == [idle(6)]
     assert (queue.gaps, queue.holes) == (1, 1)
@@ -91,7 +100,7 @@ async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
     queue.put(7, encode(Envelope(Kind.CHANGES, prev, prev, prev, STREAM, b"x", 2, 3)))
     queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
     queue.put(9, mark(6, 5))
-    after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 0, STREAM)
+    after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
 
 
@@ -100,7 +109,7 @@ async def test_a_mark_ends_the_hole_that_lost_parts_have_left() -> None:
     prev, place = (0, 4, 0), (0, 5, 0)
     queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
     queue.put(9, Packer(place, STREAM).repeat().data)
-    after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 0, STREAM)
+    after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(5)]
     assert queue.acknowledged(idle(5)) == 9
 
@@ -117,7 +126,7 @@ async def test_a_piece_that_has_lost_parts_in_its_middle_is_part_of_the_hole(
             envelope = Envelope(Kind.CHANGES, first, first, prev, STREAM, b"x", part, 4)
             queue.put(part, encode(envelope))
     queue.put(5, mark(6, 5))
-    after, until = Position(LSN(4), 0, STREAM), Position(LSN(5), 0, STREAM)
+    after, until = Position(LSN(4), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
 
 
