@@ -16,6 +16,7 @@ from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import grant_role, make_nobody, roles
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
+from tests.server_process import ServerProcess
 from tests.tokens import SECRET, make_token
 from tests.waiting import eventually
 
@@ -65,14 +66,18 @@ class RlsStage:
         reader: str,
         narrow: str,
         admin: str,
+        *others: RealtimeServer,
     ) -> None:
         self.database = database
         self.server = server
+        self.others = others
+        """More servers on the same slot."""
         self.reader = reader
         self.narrow = narrow
         self.admin = admin
         self.schema = "public"
         self.fence: RlsClient
+        self.other_fences: list[RlsClient] = []
         self._connection = database.connect()
 
     def execute(self, *statements: str) -> Rows:
@@ -120,11 +125,17 @@ class RlsStage:
 
     @contextlib.asynccontextmanager
     async def client(
-        self, sub: str = "ann", role: str | None = None, vsn: Vsn = "1.0.0", **claims: Any
+        self,
+        sub: str = "ann",
+        role: str | None = None,
+        vsn: Vsn = "1.0.0",
+        *,
+        server: RealtimeServer | ServerProcess | None = None,
+        **claims: Any,
     ) -> AsyncIterator[RlsClient]:
         token = self.token(sub, role, **claims)
         query = f"vsn={vsn}&apikey={token}"
-        async with open_client(self.server.port, vsn, query=query) as plain:
+        async with open_client((server or self.server).port, vsn, query=query) as plain:
             client = RlsClient(plain.websocket, vsn)
             client.token = token
             yield client
@@ -136,16 +147,18 @@ class RlsStage:
         raise AssertionError(f"there is no metric {name}")
 
     async def settle(self) -> None:
-        """Return when the server has handed out everything committed so far.
+        """Return when each server has handed out everything committed so far.
 
         What slow viewers get is not waited for; what those get is who are new.
         """
         self.execute("insert into public.fence default values")
-        await self.fence.receive()
-        mode = self.server.mode
-        assert isinstance(mode, RlsMode)
-        slow = mode.slow_viewers
-        await eventually(lambda: not slow.busy_on_trial)
+        for fence in (self.fence, *self.other_fences):
+            await fence.receive()
+        for server in (self.server, *self.others):
+            mode = server.mode
+            assert isinstance(mode, RlsMode)
+            slow = mode.slow_viewers
+            await eventually(lambda: not slow.busy_on_trial)  # noqa: B023
 
     async def frames(self, client: PhoenixClient, *statements: str) -> list[Any]:
         """Run statements; return every frame that the client got from them."""
@@ -170,8 +183,16 @@ def _is_fence(frame: Any) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def open_rls_stage(server: Server, **settings: str) -> AsyncIterator[RlsStage]:
-    """Set a stage: publication ``shop`` for all tables, a temporary slot."""
+async def open_rls_stage(
+    server: Server, *, others: int = 0, **settings: str
+) -> AsyncIterator[RlsStage]:
+    """Set a stage: publication ``shop`` for all tables, a temporary slot.
+
+    Args:
+        server: has the database.
+        others: how many more servers there are with the same settings, which share a log.
+        settings: environment variables.
+    """
     with (
         roles(server, "Reader", "narrow") as (reader, narrow),
         roles(server, "admin", options="bypassrls") as (admin,),
@@ -186,11 +207,18 @@ async def open_rls_stage(server: Server, **settings: str) -> AsyncIterator[RlsSt
         database.execute(f'grant select on fence to "{reader}"')
         database.execute("create publication shop for all tables")
         config = rls_config(make_conninfo(database.dsn, user=name), **settings)
-        async with RealtimeServer(config) as realtime:
-            stage = RlsStage(database, realtime, reader, narrow, admin)
-            with contextlib.closing(stage):
-                await eventually(lambda: stage.server.is_attached)
-                async with stage.client("fence") as fence:
-                    stage.fence = fence
-                    await fence.sit(FENCE)
-                    yield stage
+        async with contextlib.AsyncExitStack() as stack:
+            servers = [
+                await stack.enter_async_context(RealtimeServer(config)) for _ in range(1 + others)
+            ]
+            stage = RlsStage(database, servers[0], reader, narrow, admin, *servers[1:])
+            stack.enter_context(contextlib.closing(stage))
+            await eventually(lambda: all(one.is_attached for one in servers))
+            fences = [
+                await stack.enter_async_context(stage.client("fence", server=one))
+                for one in servers
+            ]
+            for fence in fences:
+                await fence.sit(FENCE)
+            stage.fence, *stage.other_fences = fences
+            yield stage

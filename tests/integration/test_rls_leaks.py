@@ -7,6 +7,7 @@ the row which is looked up is the one that was written; with RLS_STRICT nothing 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -17,8 +18,10 @@ import attrs
 import pytest
 import pytest_asyncio
 
+from tests.fix_postgres import Server, unique_name
 from tests.fix_rls import Stream
 from tests.integration.rls_stage import RlsClient, RlsStage, open_rls_stage
+from tests.nats_server import NatsServer
 
 pytestmark = [
     pytest.mark.integration,
@@ -109,10 +112,13 @@ async def sit_down(
     stage: RlsStage, stack: contextlib.AsyncExitStack, chance: random.Random, tables: list[str]
 ) -> list[Seat]:
     seats = []
+    servers = itertools.cycle((stage.server, *stage.others))
     for sub in ("ann", "bob", "eve"):
         for role in (stage.reader, stage.narrow, stage.admin):
             odd = chance.randrange(2)
-            client = await stack.enter_async_context(stage.client(sub, role, odd=odd))
+            client = await stack.enter_async_context(
+                stage.client(sub, role, server=next(servers), odd=odd)
+            )
             claims = {"role": role, "sub": sub, "odd": odd}
             for table in tables:
                 text, condition = chance.choice(FILTERS)
@@ -140,6 +146,17 @@ def statement(chance: random.Random, table: str, keys: set[int]) -> tuple[str, s
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 async def test_nothing_more_and_nothing_less(stage: RlsStage, seed: int) -> None:
+    await play(stage, seed)
+
+
+async def test_nor_on_one_of_two_servers_that_share_a_log(pg17: Server, nats: NatsServer) -> None:
+    settings = {"NATS_URL": nats.url, "SLOT_NAME": unique_name("cluster")}
+    async with open_rls_stage(pg17, others=1, **settings) as stage:
+        for seed in range(ROUNDS // 2):
+            await play(stage, seed)
+
+
+async def play(stage: RlsStage, seed: int) -> None:
     chance = random.Random(seed)
     with stage.scene():
         stage.execute(
