@@ -11,16 +11,23 @@ import time
 import urllib.request
 from collections import Counter
 from random import Random
+from typing import Any, Final
 
 import psycopg
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from tests.fix_postgres import Database
 from tests.nats_server import free_port
 from tests.server_process import ServerProcess
 
-__all__ = ["ClusterServer", "Watcher", "Writer", "leader_of"]
+__all__ = ["ClusterServer", "Returner", "Watcher", "Writer", "leader_of"]
+
+_PAUSE: Final = 1.0
+"""Seconds until a client with a session connects again."""
+_KNOWN_AFTER: Final = 6.0
+"""Seconds after its join within which other servers may not know of a client: the journal waits for
+whoever leads next, and for NATS."""
 
 
 class ClusterServer:
@@ -172,3 +179,106 @@ class Watcher:
                 self.problems.append(f"port {port}: {number} behind {last}")
         elif at_join is not None and number > at_join + 1:
             self.problems.append(f"port {port}: {number} first, joined at {at_join}")
+
+
+class Returner:
+    """A client object with a session, which goes on at another server when its connection breaks.
+
+    Over all its connections rows come without a hole, unless it is told that it begins anew, or of
+    a gap; and one that was joined for a while is never told that it begins anew.
+    """
+
+    def __init__(self, ports: list[int], turn: int) -> None:
+        self.last = 0
+        """The number of the last row."""
+        self.problems: list[str] = []
+        self.sessions = 0
+        self.received = 0
+        self.repeated = 0
+        self.fresh = 0
+        """How often it began anew."""
+        self.gaps: Counter[str] = Counter()
+        self.is_joined = False
+        """Whether it has joined, and was told where it goes on."""
+        self._ports = itertools.cycle(ports[turn % len(ports) :] + ports[: turn % len(ports)])
+        self._session_name = f"client-of-the-faults-{turn:04}"
+        self._ref = 0
+        self._socket: ClientConnection | None = None
+        # Whether the next row may be any; and since when it is joined.
+        self._may_jump = True
+        self._joined_at = 0.0
+
+    async def run(self) -> None:
+        """Watch until this is cancelled."""
+        for port in self._ports:
+            try:
+                await self._session(port)
+            except (OSError, TimeoutError, WebSocketException):
+                self.is_joined = False
+                # Stock clients wait for a second or more.
+                await asyncio.sleep(_PAUSE)
+
+    def cut(self) -> None:
+        """Break the connection."""
+        self.is_joined = False
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    async def _session(self, port: int) -> None:
+        uri = f"ws://127.0.0.1:{port}/socket/websocket?vsn=1.0.0&session={self._session_name}"
+        async with connect(
+            uri, compression=None, proxy=None, open_timeout=3, max_size=None, ping_interval=None
+        ) as socket:
+            self._socket = socket
+            self.is_joined = False
+            self._ref += 1
+            table = {"event": "*", "schema": "public", "table": "item"}
+            await socket.send(
+                json.dumps(
+                    {
+                        "topic": "realtime:faults",
+                        "event": "phx_join",
+                        "payload": {"config": {"postgres_changes": [table]}},
+                        "ref": str(self._ref),
+                        "join_ref": str(self._ref),
+                    }
+                )
+            )
+            at = self.last
+            is_first = True
+            while True:
+                async with asyncio.timeout(60 if is_first else None):
+                    message = json.loads(await socket.recv())
+                payload = message["payload"]
+                if message["event"] == "phx_reply" and payload["status"] != "ok":
+                    raise OSError(f"refused: {payload}")
+                if message["event"] == "system":
+                    self._note(port, payload)
+                elif message["event"] == "postgres_changes":
+                    number = int(payload["data"]["record"]["id"])
+                    self._check(port, number, at, is_first=is_first)
+                    at, is_first = number, False
+
+    def _note(self, port: int, payload: dict[str, Any]) -> None:
+        if "gap" in payload:
+            self.gaps[payload["gap"]["reason"]] += 1
+            self._may_jump = True
+        elif "resumed" in payload:
+            was_joined, self._joined_at = self._joined_at, time.monotonic()
+            self.sessions += 1
+            self.is_joined = True
+            if not payload["resumed"]:
+                self.fresh += 1
+                self._may_jump = True
+                if was_joined and time.monotonic() - was_joined > _KNOWN_AFTER:
+                    self.problems.append(f"port {port}: it begins anew behind {self.last}")
+
+    def _check(self, port: int, number: int, at: int, *, is_first: bool) -> None:
+        may_jump, self._may_jump = self._may_jump, False
+        self.received += 1
+        self.repeated += number <= self.last
+        # What it has not proven comes again, once for each connection.
+        is_right = number > at if may_jump else number == at + 1 or (is_first and number <= at)
+        if not is_right:
+            self.problems.append(f"port {port}: {number} behind {at}")
+        self.last = max(self.last, number)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from realtime_server.cluster import node, nodes
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.replay import Replay
@@ -182,6 +183,28 @@ async def test_a_kill_loses_nothing(item: Database, shared: dict[str, str]) -> N
         await client.close()
     assert list(dict.fromkeys(client.ids)) == [1, 2, 3, 4]
     assert client.gaps == []
+
+
+async def test_the_others_are_told_of_a_server_that_was_killed(
+    item: Database, shared: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (node, nodes):
+        monkeypatch.setattr(module, "HEARD_WITHIN", 3.0)
+    # Servers look after the journal ten times within the window.
+    shared["REPLAY_WINDOW"] = "10000"
+    client = ReplayClient(0, session=f"{SESSION}a")
+    async with serve(item, shared) as other, process(item, shared) as killed:
+        assert not await come_back(client, killed.port)
+        await eventually(lambda: journal_of(other).slots)
+        killed.process.kill()
+        await asyncio.to_thread(killed.process.wait)
+        await eventually(lambda: not journal_of(other).slots)
+        assert journal_of(other).has_channels
+        await write(item, 1)
+        assert await come_back(client, other.port)
+        await client.until(1)
+        await client.close()
+    assert (client.ids, client.gaps) == ([1], [])
 
 
 async def test_what_the_log_does_not_have_any_more_is_a_gap(

@@ -6,19 +6,24 @@ import asyncio
 import os
 import random
 import signal
+import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database, unique_name
+from tests.waiting import eventually_sync
 
 __all__ = ["Servers", "Stop"]
 
 Stop = Literal["kill", "terminate", "kill a worker of", "stall"]
 
+_PATIENCE: Final = 90.0
+"""Seconds that a server may take to be ready."""
 _LONGEST_STALL: Final = 14.0
 """Seconds. Stock clients wait ten for the answer to a join."""
 
@@ -28,7 +33,8 @@ class Servers:
 
     Args:
         database: what they broadcast.
-        count: how many, each with a permanent slot of its own.
+        count: how many, each with a permanent slot of its own, or with one that they share.
+        nats_url: of NATS, with the log of servers that share a slot; empty: they share none.
         has_standby: whether one more waits for the slot of the first, and is the one that
             connections go to when it has it.
         workers: how many processes each is.
@@ -41,6 +47,7 @@ class Servers:
         database: Database,
         *,
         count: int = 1,
+        nats_url: str = "",
         has_standby: bool = False,
         workers: int = 1,
         seed: int,
@@ -53,6 +60,10 @@ class Servers:
         if workers > 1:
             self.ways = (*self.ways, "kill a worker of")
         self._slots = [unique_name("slot") for _ in range(count)]
+        self._shares_log = bool(nats_url)
+        if nats_url:
+            self._slots = self._slots[:1] * count
+            self._environment["NATS_URL"] = nats_url
         if has_standby:
             self._slots.append(self._slots[0])
         self._has_standby = has_standby
@@ -111,7 +122,7 @@ class Servers:
             await asyncio.to_thread(other.wait_for_log, "streaming from database")
 
     async def start(self, which: int) -> None:
-        """Start one again, on its port; return when it streams, or waits for the slot.
+        """Start one again, on its port; return when it is ready, or waits for the slot.
 
         A worker is started by its server.
         """
@@ -125,7 +136,7 @@ class Servers:
             self._database,
             publications='["changes"]',
             port=self._ports[which],
-            streaming=not is_standby,
+            streaming=not (is_standby or self._shares_log),
             SLOT_NAME=self._slots[which],
             REPLAY_WAL_MB="1024",
             REPLAY_SECRET="the same for all servers".ljust(32, "."),
@@ -135,6 +146,8 @@ class Servers:
         self._logs.append(server.log)
         if is_standby:
             server.wait_for_log("waiting until it is free")
+        if self._shares_log:
+            eventually_sync(partial(_is_ready, server.port), within=_PATIENCE)
         self._ports[which] = server.port
         self._running[which] = server
 
@@ -146,3 +159,11 @@ class Servers:
     def _stop_all(self) -> None:
         for server in self._running.values():
             server.__exit__(None, None, None)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

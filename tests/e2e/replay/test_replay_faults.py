@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from tests.e2e.replay.verdict import Verdict
 from tests.e2e.replay.wire import Wire
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
+from tests.nats_server import NatsServer
 from tests.rls_helpers import roles
 from tests.tokens import SECRET, make_token
 
@@ -195,15 +196,22 @@ async def test_clients_that_cannot_be_told_apart_miss_nothing(
     check(run, count)
 
 
-@pytest.mark.parametrize("several", ["two servers", "a warm standby", "two workers"])
+@pytest.mark.parametrize(
+    "several", ["two servers", "two servers on a log", "a warm standby", "two workers"]
+)
 async def test_nothing_is_missed_where_servers_are_several(
-    several: str, items: Database, stage: Stage, page_url: str
+    several: str,
+    items: Database,
+    stage: Stage,
+    page_url: str,
+    new_nats: Callable[..., NatsServer],
 ) -> None:
     print(f"REPLAY_FAULTS={FAULTS} REPLAY_FAULTS_SEED={SEED}")
     skip_if_noted(kind=several, seed=SEED, count=FEW)
     with Servers(
         items,
-        count=2 if several == "two servers" else 1,
+        count=2 if several.startswith("two servers") else 1,
+        nats_url=new_nats().url if several.endswith("log") else "",
         has_standby=several == "a warm standby",
         workers=2 if several == "two workers" else 1,
         seed=SEED,
