@@ -4,9 +4,9 @@
     python -m benchmarks.replay_restart postgres     # one part
 
 A thousand rows a second are written, and clients are away for a while. Then the server is
-killed and started again, once with a second slot and a journal, and once without replay. The times
-are from the start of the process: until it streams, until a client that is new has a row, and until
-those that came back have all that was committed when they did.
+killed and started again: with a second slot and a journal, with a log on NATS, and without replay.
+The times are from the start of the process: until it streams, until a client that is new has a row,
+and until those that came back have all that was committed when they did.
 
 PostgreSQL's processor time is that of all its processes. PostgreSQL, the servers, the load client
 and the writer are processes of their own on this machine.
@@ -21,13 +21,16 @@ import signal
 import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+from benchmarks._cluster import nats_server
 from benchmarks.fanout import HEARTBEAT, OURS, TABLES, Bench, Row, run_parts
 from benchmarks.replay_storm import metrics, until
+from tests.fix_postgres import unique_name
 
 CLIENTS: Final = 20
 WINDOW: Final = 20
@@ -40,13 +43,14 @@ RATE: Final = 100
 WAL: Final = 100_000_000
 """Bytes of WAL for which PostgreSQL's share is measured."""
 TABLE: Final = TABLES[OURS]
-ON, OFF = "with replay", "without"
+ON, LOG, OFF = "with replay", "log on NATS", "without"
 _COMMON: Final = {
     "EXPOSE_METRICS": "true",
     "REPLAY_SECRET": "a secret of the benchmark, of 32 bytes or more",
 }
 SETTINGS: Final = {
     ON: {"REPLAY_WAL_MB": "1024", "REPLAY_WINDOW": str((WINDOW + GRACE) * 1000), **_COMMON},
+    LOG: {"REPLAY_WINDOW": str((WINDOW + GRACE) * 1000), **_COMMON},
     OFF: {"REPLAY_WINDOW": "0", **_COMMON},
 }
 WRITER: Final = f"""
@@ -98,10 +102,12 @@ async def drop_slots(bench: Bench) -> None:
         await asyncio.sleep(0.1)
 
 
-async def kill_and_start(bench: Bench, kind: str) -> Row:
+async def kill_and_start(bench: Bench, kind: str, nats_url: str) -> Row:
     """Kill a server whose clients are away, and start it again."""
     slot = f"bench_{kind.split()[0]}"
     settings = {"PORT": free_port(), "SLOT_NAME": slot, **SETTINGS[kind]}
+    if kind == LOG:
+        settings |= {"NATS_URL": nats_url, "CLUSTER_NAME": unique_name("bench")}
     topic = f"realtime:public:{TABLE}"
     async with contextlib.AsyncExitStack() as stack:
         with bench.server(OURS, TABLE, **settings) as server:
@@ -126,7 +132,7 @@ async def kill_and_start(bench: Bench, kind: str) -> Row:
             await fresh.arrived()
             live = time.monotonic() - begin
             row: Row = {"server": kind, "streaming_s": streaming, "live_s": live}
-            if kind == ON:
+            if kind != OFF:
                 missed = rows(bench) - missed
                 back = time.monotonic()
                 await crowd.back(missed)
@@ -144,9 +150,10 @@ async def kill_and_start(bench: Bench, kind: str) -> Row:
 async def restart(bench: Bench) -> list[Row]:
     """From a kill -9 under a thousand rows a second."""
     found: dict[str, list[Row]] = {kind: [] for kind in SETTINGS}
-    for _ in range(ROUNDS):
-        for kind, its in found.items():
-            its.append(await kill_and_start(bench, kind))
+    with tempfile.TemporaryDirectory() as directory, nats_server(Path(directory)) as nats:
+        for _ in range(ROUNDS):
+            for kind, its in found.items():
+                its.append(await kill_and_start(bench, kind, nats.url))
     return [
         {
             name: value
@@ -185,8 +192,8 @@ def wal_end(bench: Bench) -> int:
 async def postgres(bench: Bench) -> list[Row]:
     """What PostgreSQL pays for the second slot and the journal, for 100 MB of WAL."""
     found: list[Row] = []
-    for kind, settings in SETTINGS.items():
-        settings = {"SLOT_NAME": f"bench_{kind.split()[0]}", **settings}
+    for kind in (ON, OFF):
+        settings = {"SLOT_NAME": f"bench_{kind.split()[0]}", **SETTINGS[kind]}
         with bench.server(OURS, TABLE, **settings) as server:
             client = await bench.client(
                 server.port, CLIENTS, f"realtime:public:{TABLE}", heartbeat=HEARTBEAT
