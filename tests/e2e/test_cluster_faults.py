@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 FAULTS = int(os.environ.get("CLUSTER_FAULTS", "10"))
 SEED = int(os.environ.get("CLUSTER_FAULTS_SEED", "1"))
-RETURNS = FAULTS if "CLUSTER_FAULTS" in os.environ else 4
+RETURNS = FAULTS if "CLUSTER_FAULTS" in os.environ else 3
 
 pytestmark = [
     pytest.mark.e2e,
