@@ -470,6 +470,9 @@ async def test_with_fewer_workers_than_before_everybody_is_told_that_the_others_
         for client in clients:
             await client.come()
         assert all(server.clients_of(pid) for pid in server.pids())
+        async with Writer(item):
+            # The journal is told of new channels within seconds.
+            await eventually(lambda: all(len(client.ids) > 500 for client in clients))
         server.process.kill()
         for client in clients:
             await client.ended()
