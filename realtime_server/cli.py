@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
@@ -46,6 +46,9 @@ __all__ = ["main"]
 
 logger = logging.getLogger("realtime.server")
 
+WorkerLinks: TypeAlias = tuple[int, int, int, str]
+"""How a supervisor starts a worker: the number of the worker, the file descriptors of its links for
+changes and for everything else, and the name of its process."""
 CUT_OFF: Final = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else signal.SIGTERM
 """The signal by which a supervisor has its workers cut their clients off."""
 _SPARE_FILES: Final = 100
@@ -154,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="connect to the database, report what would stop the server, and exit",
     )
-    # How a supervisor starts its workers: the worker's number, and the descriptors of its links.
+    # How a supervisor starts its workers.
     parser.add_argument("--worker", type=_worker_links, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"realtime-core {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
@@ -268,18 +271,19 @@ def _raise_file_limit(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _worker_links(text: str) -> tuple[int, int, int]:
-    number, changes, control = map(int, text.split(","))
-    return number, changes, control
+def _worker_links(text: str) -> WorkerLinks:
+    *numbers, name = text.split(",")
+    number, changes, control = map(int, numbers)
+    return number, changes, control, name
 
 
-async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int] | None) -> None:
+async def _serve(config: ServerConfig, *, dev: bool, links: WorkerLinks | None) -> None:
     """Run a server, or the supervisor of several workers, or one of these, until it is stopped.
 
     Args:
         config: the settings.
         dev: whether workers take the defaults of ``--dev``.
-        links: for one of several: its number, and the file descriptors of its links.
+        links: for one of several: its number, the file descriptors of its links, and its name.
     """
     return_freed_memory()
     if links is not None or config.worker_count == 1:
@@ -317,14 +321,13 @@ async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int]
 
 
 async def _make_server(
-    config: ServerConfig, *, dev: bool, links: tuple[int, int, int] | None
+    config: ServerConfig, *, dev: bool, links: WorkerLinks | None
 ) -> RealtimeServer | Supervisor | DatabaseReader:
     # One process alone needs nothing of what several need.
     if links is not None:
         from .workers.worker import Worker
 
-        worker = await Worker.open(*links, shares_log=config.nats_url is not None)
-        return RealtimeServer(config, worker)
+        return RealtimeServer(config, await Worker.open(config, *links))
     if not config.serves_clients:
         from .cluster.database_reader import DatabaseReader
 

@@ -95,11 +95,10 @@ class RealtimeServer:
             source, share = worker.source, worker.share(config)
         elif config.nats_url is not None:
             # Only then is the client of NATS needed.
-            from .cluster.feed import LogFeed
-            from .cluster.setup import make_node, make_past
+            from .cluster.setup import make_server_node
 
-            node = make_node(config, LogFeed, keeps_journal=config.keeps_journal)
-            self._node, source, share = node, node.feed, make_past(config, node)
+            self._node, share = make_server_node(config)
+            source = self._node.feed
         else:
             source = make_source(config)
         self.source = source

@@ -84,7 +84,6 @@ class ClusterNode(Generic[Feed]):
         nodes: the servers that were heard.
         feed: reads the log.
         leader: leads whenever it can; None if this server never does.
-        keeps_journal: whether this server writes into the journal which clients it has.
         clock: seconds, which only grow.
     """
 
@@ -96,7 +95,6 @@ class ClusterNode(Generic[Feed]):
         feed: Feed,
         leader: Leader | None,
         *,
-        keeps_journal: bool = False,
         clock: Callable[[], float],
     ) -> None:
         self.feed = feed
@@ -104,12 +102,14 @@ class ClusterNode(Generic[Feed]):
         self._subject = f"{name}.beat"
         self.id = secrets.token_hex(8)
         """The server's own name, 16 hexadecimal digits, another one for each process."""
+        self.writers: set[str] = set()
+        """The names of this server's processes that write into the journal which clients they
+        have."""
         # Since when everything is heard that servers say; None while nothing is.
         self._listens_since: float | None = None
         self._connect = connect
         self._nodes = nodes
         self._leader = leader
-        self._keeps_journal = keeps_journal
         self._clock = clock
         self.running: set[asyncio.Task[None]] = set()
         """The tasks that lead, and say how far the server has come. Only an error that nobody has
@@ -153,13 +153,13 @@ class ClusterNode(Generic[Feed]):
         """Return what the source of the server counts that leads; None if none was heard lately."""
         return self._nodes.leader(self._clock())
 
-    def others(self) -> set[str] | None:
-        """Return the names of the other servers that are there and keep the journal; None if that
-        is not known, as this one has not listened for long enough."""
+    def all_writers(self) -> set[str] | None:
+        """Return the names of all servers' processes that are there and write into the journal;
+        None if they are not known, as this server has not listened for long enough."""
         now, since = self._clock(), self._listens_since
         if since is None or now - since <= HEARD_WITHIN:
             return None
-        return self._nodes.names(now) - {self.id}
+        return self._nodes.writers(now) | self.writers
 
     def _leads(self) -> SourceStats | None:
         return None if self._leader is None else self._leader.source_stats()
@@ -186,7 +186,7 @@ class ClusterNode(Generic[Feed]):
                     self.id,
                     self.feed.handed_out,
                     self._leads(),
-                    keeps_journal=self._keeps_journal,
+                    writers=tuple(self.writers),
                 )
                 await connection.publish(subject, beat.to_json())
                 await asyncio.sleep(_BEAT)

@@ -9,9 +9,11 @@ It does no I/O, and the time is passed in.
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from collections import deque
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 
@@ -23,6 +25,7 @@ __all__ = ["HEARD_WITHIN", "PATIENCE", "Beat", "Nodes"]
 
 HEARD_WITHIN: Final = 10.0
 """Seconds after which a server that is not heard of is taken to be gone."""
+_NAME: Final = re.compile("[0-9a-f]{16}")
 PATIENCE: Final = 30.0
 """Seconds without progress after which nobody waits for a server."""
 
@@ -40,15 +43,15 @@ class Beat:
     """What its source counts, if it leads; None if it does not."""
     is_last: bool = False
     """Whether the server ends."""
-    keeps_journal: bool = False
-    """Whether it writes into the journal which clients it has."""
+    writers: tuple[str, ...] = ()
+    """The names of its processes that write into the journal which clients they have."""
 
     def to_json(self) -> bytes:
         """Return the beat as it is sent."""
         source = None if self.source is None else stats_to_json(self.source)
         values = {"node": self.node, "sequence": self.sequence, "source": source}
-        marks = {"last": self.is_last, "journal": self.keeps_journal}
-        return json.dumps(values | {name: True for name in marks if marks[name]}).encode()
+        more = {"last": self.is_last, "writers": self.writers}
+        return json.dumps(values | {name: more[name] for name in more if more[name]}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Beat | None:
@@ -62,11 +65,18 @@ class Beat:
                     **more,
                 }:
                     counts = None if source is None else stats_from_json(source)
-                    is_last, keeps = more.get("last") is True, more.get("journal") is True
-                    return cls(node, sequence, counts, is_last, keeps)
+                    return cls(node, sequence, counts, more.get("last") is True, _names(more))
         except (KeyError, TypeError, ValueError):
             pass
         return None
+
+
+def _names(values: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Return the names of processes in what a server has said; anybody may have said it."""
+    names = values.get("writers")
+    if not isinstance(names, list):
+        return ()
+    return tuple(name for name in names if isinstance(name, str) and _NAME.fullmatch(name))
 
 
 @attrs.define
@@ -122,10 +132,10 @@ class Nodes:
         self._forget(now)
         return len(self._heard)
 
-    def names(self, now: float) -> set[str]:
-        """Return the names of the servers that are there and keep the journal."""
+    def writers(self, now: float) -> set[str]:
+        """Return the names of the processes that are there and write into the journal."""
         self._forget(now)
-        return {node for node, heard in self._heard.items() if heard.beat.keeps_journal}
+        return {name for heard in self._heard.values() for name in heard.beat.writers}
 
     def leader(self, now: float) -> SourceStats | None:
         """Return what the source of the last server that led has counted; None if it was not heard

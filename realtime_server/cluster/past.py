@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from realtime_core import LSN, Event, LogicalMessage
 from realtime_core.pgoutput import ChangeDecoder
@@ -26,12 +26,11 @@ from ..replay.places import Place as ReplayPlace
 from .chain import Chain, HoleError
 from .envelope import Envelope, Kind, Place, decode, messages_of
 from .errors import LogError
-from .feed import LogFeed
 from .log import Log
 from .log_reader import LogReader
 from .unpacker import Unpacker
 
-__all__ = ["LogPast"]
+__all__ = ["FeedOfLog", "LogPast"]
 
 Result = TypeVar("Result")
 
@@ -48,6 +47,34 @@ _IS_TRANSACTIONAL: Final = 1
 _NODE_BYTES: Final = 4
 """How many bytes of what a process is known by in the journal are those of its own name. The others
 are those of the cluster's, so that the servers of another cluster are not taken for members."""
+
+
+class FeedOfLog(Protocol):
+    """What is needed here of what brings a process the changes that come now."""
+
+    @property
+    def begin(self) -> Place | None:
+        """The place that these changes begin behind; None until it is known."""
+        ...
+
+    @property
+    def begin_sequence(self) -> int:
+        """The number in the log of the last envelope before them, ..."""
+        ...
+
+    @property
+    def log_created(self) -> str | None:
+        """... and when the log was made that it is in; None until it is known."""
+        ...
+
+    @property
+    def read_bytes(self) -> int:
+        """How many bytes of envelopes were read."""
+        ...
+
+    def passed(self) -> LSN:
+        """Return an LSN before which everything that committed was handed out to the clients."""
+        ...
 
 
 class LogPast:
@@ -73,7 +100,7 @@ class LogPast:
     def __init__(
         self,
         make_reader: Callable[[], LogReader],
-        feed: LogFeed,
+        feed: FeedOfLog,
         *,
         cluster: bytes,
         node: str,

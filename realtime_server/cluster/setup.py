@@ -19,10 +19,10 @@ from .log import Log, LogSettings
 from .log_reader import LogReader
 from .node import ClusterNode, LogView
 from .nodes import Nodes
-from .past import LogPast
+from .past import FeedOfLog, LogPast
 from .patient_reader import PatientReader
 
-__all__ = ["log_settings", "make_node", "make_past"]
+__all__ = ["log_settings", "make_node", "make_past", "make_server_node"]
 
 Feed = TypeVar("Feed", bound=LogView)
 
@@ -43,8 +43,6 @@ def log_settings(config: ClusterSettings) -> LogSettings:
 def make_node(
     config: ServerConfig,
     make_feed: Callable[[PatientReader, Callable[[], SourceStats | None]], Feed],
-    *,
-    keeps_journal: bool = False,
 ) -> ClusterNode[Feed]:
     """Return a server's place among those that share a log.
 
@@ -52,7 +50,6 @@ def make_node(
         config: of the server, with ``NATS_URL``.
         make_feed: makes what the server reads the log with, from what reads it, and from a function
             that returns what the source of the server that leads counts, if one was heard.
-        keeps_journal: whether the server writes into the journal which clients it has.
     """
     clock = time.monotonic
     settings = log_settings(config)
@@ -76,29 +73,50 @@ def make_node(
             clock=clock,
         )
     feed = make_feed(PatientReader(LogReader(connect, log), clock), leader_stats)
-    return ClusterNode(
-        settings.name, connect, nodes, feed, leader, keeps_journal=keeps_journal, clock=clock
-    )
+    return ClusterNode(settings.name, connect, nodes, feed, leader, clock=clock)
 
 
-def make_past(config: ServerConfig, node: ClusterNode[LogFeed]) -> LogPast | None:
-    """Return what a server finds of former ones in the log; None: their clients begin anew.
+def make_server_node(config: ServerConfig) -> tuple[ClusterNode[LogFeed], LogPast | None]:
+    """Return the place of a server of one process, and what it finds of former ones in the log.
 
     Args:
         config: of the server, with ``NATS_URL``.
-        node: the server's place among the others.
+    """
+    node = make_node(config, LogFeed)
+    past = make_past(config, node.feed, node.id, node.all_writers)
+    if past is not None:
+        node.writers.add(node.id)
+    return node, past
+
+
+def make_past(
+    config: ServerConfig, feed: FeedOfLog, name: str, writers: Callable[[], set[str] | None]
+) -> LogPast | None:
+    """Return what a process finds of former ones in the log; None: their clients begin anew.
+
+    Args:
+        config: of the server, with ``NATS_URL``.
+        feed: the changes of this process.
+        name: its name, 16 hexadecimal digits.
+        writers: returns the names of all processes that write into the journal; None if they are
+            not known.
     """
     if not config.keeps_journal:
         return None
     window, max_age = config.replay_window / 1000, config.log_max_age / 1000
     # The log has what was told last for as long as a client may be away.
     interval = min(max((max_age - window) / 2, window / 10), window / 2)
+
+    def others() -> set[str] | None:
+        known = writers()
+        return None if known is None else known - {name}
+
     return LogPast(
         lambda: LogReader(*_ways_to_log(config)),
-        node.feed,
+        feed,
         cluster=digest(config.stream_name, str(config.slot_name)),
-        node=node.id,
-        others=node.others,
+        node=name,
+        others=others,
         span=window + 2 * interval,
         interval=interval,
         max_bytes=config.log_max_bytes,

@@ -144,14 +144,6 @@ def _of_workers(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     window = attrs.fields(type(config)).replay_window.default
     if config.replay_window in (0, window) or config.replays:
         return
-    if config.nats_url is not None:
-        yield (
-            ("workers", "nats_url", "replay_window"),
-            f"WORKERS is {config.workers} with NATS_URL and REPLAY_WINDOW is set, but a client "
-            "that comes back to another worker is not known there; set REPLAY_WINDOW=0, or "
-            "WORKERS=1 and start more servers",
-        )
-        return
     yield (
         (
             *("workers", "replay_window", "replay_wal_mb", "replay_secret"),

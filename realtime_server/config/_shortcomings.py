@@ -18,18 +18,11 @@ def shortcomings(config: ServerConfig) -> Iterator[str]:
         config: valid settings.
     """
     if config.replay_window and not config.replays:
-        if config.nats_url is not None:
-            yield (
-                f"with WORKERS={config.workers} and NATS_URL nothing is replayed: a client may "
-                "come back to another worker, which knows nothing of it; set WORKERS=1 and start "
-                "more servers, or REPLAY_WINDOW=0 where that is well"
-            )
-        else:
-            yield (
-                f"with WORKERS={config.workers} nothing is replayed: a client may come back to "
-                "another worker, which knows of it only with a permanent slot, a secret and "
-                "REPLAY_WAL_MB; set SLOT_NAME, or WORKERS=1"
-            )
+        yield (
+            f"with WORKERS={config.workers} nothing is replayed: a client may come back to "
+            "another worker, which knows of it only with a permanent slot, a secret and "
+            "REPLAY_WAL_MB; set SLOT_NAME, or WORKERS=1"
+        )
     elif config.wants_journal and not config.has_replay_secret:
         yield (
             "replay has no secret, so it does not outlive the server: whoever may run SQL "

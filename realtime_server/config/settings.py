@@ -339,7 +339,7 @@ class ServerConfig(ClusterSettings):
         """
         if not self.replay_window:
             return False
-        return self.worker_count == 1 or self.replay_slot is not None
+        return self.worker_count == 1 or self.keeps_journal
 
     @property
     def webhook_slot(self) -> str | None:

@@ -7,8 +7,8 @@ own, so that a worker that is behind answers all the same.
 kind         who sends it meaning
 ============ ============ =========================================================
 ``started``  worker       it accepts connections
-``stats``    supervisor   what its source counts: ``stats``; and why it may bring no
-                          changes: ``why``
+``stats``    supervisor   what its source counts: ``stats``; why it may bring no changes:
+                          ``why``; and who writes into the journal: ``writers``
 ``ping``     supervisor   it wants to know whether the worker's event loop runs
 ``pong``     worker       it does
 ``collect``  supervisor   it wants the worker's metrics: ``id``

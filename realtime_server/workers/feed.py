@@ -12,9 +12,10 @@ from typing import Final, Self
 
 import attrs
 
-from realtime_core import Event, Position, SourceStats
+from realtime_core import LSN, Event, Position, SourceStats
 from realtime_core.errors import ServerError
 
+from ..cluster.envelope import Place
 from ..cluster.envelope_queue import EnvelopeQueue, Steps
 from ..cluster.unpacker import Unpacker
 from .frames import (
@@ -58,8 +59,10 @@ class LinkFeed:
         self._reader = reader
         self._writer = writer
         self._queue = EnvelopeQueue(Unpacker(), tells_holes=tells_holes)
-        self.begin: Behind | None = None
+        self.behind: Behind | None = None
         """Where the changes begin; None until the supervisor's source is attached."""
+        self.read_bytes = 0
+        """How many bytes of envelopes were read."""
         # What the supervisor said last of its source.
         self._source = SourceStats()
         self._reading: asyncio.Task[None] | None = None
@@ -98,7 +101,7 @@ class LinkFeed:
     @property
     def _knows_all(self) -> bool:
         """Whether the supervisor has said where the changes begin, and of which stream they are."""
-        return self.begin is not None and self._source.stream is not None
+        return self.behind is not None and self._source.stream is not None
 
     def batches(self) -> AsyncIterator[list[Event]]:
         """Iterate over batches of events, which are never empty; cancelling a step loses nothing.
@@ -113,6 +116,27 @@ class LinkFeed:
         """Return the next batch."""
         await self.attached()
         return await self._queue.next_batch()
+
+    @property
+    def begin(self) -> Place | None:
+        """The place that the changes begin behind; None until it is known."""
+        behind = self.behind
+        return None if behind is None else (behind.generation, behind.lsn, behind.index)
+
+    @property
+    def begin_sequence(self) -> int:
+        """The number of the last envelope before them in the log of several machines, ..."""
+        return 0 if self.behind is None else self.behind.sequence
+
+    @property
+    def log_created(self) -> str | None:
+        """... and when that log was made; None until it is known."""
+        return None if self.behind is None else self.behind.log
+
+    def passed(self) -> LSN:
+        """Return an LSN before which everything that committed was handed out to the clients."""
+        done = self._queue.done or self.begin
+        return LSN(0 if done is None else done[1])
 
     def ack(self, upto: Event | Position) -> None:
         """Tell the supervisor soon that everything up to ``upto`` was handed to every outbox.
@@ -143,7 +167,7 @@ class LinkFeed:
 
         Of the gaps only those count that come through this feed.
         """
-        begin = self.begin
+        begin = self.behind
         if begin is None:
             return SourceStats()
         source = self._source
@@ -161,12 +185,13 @@ class LinkFeed:
                 for frame in buffer.feed(data):
                     if isinstance(frame, EnvelopeFrame):
                         queue.put(frame.sequence, frame.data, is_anew=frame.is_behind_hole)
+                        self.read_bytes += len(frame.data)
                     elif isinstance(frame, EnumsFrame):
                         self.enum_orders.clear()
                         self.enum_orders.update(frame.orders)
                         queue.describe_anew()
                     elif isinstance(frame, AttachedFrame):
-                        self.begin = frame.begin
+                        self.behind = frame.begin
                 queue.wake()
                 await queue.room()
             queue.end(ServerError("the supervisor has ended"))

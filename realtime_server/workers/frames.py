@@ -47,8 +47,9 @@ _HANDED_OUT: Final = b"H"
 _ATTACHED: Final = b"A"
 _ENUMS: Final = b"O"
 _READY: Final = b"R"
-_PLACE: Final = Struct("!QqQ")
-"""LSN, index and gaps. The index before a transaction's first change is -1."""
+_PLACE: Final = Struct("!QqQQQ")
+"""LSN, index, gaps, generation and the number in the log. The index before a transaction's first
+change is -1. When the log was made stands behind it."""
 
 
 @attrs.define
@@ -102,8 +103,11 @@ def encode_frame(frame: Frame) -> bytes:
         case HandedOutFrame(sequence):
             return _LENGTH.pack(_NUMBERED.size) + _NUMBERED.pack(_HANDED_OUT, sequence)
         case AttachedFrame(begin):
-            place = _PLACE.pack(begin.lsn, begin.index, begin.gaps)
-            return _LENGTH.pack(len(_ATTACHED) + len(place)) + _ATTACHED + place
+            place = _PLACE.pack(
+                *(begin.lsn, begin.index, begin.gaps, begin.generation, begin.sequence)
+            )
+            content = _ATTACHED + place + begin.log.encode()
+            return _LENGTH.pack(len(content)) + content
         case EnumsFrame(orders):
             listed = [[schema, name, *labels] for (schema, name), labels in orders.items()]
             content = _ENUMS + json.dumps(listed).encode()
@@ -144,8 +148,11 @@ class FrameBuffer:
 
 def _read(content: bytes) -> Frame:
     kind = content[:1]
-    if kind == _ATTACHED and len(content) == len(_ATTACHED) + _PLACE.size:
-        return AttachedFrame(Behind(*_PLACE.unpack_from(content, len(_ATTACHED))))
+    log_at = len(_ATTACHED) + _PLACE.size
+    if kind == _ATTACHED and len(content) >= log_at:
+        log = content[log_at:].decode(errors="replace")
+        lsn, index, gaps, generation, sequence = _PLACE.unpack_from(content, len(_ATTACHED))
+        return AttachedFrame(Behind(lsn, index, gaps, generation, sequence, log))
     if kind == _ENUMS:
         try:
             listed: list[list[Any]] = json.loads(content[len(_ENUMS) :])

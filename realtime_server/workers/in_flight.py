@@ -40,6 +40,12 @@ class Behind:
     """Everything up to this place of the stream is before it."""
     gaps: int
     """How many gaps are before it."""
+    generation: int = 0
+    """The place's generation, ..."""
+    sequence: int = 0
+    """... the envelope's number in the log that several machines share, ..."""
+    log: str = ""
+    """... and when that log was made; empty where there is none."""
 
 
 Upto = TypeVar("Upto")

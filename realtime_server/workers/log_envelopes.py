@@ -49,6 +49,8 @@ class LogEnvelopes:
         self._begin: Place | None = None
         self._stream: StreamIdentity | None = None
         self._beginning: asyncio.Task[None] | None = None
+        # The number of the last envelope before them.
+        self._begin_sequence = 0
         # What was read to find that.
         self._first: list[Read] = []
         # What the leader's source counted when it was heard last.
@@ -90,7 +92,7 @@ class LogEnvelopes:
     def begin(self) -> Behind:
         """Return where a worker begins, as long as nothing was read."""
         assert self._begin is not None
-        return Behind(*self._begin[1:], 0)
+        return self._behind(self._begin, self._begin_sequence)
 
     async def batches(self) -> AsyncIterator[list[ToSend[int]]]:
         """Iterate over batches of envelopes, without an end.
@@ -134,7 +136,7 @@ class LogEnvelopes:
 
     async def _find_begin(self) -> None:
         tail = await self._reader.begin()
-        self.handed_out = self._reader.sequence
+        self.handed_out = self._begin_sequence = self._reader.sequence
         if tail is None:
             # A new log, of which the first envelope says where it begins.
             self._first = await self._reader.next()
@@ -163,8 +165,12 @@ class LogEnvelopes:
         self._holes += is_behind_hole
         self._gaps += is_behind_hole + (whole.kind is Kind.GAP)
         data = read.data if envelope.parts == 1 else encode(whole)
-        _, lsn, index = whole.last
-        return ToSend(data, Behind(lsn, index, self._gaps), read.sequence, is_behind_hole)
+        behind = self._behind(whole.last, read.sequence)
+        return ToSend(data, behind, read.sequence, is_behind_hole)
+
+    def _behind(self, place: Place, sequence: int) -> Behind:
+        generation, lsn, index = place
+        return Behind(lsn, index, self._gaps, generation, sequence, self._reader.created or "")
 
     def _enter_hole(self) -> None:
         self._is_behind_hole = True

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count as itertools_count
 from typing import Any, Final
@@ -85,6 +86,7 @@ class Processes:
         command: what starts one, without the arguments that say which one it is.
         environment: of the workers.
         links: serves the links that bring the changes.
+        names: gets a name for each process, 16 hexadecimal digits, for as long as it runs.
         metrics: returns the supervisor's own metrics, which are added to those of the workers.
     """
 
@@ -95,12 +97,14 @@ class Processes:
         command: Sequence[str],
         environment: Mapping[str, str],
         links: Links[Any],
+        names: set[str],
         metrics: Callable[[], bytes],
     ) -> None:
         self._count = count
         self._command = command
         self._environment = environment
         self._links = links
+        self._names = names
         self._metrics = metrics
         self._running: dict[int, _Running] = {}
         self._keeping: list[asyncio.Task[None]] = []
@@ -142,15 +146,20 @@ class Processes:
         for task in done:
             task.result()
 
-    def tell(self, stats: dict[str, Any], why_not_ready: str | None) -> None:
+    def tell(
+        self, stats: dict[str, Any], why_not_ready: str | None, writers: Iterable[str] | None
+    ) -> None:
         """Tell every worker of the source, also those that come later.
 
         Args:
             stats: what it counts.
             why_not_ready: why it may bring no changes, besides what its counts say; None if it
                 does.
+            writers: the names of all processes, also of other machines, that write into the
+                journal; None if they are not known.
         """
-        self._told = {"stats": stats, "why": why_not_ready}
+        names = None if writers is None else list(writers)
+        self._told = {"stats": stats, "why": why_not_ready, "writers": names}
         for running in self._running.values():
             running.control.send("stats", **self._told)
 
@@ -269,13 +278,22 @@ class Processes:
 
     async def _run(self, worker: int) -> int:
         """Run one process to its end; return its exit code."""
+        name = secrets.token_hex(8)
+        # Others have to know of it before it writes anything.
+        self._names.add(name)
+        try:
+            return await self._run_as(worker, name)
+        finally:
+            self._names.discard(name)
+
+    async def _run_as(self, worker: int, name: str) -> int:
         with _pair() as (changes, theirs), _pair() as (control, their_control):
             control_link = await ControlLink.over(control.dup())
             try:
                 process = await asyncio.create_subprocess_exec(
                     *self._command,
                     "--worker",
-                    f"{worker},{theirs.fileno()},{their_control.fileno()}",
+                    f"{worker},{theirs.fileno()},{their_control.fileno()},{name}",
                     env=dict(self._environment),
                     pass_fds=(theirs.fileno(), their_control.fileno()),
                 )

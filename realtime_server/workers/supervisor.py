@@ -139,6 +139,7 @@ class Supervisor:
             command=(sys.executable, "-m", "realtime_server", *(("--dev",) if self._dev else ())),
             environment={**environment, "PORT": str(self.port)},
             links=self._links,
+            names=self._node.writers if self._node and config.keeps_journal else set(),
             metrics=self._metrics.render,
         )
         await self.source.__aenter__()
@@ -233,14 +234,18 @@ class Supervisor:
             timeline = None if stats.stream is None else stats.stream.timeline
             # Of the database itself the workers know what the source counts.
             why = None if self._node is None else self._node.why_not_ready()
-            news = (stats.connected, stats.gaps, stats.stream, timeline, stats.confirmed_lsn, why)
+            writers = None if self._node is None else self._node.all_writers()
+            news = (
+                *(stats.connected, stats.gaps, stats.stream, timeline, stats.confirmed_lsn),
+                *(why, writers),
+            )
             is_due = loop.time() >= next_look
             if is_due:
                 self._processes.look()
                 self._links.look()
             if is_due or news != told:
                 told, next_look = news, loop.time() + _TELL
-                self._processes.tell(stats_to_json(stats), why)
+                self._processes.tell(stats_to_json(stats), why, writers)
             await asyncio.sleep(_LOOK)
 
     async def _close_webhooks(self) -> None:

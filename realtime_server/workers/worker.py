@@ -17,6 +17,7 @@ from realtime_core.errors import ServerError
 from ..cluster.source_stats import stats_from_json
 from ..config import ServerConfig
 from ..replay.one_of_several import OneOfSeveral
+from ..replay.past import Shared
 from .control import ControlLink
 from .feed import LinkFeed
 
@@ -38,6 +39,7 @@ class Worker:
         number: of the worker, from 1 on.
         source: the changes, which the supervisor reads.
         control: the link for everything else.
+        name: of the process, 16 hexadecimal digits.
         clock: seconds, which only grow.
     """
 
@@ -47,6 +49,7 @@ class Worker:
         source: LinkFeed,
         control: ControlLink,
         *,
+        name: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = number
@@ -56,37 +59,49 @@ class Worker:
         self._control = control
         self._clock = clock
         self._heard_at = clock()
-        # Why the supervisor may bring no changes, as it has said.
+        self._name = name
+        # What the supervisor has said: why it may bring no changes, and which processes write into
+        # the journal.
         self._why_not_ready: str | None = None
+        self._writers: set[str] | None = None
         self._ids = count()
         # The requests for the metrics of all that were not answered yet.
         self._asked: dict[int, asyncio.Future[str]] = {}
 
     @classmethod
-    async def open(cls, number: int, changes: int, control: int, *, shares_log: bool) -> Self:
+    async def open(
+        cls, config: ServerConfig, number: int, changes: int, control: int, name: str
+    ) -> Self:
         """Return a worker on the links that the supervisor has made.
 
         From now on the system kills this process when the supervisor's has ended.
 
         Args:
+            config: of the server.
             number: of the worker.
             changes: file descriptor of the link that brings the changes.
             control: file descriptor of the link for everything else.
-            shares_log: whether the changes come from a log that several machines share.
+            name: of the process.
         """
         # A worker that stands still does not see its links end. It would keep its place on the
         # port, and the system would go on giving it a share of the new connections.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         link = await asyncio.open_connection(sock=socket.socket(fileno=changes))
-        feed = LinkFeed(*link, tells_holes=shares_log)
-        return cls(number, feed, await ControlLink.over(socket.socket(fileno=control)))
+        feed = LinkFeed(*link, tells_holes=config.nats_url is not None)
+        control_link = await ControlLink.over(socket.socket(fileno=control))
+        return cls(number, feed, control_link, name=name)
 
-    def share(self, config: ServerConfig) -> OneOfSeveral:
-        """Return what replay has to know of the worker."""
+    def share(self, config: ServerConfig) -> Shared | None:
+        """Return what replay has to know of the worker; None where there is no journal."""
+        if config.nats_url is not None:
+            # Only then is the client of NATS needed.
+            from ..cluster.setup import make_past
+
+            return make_past(config, self.source, self._name, lambda: self._writers)
 
         def begin() -> tuple[int, int]:
             assert self.source.begin is not None
-            return (self.source.begin.lsn, self.source.begin.index)
+            return self.source.begin[1:]
 
         def passed() -> LSN:
             return self.source.stats().confirmed_lsn
@@ -109,8 +124,9 @@ class Worker:
         async for message in self._control.messages():
             self._heard_at = self._clock()
             match message:
-                case {"kind": "stats", "stats": stats, "why": why}:
+                case {"kind": "stats", "stats": stats, "why": why, "writers": writers}:
                     self._why_not_ready = why
+                    self._writers = None if writers is None else set(writers)
                     self.source.note(stats_from_json(stats))
                 case {"kind": "ping"}:
                     self._control.send("pong")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +14,7 @@ from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, unique_name
 from tests.integration.replay_client import ReplayClient
 from tests.integration.test_cluster_servers import shop as shop
-from tests.integration.test_workers import CLIENTS, SESSION, Workers, Writer, until_ready
+from tests.integration.test_workers import CLIENTS, SESSION, Workers, Writer, returning, until_ready
 from tests.nats_server import LATEST, NatsServer
 from tests.server_helpers import dev_config
 from tests.tokens import SECRET, make_token
@@ -44,38 +46,55 @@ async def value(server: Workers, name: str) -> float:
     return (await asyncio.to_thread(server.metrics))[name]
 
 
-async def test_another_machine_goes_on_when_the_one_that_leads_is_killed(
+async def test_clients_of_a_killed_machine_and_of_a_killed_worker_miss_nothing(
     shop: tuple[Database, str], nats: NatsServer
 ) -> None:
     database, _ = shop
-    shared = {"NATS_URL": nats.url, "SLOT_NAME": unique_name("cluster")}
+    shared = {
+        "NATS_URL": nats.url,
+        "SLOT_NAME": unique_name("cluster"),
+        "REPLAY_SECRET": "the same for all servers".ljust(32, "."),
+        "REPLAY_PING_INTERVAL": "50",
+    }
     async with serve(database, **shared) as one, serve(database, **shared) as two:
         assert await value(one, "realtime_cluster_leading") == 1
         assert await value(two, "realtime_cluster_leading") == 0
         assert await value(two, "realtime_cluster_nodes") == 2
         clients = [
-            ReplayClient(server.port, session=f"{SESSION}{number}")
+            ReplayClient(server.port, session=f"{SESSION}{server.port}-{number}")
             for server in (one, two)
             for number in range(CLIENTS)
         ]
-        for client in clients:
-            await client.come()
-        assert all(two.clients_of(pid) for pid in two.pids())
+        tasks = [asyncio.create_task(returning(client, [])) for client in clients]
+        await eventually(lambda: all(client.websocket and client.systems for client in clients))
         async with Writer(database) as writer:
-            await eventually(lambda: all(len(client.ids) >= 50 for client in clients))
-            begin = writer.last
+            # The journal is told of new channels within seconds.
+            await eventually(lambda: all(len(client.ids) > 500 for client in clients))
+            for client in clients:
+                client.port = two.port
             one.process.kill()
-            others = clients[CLIENTS:]
-            await eventually(lambda: all(client.ids[-1] > begin + 50 for client in others))
-        await eventually(lambda: {client.ids[-1] for client in others} == {writer.last})
-        for client in others:
-            assert client.ids == [*range(1, writer.last + 1)]
+            await until_all_have_more(clients, writer)
+            os.kill(two.pids()[0], signal.SIGKILL)
+            await until_all_have_more(clients, writer)
+        await eventually(lambda: {client.ids[-1] for client in clients} == {writer.last})
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in clients:
             assert client.gaps == []
+            assert {*client.ids} == {*range(min(client.ids), writer.last + 1)}
             await client.close()
         assert await value(two, "realtime_cluster_leading") == 1
         assert await value(two, "realtime_log_gaps_total") == 0
-        for client in clients[:CLIENTS]:
-            await client.ended()
+
+
+async def until_all_have_more(clients: list[ReplayClient], writer: Writer) -> None:
+    """Wait until every client is there, and has rows that are written from now on."""
+    last = writer.last
+    await eventually(
+        lambda: all(client.websocket and client.ids[-1] > last + 200 for client in clients),
+        within=90,
+    )
 
 
 async def test_in_rls_mode_each_sees_its_own_rows_on_every_worker(

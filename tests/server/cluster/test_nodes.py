@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from realtime_core import LSN, SourceStats, StreamIdentity
@@ -18,7 +20,7 @@ LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentit
         Beat("c", None),
         Beat("d", None, LEADING),
         Beat("e", None, is_last=True),
-        Beat("f", 7, keeps_journal=True),
+        Beat("f", 7, writers=("0123456789abcdef", "f" * 16)),
     ],
 )
 def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
@@ -112,10 +114,20 @@ def test_a_leader_does_not_wait_for_servers_that_have_not_begun_to_read() -> Non
     assert nodes.holding_back(101.0) == "b"
 
 
-def test_only_who_keeps_the_journal_is_asked_about_it() -> None:
-    """A supervisor of workers, or a server without clients, writes nothing of other servers."""
+def test_whoever_writes_into_the_journal_is_known_by_the_names_of_its_processes() -> None:
+    """A supervisor has several processes that do, and a server without clients has none."""
     nodes = Nodes(1000)
-    nodes.hear(Beat("a", 1, keeps_journal=True), 0.0)
+    nodes.hear(Beat("a", 1, writers=("1" * 16, "2" * 16)), 0.0)
     nodes.hear(Beat("b", 1), 0.0)
-    assert nodes.names(0.0) == {"a"}
-    assert nodes.count(0.0) == 2
+    nodes.hear(Beat("c", 1, writers=("3" * 16,)), 5.0)
+    assert nodes.count(5.0) == 3
+    assert nodes.writers(5.0) == {"1" * 16, "2" * 16, "3" * 16}
+    assert nodes.writers(11.0) == {"3" * 16}
+
+
+def test_what_is_no_name_is_not_taken_for_one() -> None:
+    for writers in (7, ["x", "g" * 16, 5, "1" * 16, "1" * 17, None], "1" * 16):
+        said = json.dumps({"node": "a", "sequence": 1, "source": None, "writers": writers})
+        beat = Beat.from_json(said.encode())
+        assert beat is not None
+        assert beat.writers == (("1" * 16,) if isinstance(writers, list) else ())

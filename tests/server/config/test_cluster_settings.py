@@ -94,15 +94,13 @@ def test_the_log_has_what_pgoutput_writes() -> None:
     assert problem.startswith("NATS_URL and OUTPUT_PLUGIN=wal2json: ")
 
 
-def test_several_workers_share_the_log_and_say_that_they_replay_nothing() -> None:
-    several = {**CLUSTER, "WORKERS": "2"}
+def test_several_workers_share_the_log_and_its_journal() -> None:
+    several = {**CLUSTER, "WORKERS": "2", "REPLAY_SECRET": "s" * 32, "REPLAY_WINDOW": "1000"}
     config = read(several)
-    assert (config.worker_count, config.replays) == (2, False)
-    (said,) = config.shortcomings()
-    assert said.startswith("with WORKERS=2 and NATS_URL nothing is replayed: ")
-    assert read({**several, "REPLAY_WINDOW": "0"}).shortcomings() == []
-    (problem,) = problems({**several, "REPLAY_WINDOW": "1000"})
-    assert problem.startswith("WORKERS is 2 with NATS_URL and REPLAY_WINDOW is set, ")
+    assert (config.worker_count, config.replays, config.replay_slot) == (2, True, None)
+    assert config.shortcomings() == []
+    (problem,) = problems({**several, "REPLAY_WAL_MB": "0"})
+    assert problem.startswith("WORKERS is 2 and REPLAY_WINDOW is set, ")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

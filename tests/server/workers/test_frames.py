@@ -25,7 +25,10 @@ frames = st.one_of(
     st.builds(EnvelopeFrame, numbers, st.binary(max_size=300), st.booleans()),
     st.builds(HandedOutFrame, numbers),
     st.builds(ReadyFrame),
-    st.builds(AttachedFrame, st.builds(Behind, numbers, st.integers(-1, 2**32), numbers)),
+    st.builds(
+        AttachedFrame,
+        st.builds(Behind, numbers, st.integers(-1, 2**32), numbers, numbers, numbers, st.text()),
+    ),
     st.builds(
         EnumsFrame,
         st.dictionaries(st.tuples(st.text(), st.text()), st.lists(st.text()).map(tuple)),

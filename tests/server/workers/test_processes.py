@@ -28,10 +28,11 @@ from realtime_server.workers.worker import Worker
 from tests.server_helpers import make_metrics
 from tests.waiting import eventually
 
+NAME = "0123456789abcdef"
 WORKER = """\
 import json, os, pathlib, signal, sys, time
 
-_, changes, control = map(int, sys.argv[2].split(","))
+_, changes, control = map(int, sys.argv[2].split(",")[:3])
 signal.signal(signal.SIGHUP, lambda *_: pathlib.Path("hangup").touch())
 pathlib.Path("pid").write_text(str(os.getpid()))
 while not os.path.exists("go"):
@@ -70,6 +71,7 @@ async def one_worker(directory: Path) -> AsyncIterator[Processes]:
         command=[str(program)],
         environment=os.environ,
         links=Links(source, InFlight[Any](), clock=time.monotonic, stalled=lambda _: None),
+        names=set(),
         metrics=make_metrics().render,
     )
     processes.start()
@@ -161,7 +163,7 @@ async def test_a_worker_says_that_it_is_alive_until_the_supervisor_has_ended() -
     ours, theirs = socket.socketpair()
     supervisor, control = await ControlLink.over(ours), await ControlLink.over(theirs)
     feed: Any = None
-    running = asyncio.create_task(Worker(1, feed, control).run(bytes))
+    running = asyncio.create_task(Worker(1, feed, control, name=NAME).run(bytes))
     supervisor.send("ping")
     async with asyncio.timeout(30):
         assert await anext(supervisor.messages()) == {"kind": "pong"}
@@ -181,7 +183,7 @@ async def test_a_worker_says_that_its_supervisor_stands_still(
     supervisor, control = await ControlLink.over(ours), await ControlLink.over(theirs)
     feed: Any = None
     now = 0.0
-    worker = Worker(1, feed, control, clock=lambda: now)
+    worker = Worker(1, feed, control, name=NAME, clock=lambda: now)
     running = asyncio.create_task(worker.run(bytes))
     assert worker.why_not_ready() is None
     now = 12.0
