@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -66,6 +67,11 @@ class ClusterServer:
         if self._process is not None:
             self._process.__exit__(None, None, None)
             self._process = None
+
+    def children(self) -> list[int]:
+        """Return the process IDs of its workers."""
+        pid = self.process.process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def leads(self) -> bool:
         """Whether it says so; False if it does not answer."""

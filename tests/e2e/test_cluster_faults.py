@@ -2,7 +2,8 @@
 misses a row, none comes twice, and nobody is told of a gap. Clients with a session miss none over
 all their connections, to one server or the other.
 
-CLUSTER_FAULTS is how many faults there are, CLUSTER_FAULTS_SEED says which; `-s` shows each.
+CLUSTER_FAULTS is how many faults there are, CLUSTER_FAULTS_SEED says which; `-s` shows each. With
+CLUSTER_WORKERS=2 each server has two processes for clients, which are ended, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.waiting import eventually
 FAULTS = int(os.environ.get("CLUSTER_FAULTS", "10"))
 SEED = int(os.environ.get("CLUSTER_FAULTS_SEED", "1"))
 RETURNS = FAULTS if "CLUSTER_FAULTS" in os.environ else 3
+WORKERS = os.environ.get("CLUSTER_WORKERS", "1")
 
 pytestmark = [
     pytest.mark.e2e,
@@ -36,6 +38,7 @@ pytestmark = [
 ]
 
 KINDS = ("leader", "server", "nats", "nats", "walsender", "walsender", "both", "pause")
+KINDS_OF_WORKERS = ("worker", "worker") if WORKERS != "1" else ()
 PAUSE = 3.5
 """Seconds for which a leader stands still: longer than its walsender waits for it."""
 
@@ -61,7 +64,7 @@ class Faults:
         self._random = random
 
     def make(self) -> str:
-        kind = self._random.choice(KINDS)
+        kind = self._random.choice((*KINDS, *KINDS_OF_WORKERS))
         {
             "leader": self._end_leader,
             "server": self._end_server,
@@ -69,6 +72,7 @@ class Faults:
             "walsender": self._end_walsender,
             "both": self._end_both,
             "pause": self._pause_leader,
+            "worker": self._end_worker,
         }[kind]()
         time.sleep(self._random.random() * 0.5)
         return kind
@@ -82,6 +86,11 @@ class Faults:
         server = self._random.choice(self._servers)
         server.kill()
         server.start()
+
+    def _end_worker(self) -> None:
+        pids = self._random.choice(self._servers).children()
+        if pids:
+            os.kill(self._random.choice(pids), signal.SIGKILL)
 
     def _end_nats(self) -> None:
         with self._nats.down():
@@ -109,6 +118,7 @@ SETTINGS = {
     "DB_RECONNECT_BACKOFF_MIN": "50",
     "DB_RECONNECT_BACKOFF_MAX": "500",
     "LOG_ACK_DELAY": "2000",
+    "WORKERS": WORKERS,
 }
 
 
