@@ -8,6 +8,7 @@ something, the next envelope says so.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -58,6 +59,9 @@ class LogEnvelopes:
         self._has_ended = self._is_behind_hole = False
         # How many gaps there were, and how many of them because the log has lost something.
         self._gaps = self._holes = 0
+        # What was read and not every worker has handed out: numbers and sizes, and all together.
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._waiting_bytes = 0
 
     async def __aenter__(self) -> None:
         self._beginning = asyncio.create_task(self._find_begin())
@@ -114,6 +118,8 @@ class LogEnvelopes:
     def ack(self, upto: int) -> None:
         """Note that every worker has handed out everything up to a sequence."""
         self.handed_out = upto
+        while self._waiting and self._waiting[0][0] <= upto:
+            self._waiting_bytes -= self._waiting.popleft()[1]
 
     def stats(self) -> SourceStats:
         """Return what the leader's source counted when it was heard last.
@@ -128,7 +134,7 @@ class LogEnvelopes:
 
     def log_stats(self) -> LogStats:
         """Return what is counted of the log."""
-        return attrs.evolve(self._reader.stats(), gaps=self._holes)
+        return attrs.evolve(self._reader.stats(), gaps=self._holes, lag_bytes=self._waiting_bytes)
 
     def what_is_kept(self) -> str:
         """Return a sentence on what comes again at the next start."""
@@ -165,6 +171,8 @@ class LogEnvelopes:
         self._holes += is_behind_hole
         self._gaps += is_behind_hole + (whole.kind is Kind.GAP)
         data = read.data if envelope.parts == 1 else encode(whole)
+        self._waiting.append((read.sequence, len(data)))
+        self._waiting_bytes += len(data)
         behind = self._behind(whole.last, read.sequence)
         return ToSend(data, behind, read.sequence, is_behind_hole)
 

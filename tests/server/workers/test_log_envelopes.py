@@ -178,8 +178,10 @@ async def test_every_worker_hands_out_what_comes_behind_the_end_of_the_log() -> 
         assert await read(one, 3) == [2, 3, 4]
         assert stage.source.handed_out is not None
         assert stage.source.handed_out < stage.nats.last
+        assert stage.source.log_stats().lag_bytes > 100
         assert await read(two, 3) == [2, 3, 4]
         await eventually(lambda: stage.source.handed_out == stage.nats.last)
+        assert stage.source.log_stats().lag_bytes == 0
 
 
 async def test_a_new_log_begins_with_its_first_envelope() -> None:
