@@ -60,7 +60,7 @@ with open("heard", "w", buffering=1) as heard:
 
 
 @contextlib.asynccontextmanager
-async def one_worker(directory: Path) -> AsyncIterator[Processes]:
+async def one_worker(directory: Path, names: set[str] | None = None) -> AsyncIterator[Processes]:
     """Have one worker, which says that it has started once there is a file ``go``."""
     program = directory / "worker"
     program.write_text(f"#!{sys.executable}\n{WORKER}")
@@ -71,7 +71,7 @@ async def one_worker(directory: Path) -> AsyncIterator[Processes]:
         command=[str(program)],
         environment=os.environ,
         links=Links(source, InFlight[Any](), clock=time.monotonic, stalled=lambda _: None),
-        names=set(),
+        names=set() if names is None else names,
         metrics=make_metrics().render,
     )
     processes.start()
@@ -147,13 +147,18 @@ async def test_a_worker_is_started_again_although_what_it_has_started_keeps_its_
     monkeypatch.chdir(tmp_path)
     for name in ("go", "forks"):
         (tmp_path / name).touch()
-    async with one_worker(tmp_path) as processes:
+    names: set[str] = set()
+    async with one_worker(tmp_path, names) as processes:
         await eventually(lambda: processes.running == 1)
+        (name,) = names
         (tmp_path / "forks").unlink()
         first = (tmp_path / "pid").read_text()
         os.kill(int(first), signal.SIGKILL)
         try:
             await eventually(lambda: processes.restarts == 1 and processes.running == 1)
+            # Another process has another name.
+            assert len(names) == 1
+            assert name not in names
         finally:
             os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
