@@ -3,32 +3,34 @@
 The member ``config`` says what a channel asks for: bindings to tables, how it broadcasts, and
 whether it is private, which this server does not serve. It is read into a :class:`JoinConfig`, or
 refused with a reason that names the place in the payload. A join without ``config`` comes from a
-topic client.
+topic client. The shape is in :mod:`.join_shape`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from itertools import islice
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final
 
 import attrs
 import orjson
-from cattrs import Converter
-from cattrs.errors import (
-    AttributeValidationNote,
-    BaseValidationError,
-    IterableValidationError,
-    IterableValidationNote,
-)
-from cattrs.gen import make_dict_structure_fn
+from cattrs.errors import BaseValidationError
 
 from realtime_core.errors import FilterError
 from realtime_core.filters import Filter, parse_filter
 
 from ..errors import JoinError, place_of
+from .join_shape import (
+    MEMBERS,
+    MOST_PROBLEMS,
+    SentBinding,
+    SentOptions,
+    flag,
+    problems_of,
+    read_config,
+    shown,
+)
 from .reasons import ConfigReason, ReplyReason
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "TOO_MUCH",
     "TRUNCATE",
     "Binding",
+    "BroadcastConfig",
     "JoinConfig",
     "parse_join",
     "parsing_join",
@@ -49,13 +52,9 @@ expect it."""
 TRUNCATE: Final = "TRUNCATE"
 EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE", TRUNCATE)
 
-MAX_BINDINGS: Final = 100
-"""Bindings of one join."""
 MAX_WEIGHT: Final = 500
 """Conditions that the filters of one join may have together. Each takes 0.1 ms from the join to the
 first change; a regular expression counts as several."""
-MAX_COLUMNS: Final = 1600
-"""Columns that a ``select`` may name: no table in PostgreSQL has more."""
 TOO_MUCH: Final = (
     f"the filters of one join cost as much as {MAX_WEIGHT} conditions at most, where a regular "
     "expression counts as 50; join several topics, or with fewer filters"
@@ -67,7 +66,6 @@ MAX_WAIT: Final = 20_000
 """Milliseconds that it may name at most."""
 
 _MAX_ID: Final = 2**31 - 1
-_MOST_PROBLEMS: Final = 3
 
 
 @attrs.frozen
@@ -102,6 +100,18 @@ class Binding:
 
 
 @attrs.frozen
+class BroadcastConfig:
+    """How a channel broadcasts: the member ``broadcast`` of ``config``."""
+
+    acknowledges: bool = False
+    """``ack``: whether a broadcast of its client is answered."""
+    hears_itself: bool = False
+    """``self``: whether its client gets its own broadcasts."""
+    takes_bytes: bool = True
+    """``bytes``: whether its client gets broadcasts whose payload is not JSON."""
+
+
+@attrs.frozen
 class JoinConfig:
     """The ``config`` of a join."""
 
@@ -111,6 +121,8 @@ class JoinConfig:
     """The bindings as the client sent them, without members that this server does not know."""
     wait: float | None
     """Seconds to wait for the subscription before the reply; None: reply at once."""
+    broadcast: BroadcastConfig = BroadcastConfig()
+    """How the channel broadcasts."""
 
     def response(self) -> dict[str, Any]:
         """Return the response for the reply: the bindings as they were sent, each with its id.
@@ -149,10 +161,10 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
     if not isinstance(payload, dict) or "config" not in payload:
         return None
     try:
-        config = _converter.structure(payload, _SentJoin).config or _SentConfig()
+        config = read_config(payload)
     except BaseValidationError as exc:
-        problems = list(islice(_problems(exc, ""), _MOST_PROBLEMS))
-        end = "; nothing further was read" * (len(problems) == _MOST_PROBLEMS)
+        problems = list(islice(problems_of(exc), MOST_PROBLEMS))
+        end = "; nothing further was read" * (len(problems) == MOST_PROBLEMS)
         raise JoinError(
             ConfigReason.PLACES.told(problems="; ".join(problems) + end),
             logged="its config is not understood",
@@ -166,14 +178,35 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
     return JoinConfig(
         (yield from _bindings(config.postgres_changes or [])),
         tuple(
-            {name: entry[name] for name in _MEMBERS if name in entry}
+            {name: entry[name] for name in MEMBERS if name in entry}
             for entry in sent.get("postgres_changes") or ()
         ),
         _wait(options) if options is not None and options.wait else None,
+        _broadcast(config.broadcast or {}),
     )
 
 
-def _bindings(sent: list[_SentBinding]) -> Generator[None, None, tuple[Binding, ...]]:
+def _broadcast(sent: dict[str, Any]) -> BroadcastConfig:
+    flags = {}
+    for name in ("ack", "self", "bytes"):
+        value = flag(sent.get(name))
+        if value is not None and not isinstance(value, bool):
+            raise _wrong(f"config.broadcast.{name}", "true or false", value)
+        flags[name] = value
+    replay = sent.get("replay")
+    if replay is not None:
+        if not isinstance(replay, dict):
+            raise _wrong("config.broadcast.replay", "an object", replay)
+        raise JoinError(ReplyReason.NO_BROADCAST_REPLAY.told())
+    return BroadcastConfig(bool(flags["ack"]), bool(flags["self"]), flags["bytes"] is not False)
+
+
+def _wrong(place: str, right: str, value: Any) -> JoinError:
+    told = ConfigReason.PLACES.told(problems=f"{place} must be {right}, not {shown(value)}")
+    return JoinError(told, logged="its config is not understood")
+
+
+def _bindings(sent: list[SentBinding]) -> Generator[None, None, tuple[Binding, ...]]:
     ids: dict[int, Binding] = {}
     found = []
     weight = 0
@@ -191,13 +224,11 @@ def _bindings(sent: list[_SentBinding]) -> Generator[None, None, tuple[Binding, 
     return tuple(found)
 
 
-def _binding(sent: _SentBinding, place: str) -> Binding:
+def _binding(sent: SentBinding, place: str) -> Binding:
     event = ANY if sent.event is None else sent.event.upper()
     if event not in EVENTS:
         raise JoinError(
-            ConfigReason.EVENT.told(
-                place=place, events=", ".join(EVENTS), event=_shown(sent.event)
-            ),
+            ConfigReason.EVENT.told(place=place, events=", ".join(EVENTS), event=shown(sent.event)),
             logged=f"{place}.event is none of {', '.join(EVENTS)}",
         )
     schema = "public" if sent.schema is None else sent.schema
@@ -215,8 +246,8 @@ def _binding(sent: _SentBinding, place: str) -> Binding:
         if event not in (ANY, "DELETE"):
             raise JoinError(ConfigReason.LEAVES_OF_EVENT.told(place=place))
     select = None if sent.select is None else frozenset(sent.select)
-    shown = None if select is None else sorted(select)
-    what = [event, schema, table, text, shown, bool(sent.leaves)]
+    columns = None if select is None else sorted(select)
+    what = [event, schema, table, text, columns, bool(sent.leaves)]
     digest = hashlib.blake2b(orjson.dumps(what), digest_size=8).digest()
     id = int.from_bytes(digest, "big") % _MAX_ID + 1
     return Binding(event, schema, table, text, filter, select, bool(sent.leaves), id)
@@ -235,140 +266,6 @@ def _filter(text: str, place: str, *, one_table: bool) -> Filter | None:
     return None if filter.root is None else filter
 
 
-def _wait(options: _SentOptions) -> float:
+def _wait(options: SentOptions) -> float:
     timeout = DEFAULT_WAIT if options.timeout is None else options.timeout
     return min(max(timeout, 0), MAX_WAIT) / 1000
-
-
-# The shape of the payload. Members that are not named here are ignored, since clients add some.
-# Those that are named but not used, such as `broadcast`, are still refused if they have another
-# type.
-
-
-@attrs.frozen
-class _SentBinding:
-    event: str | None = None
-    schema: str | None = None
-    table: str | None = None
-    filter: str | None = None
-    select: list[str] | None = None
-    leaves: bool | None = None
-
-
-_MEMBERS: Final = tuple(field.name for field in attrs.fields(_SentBinding))
-
-
-@attrs.frozen
-class _SentOptions:
-    wait: bool | None = None
-    timeout: float | None = None
-
-
-@attrs.frozen
-class _SentConfig:
-    postgres_changes: list[_SentBinding] | None = None
-    postgres_changes_options: _SentOptions | None = None
-    broadcast: dict[str, Any] | None = None
-    presence: dict[str, Any] | None = None
-    private: bool | None = None
-
-
-@attrs.frozen
-class _SentJoin:
-    config: _SentConfig | None = None
-
-
-_NAMES: Final[dict[Any, str]] = {
-    bool: "true or false",
-    dict: "an object",
-    float: "a number",
-    list: "a list",
-    str: "a string",
-}
-
-
-def _check(value: Any, kind: type) -> Any:
-    # A JSON number is an int or a float in Python, where True is an int, too.
-    fits = isinstance(value, kind) or (
-        kind is float and isinstance(value, int) and not isinstance(value, bool)
-    )
-    if not fits:
-        raise ValueError(f"must be {_NAMES[kind]}, not {_shown(value)}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "something that is nested so deeply"
-    return text if len(text) <= 40 else f"{text[:40]}…"
-
-
-def _items(
-    sent: list[Any], cls: Any, item: Any, structure: Callable[[Any, Any], Any], most: int
-) -> list[Any]:
-    """Read a list, whose length is checked first, and stop at the third problem."""
-    if len(sent) > most:
-        raise ValueError(f"has {len(sent)} entries, at most {most} are taken")
-    found: list[Any] = []
-    wrong: list[Exception] = []
-    problems = 0
-    for place, value in enumerate(sent):
-        try:
-            found.append(structure(value, item))
-        except Exception as exc:
-            note = IterableValidationNote(f"Structuring {cls} @ index {place}", place, item)
-            exc.add_note(note)
-            wrong.append(exc)
-            problems += sum(1 for _ in _problems(exc, ""))
-            if problems >= _MOST_PROBLEMS:
-                break
-    if wrong:
-        raise IterableValidationError(f"While structuring {cls}", wrong, cls)
-    return found
-
-
-def _make_converter() -> Converter:
-    converter = Converter()
-    for kind in (bool, float, str):
-        converter.register_structure_hook(kind, lambda value, _, kind=kind: _check(value, kind))
-
-    def objects(cls: Any) -> Callable[[Any, Any], Any]:
-        structure = make_dict_structure_fn(cls, converter)
-        return lambda value, _: structure(_check(value, dict), cls)
-
-    converter.register_structure_hook_factory(attrs.has, objects)
-
-    def is_a(kind: type) -> Callable[[Any], bool]:
-        return lambda cls: get_origin(cls) is kind
-
-    converter.register_structure_hook_func(is_a(dict), lambda value, _: _check(value, dict))
-
-    # A string is a sequence, too, but not a list.
-    def lists(cls: Any) -> Callable[[Any, Any], Any]:
-        (item,) = get_args(cls)
-        structure = converter.get_structure_hook(item)
-        most = MAX_BINDINGS if item is _SentBinding else MAX_COLUMNS
-        return lambda value, _: _items(_check(value, list), cls, item, structure, most)
-
-    converter.register_structure_hook_factory(is_a(list), lists)
-    return converter
-
-
-_converter: Final = _make_converter()
-
-
-def _problems(exc: BaseException, path: str) -> Iterator[str]:
-    """Yield each problem with its place in the payload."""
-    if not isinstance(exc, BaseValidationError):
-        yield f"{path} {exc}"
-        return
-    for inner in exc.exceptions:
-        place = path
-        for note in getattr(inner, "__notes__", ()):
-            if isinstance(note, AttributeValidationNote):
-                place = f"{path}.{note.name}" if path else note.name
-            elif isinstance(note, IterableValidationNote):
-                place = f"{path}[{note.index}]"
-        yield from _problems(inner, place)
