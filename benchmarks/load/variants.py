@@ -23,7 +23,8 @@ from websockets.extensions.permessage_deflate import enable_server_permessage_de
 from realtime_core import Event
 from realtime_server import cli, server
 from realtime_server.fanout import hub
-from realtime_server.fanout.dispatch import Dispatch, Members
+from realtime_server.fanout.dispatch import Dispatch, Members, Outbox
+from realtime_server.fanout.frames import Frame
 from realtime_server.fanout.hub import AddressedMessages, Hub
 from realtime_server.fanout.stream import broadcaster
 from realtime_server.fanout.turns import Steps
@@ -39,9 +40,9 @@ def _connections(members: Members) -> list[ServerConnection]:
 class BroadcastingDispatch(Dispatch):
     """Lets the library write each message to all connections."""
 
-    def add(self, members: Members, payload: bytes) -> None:
+    def add(self, members: Members, frame: Frame, left_out: Outbox | None = None) -> None:
         _say_so("broadcast")
-        broadcast(_connections(members), payload, text=True)
+        broadcast(_connections(members), frame.payload, text=True)
 
 
 class SendingHub(Hub):

@@ -18,16 +18,19 @@ all others.
 
 Where clients are to be brought back to where they were, each write has an ordinal, and a ping may
 go behind its frames, see :mod:`realtime_server.replay.proofs`.
+
+A message may leave one of the group's outboxes out, as a broadcast its sender's. That outbox gets
+the others of the write by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import repeat
+from itertools import chain, filterfalse, repeat
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
-from .frames import Frames, TextFrame
+from .frames import Frame, Frames
 from .turns import SLICE, Steps
 
 __all__ = ["Dispatch", "Members", "Ordinals", "Outbox", "OutputRate", "Subscriber"]
@@ -114,14 +117,22 @@ class Members(dict[Outbox, Subscriber]):
         return self[outbox].is_open
 
 
+_Message: TypeAlias = tuple[int, Frame, Outbox | None]
+"""A message with its position among all of the dispatch, and the outbox that does not get it."""
+
+
 class _Share:
-    """The messages for one group, each with its position among all messages of the dispatch."""
+    """The messages for one group."""
 
     __slots__ = ("members", "messages")
 
-    def __init__(self, members: Members) -> None:
+    def __init__(self, members: Members, messages: list[_Message]) -> None:
         self.members = members
-        self.messages: list[tuple[int, TextFrame]] = []
+        self.messages = messages
+
+    def without(self, outbox: Outbox) -> _Share:
+        """Return what the share has for an outbox that does not get all of it."""
+        return _Share(self.members, [one for one in self.messages if one[2] is not outbox])
 
 
 _Shares: TypeAlias = tuple[_Share, ...]
@@ -181,14 +192,15 @@ class Dispatch:
 
     Args:
         clock: seconds of any clock that only goes forward.
-        output_rate: the hub's rate of output, over all its dispatches.
+        output_rate: the hub's rate of output, over all its dispatches; None: slow clients are never
+            waited for.
         ordinals: numbers the server's writes; None: writes have no ordinals.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
-        output_rate: OutputRate,
+        output_rate: OutputRate | None = None,
         ordinals: Ordinals | None = None,
     ) -> None:
         self._clock = clock
@@ -196,21 +208,25 @@ class Dispatch:
         self._ordinals = ordinals
         now = clock()
         self._until = now + SLICE
-        if now - output_rate.renewed_at >= _AUDIENCE_FOR:
+        if output_rate is not None and now - output_rate.renewed_at >= _AUDIENCE_FOR:
             output_rate.renew_audience(now)
         # By the identity of the members, which are kept alive by the share.
         self._shares: dict[int, _Share] = {}
+        # The outboxes that do not get all that their groups get.
+        self._left_out: set[Outbox] = set()
         self._count = 0
         self._bytes = 0
 
-    def add(self, members: Members, payload: bytes) -> None:
-        """Add a message for the members of a group."""
+    def add(self, members: Members, frame: Frame, left_out: Outbox | None = None) -> None:
+        """Add a message for the members of a group, but for one of them."""
         share = self._shares.get(id(members))
         if share is None:
-            share = self._shares[id(members)] = _Share(members)
-        share.messages.append((self._count, TextFrame(payload)))
+            share = self._shares[id(members)] = _Share(members, [])
+        share.messages.append((self._count, frame, left_out))
+        if left_out is not None:
+            self._left_out.add(left_out)
         self._count += 1
-        self._bytes += len(payload)
+        self._bytes += len(frame.payload)
 
     def is_due(self) -> bool:
         """Return whether to write now: enough was added, or the slice of time is over."""
@@ -235,6 +251,9 @@ class Dispatch:
         all_shares = tuple(self._shares.values())
         self._shares, self._bytes = {}, 0
         recipients, due = _by_outbox(all_shares)
+        if self._left_out:
+            due = _leaving_out(self._left_out, all_shares, due)
+            self._left_out = set()
         clock, ordinals = self._clock, self._ordinals
         ordinal, ping = (0, b"") if ordinals is None else ordinals.mark(len(recipients))
         joined: dict[_Shares, Frames] = {}
@@ -266,20 +285,22 @@ class Dispatch:
                         joined.clear()
                         last = ()
         rate = self._output_rate
+        if rate is None:
+            return
         if len(recipients) > rate.audience:
             rate.audience = len(recipients)
         if size >= _CHECK_BYTES:
             rate.add(size)
-            yield from self._pause(recipients)
+            yield from self._pause(recipients, rate)
 
-    def _pause(self, recipients: Collection[Outbox]) -> Steps:
+    def _pause(self, recipients: Collection[Outbox], rate: OutputRate) -> Steps:
         """Wait a while for outboxes that are behind, if most of those that lately got something
         are."""
-        everybody = max(len(recipients), self._output_rate.lately())
+        everybody = max(len(recipients), rate.lately())
         if 2 * len(recipients) <= everybody:
             return
         for _ in range(_MAX_PAUSES):
-            if not self._output_rate.is_too_fast():
+            if not rate.is_too_fast():
                 break
             if 2 * sum(outbox.is_behind for outbox in recipients) <= everybody:
                 break
@@ -294,6 +315,25 @@ def _by_outbox(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outb
         return members, zip(members, repeat(shares))
     found = _recipients(shares)
     return found, found.items()
+
+
+def _leaving_out(
+    left_out: Collection[Outbox], shares: _Shares, due: Iterable[tuple[Outbox, _Shares]]
+) -> Iterable[tuple[Outbox, _Shares]]:
+    """Return what is due, where some outboxes do not get all of it."""
+    if len(shares) == 1:
+        # Without a step of Python for each of thousands of members.
+        others: Iterable[tuple[Outbox, _Shares]] = zip(
+            filterfalse(left_out.__contains__, shares[0].members), repeat(shares)
+        )
+    else:
+        others = [one for one in due if one[0] not in left_out]
+    apart = []
+    for outbox in left_out:
+        less = (share.without(outbox) for share in shares if outbox in share.members)
+        if some := tuple(share for share in less if share.messages):
+            apart.append((outbox, some))
+    return chain(apart, others)
 
 
 def _are_current(shares: _Shares) -> bool:
@@ -338,4 +378,4 @@ def _join(shares: _Shares, ordinal: int, ping: bytes) -> Frames:
     else:
         messages = [message for share in shares for message in share.messages]
         messages.sort(key=_POSITION)
-    return Frames([frame for _, frame in messages], ordinal, ping)
+    return Frames([frame for _, frame, _ in messages], ordinal, ping)

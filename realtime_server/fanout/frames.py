@@ -1,4 +1,4 @@
-"""Frames: text messages as the bytes of WebSocket frames.
+"""Frames: messages, text or binary, as the bytes of WebSocket frames.
 
 A server's frames are not masked, so the same bytes are sent to every client (RFC 6455, section
 5.1). They are made once, when the first client needs them: plain, or deflated for the clients that
@@ -11,9 +11,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
-__all__ = ["DEFLATE_WINDOW_BITS", "Frames", "TextFrame"]
+__all__ = ["DEFLATE_WINDOW_BITS", "BinaryFrame", "Frame", "Frames", "TextFrame"]
 
 T = TypeVar("T")
 
@@ -23,7 +23,9 @@ DEFLATE_WINDOW_BITS: Final = 15
 _LENGTH_16: Final = Struct("!BBH")
 _LENGTH_64: Final = Struct("!BBQ")
 _FIN_TEXT: Final = 0x81
-_FIN_RSV1_TEXT: Final = 0xC1
+_FIN_BINARY: Final = 0x82
+_RSV1: Final = 0x40
+"""Set in the first byte of a frame that is deflated."""
 
 _LEAST_DEFLATED: Final = 256
 """Bytes of a message from which on it is deflated. Replies are shorter, and would win little."""
@@ -41,10 +43,13 @@ def _head(first: int, size: int) -> bytes:
     return _LENGTH_64.pack(first, 127, size)
 
 
-class TextFrame:
-    """One text message, as one frame."""
+class Frame:
+    """One message, as one frame; see :class:`TextFrame` and :class:`BinaryFrame`."""
 
     __slots__ = ("_deflated", "payload")
+
+    first: ClassVar[int]
+    """The first byte of the frame: FIN and the opcode."""
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
@@ -61,12 +66,26 @@ class TextFrame:
     def _deflate(self) -> bytes:
         payload = self.payload
         if len(payload) < _LEAST_DEFLATED:
-            return _head(_FIN_TEXT, len(payload)) + payload
+            return _head(self.first, len(payload)) + payload
         compressor = zlib.compressobj(wbits=-DEFLATE_WINDOW_BITS, memLevel=_MEMORY_LEVEL)
         deflated = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         # RFC 7692, section 7.2.1: without the empty block at the end.
         deflated = deflated.removesuffix(_EMPTY_BLOCK)
-        return _head(_FIN_RSV1_TEXT, len(deflated)) + deflated
+        return _head(self.first | _RSV1, len(deflated)) + deflated
+
+
+class TextFrame(Frame):
+    """One text message, as one frame."""
+
+    __slots__ = ()
+    first = _FIN_TEXT
+
+
+class BinaryFrame(Frame):
+    """One binary message, as one frame."""
+
+    __slots__ = ()
+    first = _FIN_BINARY
 
 
 class _LazyAttribute(Generic[T]):
@@ -96,36 +115,37 @@ class Frames:
         ping: a ping frame that goes behind them, with this ordinal; empty: none.
     """
 
-    def __init__(self, frames: Sequence[TextFrame], ordinal: int = 0, ping: bytes = b"") -> None:
+    def __init__(self, frames: Sequence[Frame], ordinal: int = 0, ping: bytes = b"") -> None:
         self.count = len(frames)
         """How many messages these are."""
         self.ordinal = ordinal
         """The ordinal that the writes of these frames have; 0: none."""
         self.ping = ping
         """The ping frame behind the messages; empty: none."""
-        self._frames = frames
+        self.frames = frames
+        """The messages."""
 
     @classmethod
     def of(cls, payload: bytes, ordinal: int = 0) -> Frames:
-        """Return a single message as frames."""
+        """Return a single text message as frames."""
         return cls((TextFrame(payload),), ordinal)
 
     @property
     def payloads(self) -> list[bytes]:
         """The messages without frames around them, and without the ping."""
-        return [frame.payload for frame in self._frames]
+        return [frame.payload for frame in self.frames]
 
     @_LazyAttribute
     def plain(self) -> bytes:
         """The bytes of all frames, for a client without compression."""
         parts: list[bytes] = []
-        for frame in self._frames:
+        for frame in self.frames:
             payload = frame.payload
-            parts += (_head(_FIN_TEXT, len(payload)), payload)
+            parts += (_head(frame.first, len(payload)), payload)
         parts.append(self.ping)
         return b"".join(parts)
 
     @_LazyAttribute
     def deflated(self) -> bytes:
         """The bytes of all frames, for a client that agreed on permessage-deflate."""
-        return b"".join([*(frame.deflated for frame in self._frames), self.ping])
+        return b"".join([*(frame.deflated for frame in self.frames), self.ping])

@@ -41,6 +41,7 @@ from .allowed_topics import TopicRules
 from .binding_index import BindingIndex
 from .dispatch import Dispatch, Members, Ordinals, OutputRate
 from .filter_pace import QUICK, UNWANTED, Pace, pace_of
+from .frames import TextFrame
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit
@@ -213,7 +214,7 @@ class Hub:
                     if pace.takes_long(change):
                         deliveries = yield from self._delivering(change, dispatch)
             for members, message in self._messages(event, deliveries):
-                dispatch.add(members, message)
+                dispatch.add(members, TextFrame(message))
                 if dispatch.is_due():
                     yield from dispatch.hand_out()
                     yield from dispatch.give_way()
@@ -283,7 +284,7 @@ class Hub:
         """Write messages to their subscribers, in order, and yield now and then."""
         dispatch = Dispatch(self._clock, self._output_rate, self._ordinals)
         for members, message in messages:
-            dispatch.add(members, message)
+            dispatch.add(members, TextFrame(message))
             if dispatch.is_due():
                 yield from dispatch.hand_out()
         yield from dispatch.hand_out()

@@ -35,7 +35,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
-from ..fanout.frames import DEFLATE_WINDOW_BITS, Frames
+from ..fanout.frames import DEFLATE_WINDOW_BITS, Frame, Frames, TextFrame
 from ..replay.connection_proof import ping_payload
 from ..replay.proofs import Proofs
 from .frame_limits import BoundedConnection
@@ -143,7 +143,7 @@ class SocketOutbox:
         self._next_look: asyncio.TimerHandle | None = None
         # What goes through websockets, messages and pings' ordinals, and the task that sends it. An
         # empty deque takes 0.7 KB.
-        self._queue: deque[bytes | int] | None = None
+        self._queue: deque[Frame | int] | None = None
         self._queued_bytes = 0
         self._sending: asyncio.Task[None] | None = None
         self.written = 0
@@ -327,7 +327,7 @@ class SocketOutbox:
     def _enqueue(self, frames: Frames) -> bool:
         if self.websocket.state is not OPEN:
             return False
-        items: list[bytes | int] = [*frames.payloads]
+        items: list[Frame | int] = [*frames.frames]
         size = sum(map(len, frames.payloads))
         waiting = self._transport.get_write_buffer_size() + self._queued_bytes
         if waiting and not self._may_wait(waiting + size):
@@ -345,7 +345,7 @@ class SocketOutbox:
         self._note(waiting + size)
         return True
 
-    async def _send(self, queue: deque[bytes | int]) -> None:
+    async def _send(self, queue: deque[Frame | int]) -> None:
         try:
             while queue:
                 item = queue.popleft()
@@ -353,8 +353,8 @@ class SocketOutbox:
                     # Who waits for the pong hears of it from the connection.
                     await self.websocket.ping(ping_payload(item))
                     continue
-                self._queued_bytes -= len(item)
-                await self.websocket.send(item, text=True)
+                self._queued_bytes -= len(item.payload)
+                await self.websocket.send(item.payload, text=isinstance(item, TextFrame))
         except ConnectionClosed:
             self._queued_bytes = 0
         finally:

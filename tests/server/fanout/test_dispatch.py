@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
-from realtime_server.fanout.frames import Frames
+from realtime_server.fanout.frames import Frames, TextFrame
 from realtime_server.fanout.turns import SLICE, run_steps
 from tests.server_helpers import RecordingOutbox, texts
 
@@ -62,7 +62,7 @@ def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) ->
     outboxes = [RecordingOutbox() for _ in range(3)]
     group = members(*outboxes)
     for number in range(10):
-        dispatch.add(group, b"%d" % number)
+        dispatch.add(group, TextFrame(b"%d" % number))
     assert list(dispatch.hand_out()) == []
     for outbox in outboxes:
         assert written(outbox) == [[str(number) for number in range(10)]]
@@ -72,8 +72,8 @@ def test_all_who_get_the_same_are_written_the_same_object() -> None:
     outboxes = RecordingOutbox(), RecordingOutbox()
     group = members(*outboxes)
     dispatch = dispatching(Clock())
-    dispatch.add(group, b"one")
-    dispatch.add(group, b"two")
+    dispatch.add(group, TextFrame(b"one"))
+    dispatch.add(group, TextFrame(b"two"))
     list(dispatch.hand_out())
     first, second = (outbox.writes for outbox in outboxes)
     assert first[0] is second[0]
@@ -85,7 +85,7 @@ def test_an_outbox_gets_what_came_for_any_of_its_groups_in_the_order_in_which_it
     both, one = RecordingOutbox(), RecordingOutbox()
     odd, even = members(both, one), members(both)
     for number in range(1, 6):
-        dispatch.add(odd if number % 2 else even, b"%d" % number)
+        dispatch.add(odd if number % 2 else even, TextFrame(b"%d" % number))
     list(dispatch.hand_out())
     assert written(both) == [["1", "2", "3", "4", "5"]]
     assert written(one) == [["1", "3", "5"]]
@@ -93,7 +93,7 @@ def test_an_outbox_gets_what_came_for_any_of_its_groups_in_the_order_in_which_it
 
 def test_nothing_is_handed_out_twice(dispatch: Dispatch) -> None:
     outbox = RecordingOutbox()
-    dispatch.add(members(outbox), b"x")
+    dispatch.add(members(outbox), TextFrame(b"x"))
     list(dispatch.hand_out())
     list(dispatch.hand_out())
     assert written(outbox) == [["x"]]
@@ -104,7 +104,7 @@ def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> Non
     dispatch = dispatching(clock)
     outboxes = [RecordingOutbox() for _ in range(10)]
     # So large that it looks at the clock after each.
-    dispatch.add(members(*outboxes), LARGE)
+    dispatch.add(members(*outboxes), TextFrame(LARGE))
     served = [sum(map(bool, (outbox.writes for outbox in outboxes)))]
     for _ in dispatch.hand_out():
         served.append(sum(map(bool, (outbox.writes for outbox in outboxes))))
@@ -116,7 +116,7 @@ def test_it_looks_at_the_clock_after_so_many_bytes() -> None:
     clock = Clock(SLICE)
     dispatch = dispatching(clock)
     outboxes = [RecordingOutbox() for _ in range(100)]
-    dispatch.add(members(*outboxes), b"x" * 1000)
+    dispatch.add(members(*outboxes), TextFrame(b"x" * 1000))
     handing_out = dispatch.hand_out()
     next(handing_out)
     served = sum(map(bool, (outbox.writes for outbox in outboxes)))
@@ -128,9 +128,9 @@ def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
     dispatch = dispatching(Clock(SLICE))
     first, leaver, last = (RecordingOutbox() for _ in range(3))
     group, other = members(first, leaver, last), members(last)
-    dispatch.add(group, LARGE)
+    dispatch.add(group, TextFrame(LARGE))
     if others:
-        dispatch.add(other, b"y")
+        dispatch.add(other, TextFrame(b"y"))
     handing_out = dispatch.hand_out()
     next(handing_out)
     leave(group, leaver, last)
@@ -144,7 +144,7 @@ def test_who_left_before_it_was_handed_out_gets_nothing() -> None:
     dispatch = dispatching(Clock())
     stays, leaver = RecordingOutbox(), RecordingOutbox()
     group = members(stays, leaver)
-    dispatch.add(group, b"x")
+    dispatch.add(group, TextFrame(b"x"))
     leave(group, leaver)
     list(dispatch.hand_out())
     assert (written(stays), written(leaver)) == ([["x"]], [])
@@ -166,9 +166,9 @@ def test_the_next_waits_while_most_are_behind_but_not_for_ever(dispatch: Dispatc
     group = members(*outboxes)
     for outbox in outboxes[:3]:
         outbox.is_behind = True
-    dispatch.add(group, MUCH)
+    dispatch.add(group, TextFrame(MUCH))
     assert pauses(dispatch) == 20
-    dispatch.add(group, MUCH)
+    dispatch.add(group, TextFrame(MUCH))
     waiting = dispatch.hand_out()
     assert next(waiting) > 0
     outboxes[0].is_behind = False
@@ -179,7 +179,7 @@ def test_the_few_who_are_behind_are_not_waited_for(dispatch: Dispatch) -> None:
     outboxes = [RecordingOutbox() for _ in range(4)]
     for outbox in outboxes[:2]:
         outbox.is_behind = True
-    dispatch.add(members(*outboxes), MUCH)
+    dispatch.add(members(*outboxes), TextFrame(MUCH))
     assert pauses(dispatch) == 0
 
 
@@ -193,9 +193,9 @@ def test_the_few_who_alone_get_much_are_not_waited_for_while_others_get_somethin
     found = []
     for _ in range(4):
         dispatch = Dispatch(clock, rate)
-        dispatch.add(others, b"x")
+        dispatch.add(others, TextFrame(b"x"))
         assert pauses(dispatch) == 0
-        dispatch.add(members(*few), MUCH)
+        dispatch.add(members(*few), TextFrame(MUCH))
         found.append(pauses(dispatch))
         clock.now += 0.8
     assert found == [0, 0, 0, 0]
@@ -203,7 +203,7 @@ def test_the_few_who_alone_get_much_are_not_waited_for_while_others_get_somethin
     for _ in range(4):
         clock.now += 0.8
         dispatch = Dispatch(clock, rate)
-        dispatch.add(members(*few), MUCH + MUCH)
+        dispatch.add(members(*few), TextFrame(MUCH + MUCH))
         found.append(pauses(dispatch))
     assert found[-1] == 20
 
@@ -211,7 +211,7 @@ def test_the_few_who_alone_get_much_are_not_waited_for_while_others_get_somethin
 def test_nobody_is_waited_for_after_a_little(dispatch: Dispatch) -> None:
     outbox = RecordingOutbox()
     outbox.is_behind = True
-    dispatch.add(members(outbox), b"x" * 10_000)
+    dispatch.add(members(outbox), TextFrame(b"x" * 10_000))
     assert pauses(dispatch) == 0
 
 
@@ -224,12 +224,12 @@ def test_nobody_is_waited_for_where_changes_come_no_faster_than_they_would_then(
     # 500 kB a second, for ever.
     for _ in range(100):
         clock.now += 0.1
-        dispatch.add(group, b"x" * 50_000)
+        dispatch.add(group, TextFrame(b"x" * 50_000))
         assert pauses(dispatch) == 0
     # And then as much at once.
     found = []
     for _ in range(10):
-        dispatch.add(group, b"x" * 50_000)
+        dispatch.add(group, TextFrame(b"x" * 50_000))
         found.append(pauses(dispatch) > 0)
     assert found == [False] * 4 + [True] * 6
 
@@ -255,9 +255,9 @@ def test_it_is_due_when_there_is_enough_or_its_slice_is_over() -> None:
     dispatch = dispatching(clock)
     group = members(RecordingOutbox())
     assert not dispatch.is_due()
-    dispatch.add(group, b"x" * 40_000)
+    dispatch.add(group, TextFrame(b"x" * 40_000))
     assert not dispatch.is_due()
-    dispatch.add(group, b"x" * 40_000)
+    dispatch.add(group, TextFrame(b"x" * 40_000))
     assert dispatch.is_due()
     list(dispatch.hand_out())
     assert not dispatch.is_due()
@@ -300,8 +300,10 @@ def test_all_writes_of_one_hand_out_have_one_ordinal_and_its_ping() -> None:
     dispatch = Dispatch(clock, OutputRate(clock), ordinals)
     one, two, three = NotingOutbox(), NotingOutbox(), NotingOutbox()
     for payload in (b"a", b"b"):
-        dispatch.add(Members({one: Someone(), two: Someone()}, is_current=True), payload)
-        dispatch.add(Members({two: Someone(), three: Someone()}, is_current=True), payload)
+        dispatch.add(Members({one: Someone(), two: Someone()}, is_current=True), TextFrame(payload))
+        dispatch.add(
+            Members({two: Someone(), three: Someone()}, is_current=True), TextFrame(payload)
+        )
         asyncio.run(run_steps(dispatch.hand_out()))
     assert [outbox.ordinals for outbox in (one, two, three)] == [[1, 2]] * 3
     assert ordinals.recipients == [3, 3]
@@ -319,7 +321,7 @@ def test_what_is_written_after_others_were_written_to_has_a_higher_ordinal() -> 
     clock, ordinals = Clock(step=SLICE), Numbered()
     dispatch = Dispatch(clock, OutputRate(clock), ordinals)
     outboxes = [NotingOutbox() for _ in range(4)]
-    dispatch.add(Members(dict.fromkeys(outboxes, Someone()), is_current=True), LARGE)
+    dispatch.add(Members(dict.fromkeys(outboxes, Someone()), is_current=True), TextFrame(LARGE))
     steps = dispatch.hand_out()
     next(steps)
     next(steps)
@@ -329,3 +331,29 @@ def test_what_is_written_after_others_were_written_to_has_a_higher_ordinal() -> 
         pass
     assert [outbox.ordinals for outbox in outboxes] == [[1], [1], [3], [3]]
     assert outboxes[3].data.endswith(b"\x89\x013")
+
+
+def test_a_message_may_leave_an_outbox_out(dispatch: Dispatch) -> None:
+    sender, other, elsewhere = RecordingOutbox(), RecordingOutbox(), RecordingOutbox()
+    group, more = members(sender, other), members(sender, elsewhere)
+    dispatch.add(group, TextFrame(b"1"), sender)
+    dispatch.add(more, TextFrame(b"2"))
+    dispatch.add(group, TextFrame(b"3"))
+    dispatch.add(more, TextFrame(b"4"), other)
+    list(dispatch.hand_out())
+    assert [written(one) for one in (sender, other, elsewhere)] == [
+        [["2", "3", "4"]],
+        [["1", "3"]],
+        [["2", "4"]],
+    ]
+    # The next write leaves nobody out.
+    dispatch.add(group, TextFrame(b"5"))
+    list(dispatch.hand_out())
+    assert written(sender)[1:] == written(other)[1:] == [["5"]]
+
+
+def test_an_outbox_that_is_left_out_of_all_is_not_written_to(dispatch: Dispatch) -> None:
+    sender, other = RecordingOutbox(), RecordingOutbox()
+    dispatch.add(members(sender, other), TextFrame(b"1"), sender)
+    list(dispatch.hand_out())
+    assert (written(sender), written(other)) == ([], [["1"]])

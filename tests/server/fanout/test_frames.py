@@ -6,10 +6,10 @@ import zlib
 
 import pytest
 from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from realtime_server.fanout.frames import Frames, TextFrame
+from realtime_server.fanout.frames import BinaryFrame, Frames, TextFrame
 from tests.server_helpers import texts
 
 LONG = b'{"text":"' + b"abcdefgh" * 100 + b'"}'
@@ -17,18 +17,22 @@ SHORT = b'{"status":"ok"}'
 
 
 def inflated(data: bytes) -> list[str]:
-    """Read frames as a client does that agreed on the server's taking no context over."""
+    """Read text frames as a client does that agreed on the server's taking no context over."""
+    return [bytes(frame.data).decode() for frame in parsed(data)]
+
+
+def parsed(data: bytes) -> list[Frame]:
     reader = StreamReader()
     reader.feed_data(data)
     reader.feed_eof()
     deflate = PerMessageDeflate(True, True, 15, 15)
-    found = []
+    found: list[Frame] = []
     while reader.buffer:
         try:
             parsing = Frame.parse(reader.read_exact, mask=False, extensions=[deflate])
             next(parsing)
         except StopIteration as stop:
-            found.append(bytes(stop.value.data).decode())
+            found.append(stop.value)
     return found
 
 
@@ -94,3 +98,12 @@ def test_a_ping_goes_behind_the_messages_and_is_none_of_them() -> None:
     assert frames.plain == without.plain + ping
     assert frames.deflated == without.deflated + ping
     assert (without.ordinal, without.ping) == (0, b"")
+
+
+def test_binary_frames_stand_between_text_frames() -> None:
+    frames = Frames([TextFrame(SHORT), BinaryFrame(b"\0\xff"), BinaryFrame(LONG)])
+    for data in (frames.plain, frames.deflated):
+        opcodes = [frame.opcode for frame in parsed(data)]
+        assert opcodes == [Opcode.TEXT, Opcode.BINARY, Opcode.BINARY]
+    assert [bytes(frame.data) for frame in parsed(frames.plain)] == [SHORT, b"\0\xff", LONG]
+    assert len(frames.deflated) < len(frames.plain)
