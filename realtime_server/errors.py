@@ -4,6 +4,7 @@ The texts that the client is told are in :mod:`realtime_server.phoenix.reasons`.
 
 * :exc:`~realtime_core.errors.RealtimeError`
 
+  * :exc:`BroadcastError`: a broadcast goes to nobody
   * :exc:`FrameError`: a WebSocket message is not a Phoenix message
   * :exc:`RefusedError`: a connection, a join or a message is not allowed
 
@@ -26,10 +27,11 @@ from typing import ClassVar, Final
 
 from realtime_core.errors import FilterError, RealtimeError
 
-from .phoenix.reasons import CloseReason, Told
+from .phoenix.reasons import BroadcastReason, CloseReason, Told
 
 __all__ = [
     "AttachmentError",
+    "BroadcastError",
     "FrameError",
     "JoinError",
     "LimitError",
@@ -56,6 +58,18 @@ def quoted(text: str) -> str:
 def place_of(exc: FilterError) -> str:
     """Return where a filter is wrong, without its values, which may be secret."""
     return f"from character {exc.position + 1} on"
+
+
+class BroadcastError(RealtimeError):
+    """A broadcast goes to nobody.
+
+    Attributes:
+        reason: why.
+    """
+
+    def __init__(self, reason: BroadcastReason) -> None:
+        self.reason = reason
+        super().__init__(reason.template)
 
 
 class FrameError(RealtimeError):

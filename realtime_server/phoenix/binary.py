@@ -1,31 +1,41 @@
-"""Binary frames of ``vsn=2.0.0``, in which binding clients push broadcasts.
+"""Binary frames of ``vsn=2.0.0``, in which binding clients push broadcasts, and get some.
 
-A frame of kind 3 has a header of seven bytes: the kind, the lengths of what follows, and how the
-payload is encoded. What follows is in the second line::
+A frame begins with a header of one byte each: the kind, the lengths of what follows, and in kinds 3
+and 4 how the payload is encoded. What follows is in the second line::
 
-    kind  join_ref  ref  topic  event  metadata  encoding
+    3  join_ref ref topic event metadata  encoding
     join_ref ref topic event metadata payload
 
-Lengths are in bytes, texts are UTF-8, the metadata is a JSON object or empty, and the payload
-takes the rest: JSON if the encoding is 1, any bytes if it is 0. The frame carries the same
-message as the text frame ``[join_ref, ref, topic, "broadcast", {"type": "broadcast", "event":
-event, "payload": payload}]``.
+    4  topic event metadata  encoding
+    topic event metadata payload
+
+    0  join_ref ref topic event
+    join_ref ref topic event payload
+
+Lengths are in bytes, texts are UTF-8, the metadata is a JSON object or empty, and the payload takes
+the rest: JSON if the encoding is 1, any bytes if it is 0. Kind 3 is what realtime-js pushes each
+broadcast in; 4 brings one to a client. Kind 0 is Phoenix's own binary push, which this server
+answers with an error: no client could be sent what is in it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from ..errors import FrameError
+from .broadcasts import BinaryPush
 from .messages import BROADCAST, Message
 from .reasons import CloseReason
 
-__all__ = ["decode_binary"]
+__all__ = ["MAX_NAME_BYTES", "decode_binary", "encode_binary"]
 
-_HEADER: Final = 7
+MAX_NAME_BYTES: Final = 255
+"""Bytes of a topic, or an event, in a binary frame."""
+
+_PUSH: Final = 0
 _USER_PUSH: Final = 3
+_USER_BROADCAST: Final = 4
+_HEADERS: Final = {_PUSH: 5, _USER_PUSH: 7}
 _BYTES: Final = 0
 _JSON: Final = 1
 
@@ -33,22 +43,24 @@ _JSON: Final = 1
 def decode_binary(data: bytes) -> Message:
     """Read a binary frame.
 
-    In the message, the payload's member ``payload`` is a JSON value, or bytes.
+    The message's payload is a :class:`~.broadcasts.BinaryPush`, or bytes in kind 0.
 
     Raises:
         FrameError: if it is none; it has the code and reason to close the connection with.
     """
-    if not data or data[0] != _USER_PUSH:
+    header = _HEADERS.get(data[0]) if data else None
+    if header is None:
         kind = f"kind {data[0]}" if data else "nothing in it"
         raise FrameError.of(CloseReason.BINARY_KIND, kind=kind)
-    if len(data) < _HEADER:
+    if len(data) < header:
         raise FrameError.of(CloseReason.BINARY_HEADER)
-    *lengths, encoding = data[1:_HEADER]
+    is_push = data[0] == _PUSH
+    encoding = _BYTES if is_push else data[header - 1]
     if encoding not in (_BYTES, _JSON):
         raise FrameError.of(CloseReason.BINARY_ENCODING, encoding=encoding)
-    end = _HEADER
+    end = header
     parts = []
-    for length in lengths:
+    for length in data[1:header] if is_push else data[1 : header - 1]:
         parts.append(data[end : end + length])
         end += length
     if end > len(data):
@@ -57,15 +69,19 @@ def decode_binary(data: bytes) -> Message:
         join_ref, ref, topic, event = (part.decode() for part in parts[:4])
     except UnicodeDecodeError as exc:
         raise FrameError.of(CloseReason.BINARY_NAMES) from exc
-    payload: dict[str, Any] = {"type": BROADCAST, "event": event}
-    payload["payload"] = _json(data[end:], "payload") if encoding == _JSON else data[end:]
-    if parts[4]:
-        payload["meta"] = _json(parts[4], "metadata")
-    return Message(topic, BROADCAST, payload, ref or None, join_ref or None)
+    rest = data[end:]
+    if is_push:
+        return Message(topic, event, rest, ref or None, join_ref or None)
+    push = BinaryPush(event, parts[4], rest, encoding == _JSON)
+    return Message(topic, BROADCAST, push, ref or None, join_ref or None)
 
 
-def _json(data: bytes, what: str) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise FrameError.of(CloseReason.BINARY_JSON, part=what) from exc
+def encode_binary(topic: str, event: str, payload: bytes) -> bytes:
+    """Return a broadcast of bytes as the content of a binary frame.
+
+    Raises:
+        ValueError: if the topic or the event is longer than :data:`MAX_NAME_BYTES`.
+    """
+    names = topic.encode(), event.encode()
+    header = bytes((_USER_BROADCAST, *map(len, names), 0, _BYTES))
+    return b"".join((header, *names, payload))

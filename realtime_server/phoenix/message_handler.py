@@ -5,7 +5,8 @@ a new token may take time, so :class:`Join` and :class:`Refresh` are actions of 
 caller answers a join with :meth:`~SocketState.accept` or :meth:`~SocketState.refuse_join`, and a
 token with a new grant or :meth:`~SocketState.end`, before it gives in the next message. Only a
 join that is put off with :meth:`~SocketState.postpone` lets other messages pass: it is answered
-later, or a :class:`Release` says that the client does not want it any more.
+later, or a :class:`Release` says that the client does not want it any more. The actions are in
+:mod:`.actions`.
 
 The rules are Phoenix's own (``Phoenix.Socket``). A second join of a topic replaces the first
 channel without a ``phx_close``. A leave of a topic that is not joined is answered all the same. A
@@ -21,15 +22,29 @@ the next message: if that joins the topic again, the reply comes without the ``p
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
-
-import attrs
+from typing import Any
 
 from ..auth.grant import Grant
-from ..errors import FrameError
+from ..errors import BroadcastError, FrameError
+from .actions import (
+    Action,
+    Channel,
+    CheckGrants,
+    Close,
+    Departure,
+    Join,
+    Publish,
+    Refresh,
+    RefuseBroadcast,
+    RefuseEvent,
+    RefusePayload,
+    Release,
+    Send,
+    Subscribe,
+)
+from .broadcasts import BinaryPush, read_binary_push
 from .joins import JoinConfig
 from .messages import (
     ACCESS_TOKEN,
@@ -51,140 +66,10 @@ from .messages import (
     subscription_failed,
 )
 from .payloads import access_token, size_of
-from .reasons import ReplyReason, Told
+from .reasons import BroadcastReason, ReplyReason, Told
 from .serializers import Serializer
 
-__all__ = [
-    "Action",
-    "Channel",
-    "CheckGrants",
-    "Close",
-    "Departure",
-    "Join",
-    "Refresh",
-    "RefuseEvent",
-    "RefusePayload",
-    "Release",
-    "Send",
-    "SocketState",
-    "Subscribe",
-]
-
-
-class Departure(enum.Enum):
-    """How a channel ends."""
-
-    LEFT = enum.auto()
-    """The client left the channel."""
-    REFUSED = enum.auto()
-    """The channel's token is not valid any more, or does not allow the channel."""
-    REJOINING = enum.auto()
-    """The client joins the channel again on the same connection, or is told to."""
-    LOST = enum.auto()
-    """The connection ended, and the client may come back."""
-    CLOSED = enum.auto()
-    """The connection ended because the client's page was closed."""
-
-
-# Compared by identity: joining a topic again makes another channel.
-@attrs.define(eq=False)
-class Channel:
-    """A socket's membership of a topic, from the message that joins it to its end."""
-
-    topic: str
-    ref: Ref
-    """``ref`` of the join."""
-    join_ref: Ref
-    """``join_ref`` of the client's messages to the channel; null with ``vsn=1.0.0`` if they have
-    none."""
-    config: JoinConfig | None = None
-    """The ``config`` of the join, which topic clients do not send."""
-    grant: Grant = attrs.field(factory=Grant)
-    """The rights that the channel's token gives; a new token brings another grant."""
-    is_joined: bool = False
-    """Whether the join was accepted; if not, it is being decided on or waits."""
-
-    @property
-    def name(self) -> str:
-        """The topic without its prefix."""
-        return self.topic.removeprefix(CHANNEL_PREFIX)
-
-    def reply(self, status: str, response: dict[str, Any]) -> Message:
-        """Answer the join."""
-        return Message(self.topic, JOIN, None, self.ref, self.join_ref).reply(status, response)
-
-
-@attrs.frozen
-class Send:
-    """The message is to be sent to the client."""
-
-    message: Message
-
-
-@attrs.frozen
-class Join:
-    """A join is to be decided on: call :meth:`SocketState.accept`, ``refuse_join`` or
-    ``postpone``."""
-
-    channel: Channel
-    payload: Any
-    """The join's payload, as the client sent it."""
-
-
-@attrs.frozen
-class Refresh:
-    """A channel's new token is to be checked: give the channel another grant, or end it."""
-
-    channel: Channel
-    token: Any
-    """The new token, as the client sent it; None if it sent none."""
-
-
-@attrs.frozen
-class CheckGrants:
-    """Channels whose grants are no longer valid are to be ended."""
-
-
-@attrs.frozen
-class Subscribe:
-    """A channel is to get changes from now on."""
-
-    channel: Channel
-
-
-@attrs.frozen
-class Release:
-    """A channel has ended: it is to get no more changes, and what is kept for it is to be freed."""
-
-    channel: Channel
-    how: Departure
-
-
-@attrs.frozen
-class RefuseEvent:
-    """The server does not serve the message's event: answer with :meth:`SocketState.refuse`."""
-
-    message: Message
-
-
-@attrs.frozen
-class RefusePayload:
-    """The message's payload is too large: answer it with :meth:`SocketState.refuse`."""
-
-    message: Message
-
-
-@attrs.frozen
-class Close:
-    """The connection is to be closed."""
-
-    code: int
-    reason: str
-
-
-Action: TypeAlias = (
-    Send | Join | Refresh | RefuseEvent | RefusePayload | CheckGrants | Subscribe | Release | Close
-)
+__all__ = ["SocketState"]
 
 
 class SocketState:
@@ -193,11 +78,19 @@ class SocketState:
     Args:
         serializer: the wire format that the socket speaks.
         max_payload_bytes: of a message, as JSON.
+        serves_broadcast: whether the server has rooms, in which clients send to each other.
     """
 
-    def __init__(self, serializer: Serializer, *, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        serializer: Serializer,
+        *,
+        max_payload_bytes: int,
+        serves_broadcast: bool = False,
+    ) -> None:
         self._serializer = serializer
         self._max_payload = max_payload_bytes
+        self._serves_broadcast = serves_broadcast
         self.channels: dict[str, Channel] = {}
         """The channels that are joined, and those whose join was postponed, by topic."""
         self.last_ref = 0
@@ -240,19 +133,36 @@ class SocketState:
         return [Send(reply)] if close.topic == joins else [Send(reply), Send(close)]
 
     def _receive(self, message: Message, data: str | bytes) -> list[Action]:
+        if isinstance(message.payload, bytes):
+            return [RefuseEvent(message, is_binary=True)]
+        channel = self.channels.get(message.topic)
+        if (
+            message.event == BROADCAST
+            and self._serves_broadcast
+            and channel is not None
+            and channel.is_joined
+            and channel.config is not None
+        ):
+            if _is_outdated(message, channel.join_ref):
+                return []
+            return [self._broadcast(channel, message, data)]
         # A character is four bytes at most: what is short need not be measured.
-        if len(data) * 4 > self._max_payload and size_of(message.payload) > self._max_payload:
+        if len(data) * 4 > self._max_payload and self._is_too_large(message, data):
             return [RefusePayload(message)]
         if message.event == JOIN:
             return self._join(message)
         if message.topic == PHOENIX and message.event == HEARTBEAT:
             return [CheckGrants(), Send(message.reply("ok", {}))]
-        channel = self.channels.get(message.topic)
         if channel is None or not channel.is_joined:
             return self._to_unjoined(channel, message)
         if _is_outdated(message, channel.join_ref):
             return []
         return self._to_channel(channel, message)
+
+    def _is_too_large(self, message: Message, data: str | bytes) -> bool:
+        payload = message.payload
+        size = len(data) if isinstance(payload, BinaryPush) else size_of(payload)
+        return size > self._max_payload
 
     def accept(
         self, channel: Channel, config: JoinConfig | None = None, *, grant: Grant | None = None
@@ -282,6 +192,32 @@ class SocketState:
         if self.channels.get(channel.topic) is channel:
             del self.channels[channel.topic]
         return [Send(channel.reply("error", {"reason": reason}))]
+
+    def acknowledge(self, channel: Channel, message: Message) -> list[Action]:
+        """Answer a broadcast that has gone out, if its client asked for that."""
+        return self._answer(channel, message, "ok", {})
+
+    def fail_broadcast(
+        self, channel: Channel, message: Message, reason: BroadcastReason, *, most: int
+    ) -> list[Action]:
+        """Answer a broadcast that goes to nobody, if its client asked for that.
+
+        Args:
+            channel: that it was pushed to.
+            message: the push.
+            reason: why.
+            most: the limit that the reason names.
+        """
+        told = {"error": reason.code, "reason": reason.told(most=most)}
+        return self._answer(channel, message, "error", told)
+
+    def _answer(
+        self, channel: Channel, message: Message, status: str, response: dict[str, Any]
+    ) -> list[Action]:
+        asked = channel.config is not None and channel.config.broadcast.acknowledges
+        if not asked or self.channels.get(channel.topic) is not channel:
+            return []
+        return [Send(message.reply(status, response))]
 
     def refuse(self, message: Message, reason: Told) -> list[Action]:
         """Answer a message that is no join with an error."""
@@ -351,6 +287,22 @@ class SocketState:
         if channel is not None and _is_outdated(message, channel.join_ref):
             return []
         return [*self._release(message.topic, Departure.LEFT), Send(message.reply("ok", {}))]
+
+    def _broadcast(self, channel: Channel, message: Message, data: str | bytes) -> Action:
+        push = message.payload
+        try:
+            if isinstance(push, BinaryPush):
+                broadcast = read_binary_push(push)
+            else:
+                assert isinstance(data, str)  # else it would be a binary push
+                broadcast = self._serializer.read_broadcast(data)
+        except BroadcastError as exc:
+            return RefuseBroadcast(channel, message, exc.reason)
+        except RecursionError:
+            return RefuseBroadcast(channel, message, BroadcastReason.NO_JSON)
+        if len(data) * 4 > self._max_payload and broadcast.size > self._max_payload:
+            return RefuseBroadcast(channel, message, BroadcastReason.TOO_LARGE)
+        return Publish(channel, message, broadcast)
 
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:

@@ -10,6 +10,7 @@ import enum
 from typing import NewType
 
 __all__ = [
+    "BroadcastReason",
     "CloseReason",
     "ConfigReason",
     "Reason",
@@ -71,7 +72,16 @@ class ReplyReason(Reason):
     )
     UNSUPPORTED_EVENT = (
         "UnsupportedEvent: this server has no {event}; it sends postgres_changes",
-        "do without broadcast and presence",
+        "do without presence, or without broadcast where `BROADCAST` is false, or several servers "
+        "or processes share the clients",
+    )
+    BINARY_PUSH = (
+        "UnsupportedEvent: a binary push of kind 0; broadcasts are text frames, or of kind 3",
+        "npm's `phoenix` sends an `ArrayBuffer` so: push an object, or use realtime-js",
+    )
+    NO_BROADCAST_REPLAY = (
+        "UnableToReplayMessages: broadcasts are not kept; join without config.broadcast.replay",
+        "clients get what is broadcast while they are joined",
     )
     NO_PRIVATE_CHANNELS = (
         "PrivateChannelsDisabled: this server has no private channels; join with private false, or "
@@ -115,6 +125,49 @@ class ReplyReason(Reason):
     TOKEN = (
         "InvalidJWTToken: {reason}",
         "send a valid token; the reason follows, from the list below",
+    )
+
+
+class BroadcastReason(Reason):
+    """Why a broadcast went to nobody. With ``ack``, the reply has the code and the text.
+
+    Attributes:
+        code: what programs read, as ``error`` in the reply.
+    """
+
+    def __init__(self, code: str, template: str, remedy: str = "") -> None:
+        super().__init__(template, remedy)
+        self.code = code
+
+    NO_EVENT = (
+        "invalid_payload",
+        "a broadcast is an object with a string event, in valid Unicode",
+        "`payload` may be any JSON, and is `{}` where it is missing",
+    )
+    NO_JSON = (
+        "invalid_payload",
+        "the broadcast's payload is not JSON (RFC 8259), or nested too deeply",
+        "NaN and Infinity are no JSON",
+    )
+    METADATA = ("invalid_payload", "the broadcast's metadata is not a JSON object")
+    TOO_LARGE = (
+        "payload_size_exceeded",
+        "the broadcast's event and payload are larger than {most} bytes (MAX_PAYLOAD_BYTES)",
+    )
+    DELIVERIES = (
+        "rate_limited",
+        "more than {most} deliveries a second (MAX_DELIVERIES_PER_SECOND): each member of the "
+        "room counts; wait",
+        "the channel stays joined",
+    )
+    WAITING = (
+        "rate_limited",
+        "too many broadcasts wait to be written to their members; wait",
+        "of all clients together, 16 MiB of payloads at most",
+    )
+    PERSIST = (
+        "persist_unavailable",
+        "this server does not store broadcasts; send it without persist",
     )
 
 
@@ -259,12 +312,11 @@ class CloseReason(Reason):
 
     IDLE = 1000, "no message within the idle time"
     BINARY_IN_V1 = 1003, "a binary frame; with vsn=1.0.0 all are text"
-    BINARY_KIND = 1003, "a binary frame with {kind}; only broadcasts, kind 3, are binary"
+    BINARY_KIND = 1003, "a binary frame with {kind}; clients push in kinds 3 and 0"
     BINARY_HEADER = 1008, "a binary frame that ends within its header"
     BINARY_LENGTHS = 1008, "a binary frame that is shorter than its lengths say"
     BINARY_ENCODING = 1008, "a binary frame with encoding {encoding}; it is 0 or 1"
     BINARY_NAMES = 1007, "a binary frame whose names are not UTF-8"
-    BINARY_JSON = 1007, "a binary frame whose {part} is not JSON"
     NO_JSON = 1007, "the message is not JSON"
     NO_OBJECT = 1008, "a message is an object with topic, event, payload and ref", "V1"
     NO_ARRAY = 1008, "a message is an array [join_ref, ref, topic, event, payload]", "V2"

@@ -2,7 +2,7 @@
 
 ``vsn=1.0.0``: an object ``{"topic", "event", "payload", "ref"}``, to which clients may add
 ``"join_ref"``. ``vsn=2.0.0``: an array ``[join_ref, ref, topic, event, payload]``; besides, clients
-push broadcasts in binary frames.
+push broadcasts in binary frames, and get those that are bytes so.
 
 The envelope of a change comes in two halves, between which a payload that was rendered once is put
 as bytes.
@@ -17,10 +17,22 @@ import orjson
 
 from ..errors import FrameError
 from .binary import decode_binary
-from .messages import Message, Ref
+from .broadcasts import Broadcast, read_text_push, read_usual_push, usual_push
+from .json_text import items, load_leniently, members, start_of
+from .messages import BROADCAST, Message, Ref
 from .reasons import CloseReason
 
 __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
+
+
+# How stock clients write the frames in which they broadcast.
+_TEXT: Final = r'"[^"\\]*"'
+_REF: Final = rf"(?:null|{_TEXT})"
+_USUAL_V1: Final = usual_push(
+    rf'\{{(?:"topic":{_TEXT},)?"event":"broadcast","payload":',
+    rf'(?:,"(?:topic|ref|join_ref)":{_REF})*\}}',
+)
+_USUAL_V2: Final = usual_push(rf'\[{_REF},{_REF},{_TEXT},"broadcast",', r"\]")
 
 
 class Serializer(Protocol):
@@ -28,6 +40,8 @@ class Serializer(Protocol):
 
     tells_join_ref: ClassVar[bool]
     """Whether messages to clients say to which of their joins they belong."""
+    takes_bytes: ClassVar[bool]
+    """Whether clients can be sent broadcasts in binary frames."""
 
     def decode(self, data: str | bytes) -> Message:
         """Read a WebSocket message, text (str) or binary (bytes).
@@ -35,6 +49,15 @@ class Serializer(Protocol):
         Raises:
             FrameError: if it is no Phoenix message; it has the code and reason to close the
                 connection with.
+        """
+        ...
+
+    def read_broadcast(self, data: str) -> Broadcast:
+        """Return what is broadcast by a text frame, which has been read.
+
+        Raises:
+            BroadcastError: if it is no broadcast.
+            RecursionError: if something is nested too deeply.
         """
         ...
 
@@ -47,17 +70,36 @@ class Serializer(Protocol):
         ...
 
 
-def _load(data: str) -> Any:
+def _load(data: str) -> tuple[Any, bool]:
+    """Read a text frame; return what is in it, and whether only a broadcast may be written so:
+    with half a character, or a number beyond a double. Its payload is not read but relayed."""
     try:
-        return orjson.loads(data)
+        return orjson.loads(data), False
     except orjson.JSONDecodeError as exc:
-        raise FrameError.of(CloseReason.NO_JSON) from exc
+        try:
+            return load_leniently(data), True
+        except ValueError:
+            raise FrameError.of(CloseReason.NO_JSON) from exc
 
 
-def _message(topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any) -> Message:
+def _message(
+    topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any, *, is_lenient: bool
+) -> Message:
     if not (isinstance(topic, str) and isinstance(event, str)):
         raise FrameError.of(CloseReason.NO_STRINGS)
-    return Message(topic, event, payload, _ref(ref), _ref(join_ref))
+    message = Message(topic, event, payload, _ref(ref), _ref(join_ref))
+    if is_lenient and not (event == BROADCAST and _can_be_answered(message)):
+        raise FrameError.of(CloseReason.NO_JSON)
+    return message
+
+
+def _can_be_answered(message: Message) -> bool:
+    """Return whether topic and refs can be written as UTF-8."""
+    try:
+        f"{message.topic}{message.ref}{message.join_ref}".encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ref(value: Any) -> Ref:
@@ -91,18 +133,31 @@ class V1Serializer:
     """
 
     tells_join_ref: ClassVar[bool] = False
+    takes_bytes: ClassVar[bool] = False
 
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):
             raise FrameError.of(CloseReason.BINARY_IN_V1)
-        frame = _load(data)
+        frame, is_lenient = _load(data)
         if not isinstance(frame, dict) or not frame.keys() >= {"topic", "event", "payload"}:
             raise FrameError.of(CloseReason.NO_OBJECT)
         ref, join_ref = frame.get("ref"), frame.get("join_ref")
         if isinstance(ref, float) or isinstance(join_ref, float):
             exact = _load_exact(data)
             ref, join_ref = exact.get("ref"), exact.get("join_ref")
-        return _message(frame["topic"], frame["event"], frame["payload"], ref, join_ref)
+        return _message(
+            frame["topic"], frame["event"], frame["payload"], ref, join_ref, is_lenient=is_lenient
+        )
+
+    def read_broadcast(self, data: str) -> Broadcast:
+        found = read_usual_push(data, _USUAL_V1)
+        if found is None:
+            at = 0
+            for name, _, begin, _ in members(data, start_of(data)):
+                if name == "payload":
+                    at = begin
+            found = read_text_push(data, at)
+        return found
 
     def encode(self, message: Message) -> bytes:
         return orjson.dumps(
@@ -123,17 +178,25 @@ class V2Serializer:
     """Reads and writes messages as ``vsn=2.0.0`` has them: JSON arrays, or binary from clients."""
 
     tells_join_ref: ClassVar[bool] = True
+    takes_bytes: ClassVar[bool] = True
 
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):
             return decode_binary(data)
-        frame = _load(data)
+        frame, is_lenient = _load(data)
         if not isinstance(frame, list) or len(frame) != 5:
             raise FrameError.of(CloseReason.NO_ARRAY)
         join_ref, ref, topic, event, payload = frame
         if isinstance(ref, float) or isinstance(join_ref, float):
             join_ref, ref, *_ = _load_exact(data)
-        return _message(topic, event, payload, ref, join_ref)
+        return _message(topic, event, payload, ref, join_ref, is_lenient=is_lenient)
+
+    def read_broadcast(self, data: str) -> Broadcast:
+        found = read_usual_push(data, _USUAL_V2)
+        if found is None:
+            *_, (_, at, _) = items(data, start_of(data))
+            found = read_text_push(data, at)
+        return found
 
     def encode(self, message: Message) -> bytes:
         refs = [_number(message.join_ref), _number(message.ref)]

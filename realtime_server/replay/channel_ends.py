@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
-from ..phoenix.message_handler import Departure
+from ..phoenix.actions import Departure
 from .channel_starts import ChannelStarts
 from .membership import Membership
 from .memberships import Memberships

@@ -22,7 +22,7 @@ from ..auth.authorizer import ConnectRequest
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..logs import LineLimit
-from ..phoenix.message_handler import Departure
+from ..phoenix.actions import Departure
 from .channel_starts import OnStart
 from .notices import Start
 from .places import place_of

@@ -20,7 +20,7 @@ from ..config import ServerConfig
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
-from ..phoenix.message_handler import Departure
+from ..phoenix.actions import Departure
 from .absences import LostReason
 from .change_log import ChangeLog
 from .channel_ends import ChannelEnds

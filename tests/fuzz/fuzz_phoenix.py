@@ -23,8 +23,7 @@ from random import Random
 from typing import Any
 
 from realtime_server.errors import JoinError
-from realtime_server.phoenix.joins import parse_join
-from realtime_server.phoenix.message_handler import (
+from realtime_server.phoenix.actions import (
     Action,
     Channel,
     Close,
@@ -34,9 +33,10 @@ from realtime_server.phoenix.message_handler import (
     RefusePayload,
     Release,
     Send,
-    SocketState,
     Subscribe,
 )
+from realtime_server.phoenix.joins import parse_join
+from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS
 

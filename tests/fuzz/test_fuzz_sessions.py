@@ -12,7 +12,8 @@ from realtime_core import Change
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.turns import Steps
 from realtime_server.net.filter_limits import FilterAccount
-from realtime_server.phoenix.message_handler import Action, SocketState
+from realtime_server.phoenix.actions import Action
+from realtime_server.phoenix.message_handler import SocketState
 from tests.fuzz.fuzz_sessions import in_processes
 from tests.fuzz.session_messages import EXPENSIVE
 from tests.fuzz.session_run import Report, run

@@ -18,7 +18,7 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.row_payload import row_payloads
 from realtime_server.fanout.topic_parser import TableFilter, Topic
-from realtime_server.phoenix.message_handler import (
+from realtime_server.phoenix.actions import (
     Action,
     Channel,
     Close,
@@ -27,9 +27,9 @@ from realtime_server.phoenix.message_handler import (
     RefusePayload,
     Release,
     Send,
-    SocketState,
     Subscribe,
 )
+from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS, V1Serializer, V2Serializer
 from tests.server_helpers import (

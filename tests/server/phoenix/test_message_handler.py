@@ -9,8 +9,7 @@ import attrs
 import pytest
 
 from realtime_server.auth.grant import Grant
-from realtime_server.phoenix.joins import parse_join
-from realtime_server.phoenix.message_handler import (
+from realtime_server.phoenix.actions import (
     Action,
     Channel,
     CheckGrants,
@@ -22,9 +21,10 @@ from realtime_server.phoenix.message_handler import (
     RefusePayload,
     Release,
     Send,
-    SocketState,
     Subscribe,
 )
+from realtime_server.phoenix.joins import parse_join
+from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message, number_of
 from realtime_server.phoenix.serializers import SERIALIZERS
 

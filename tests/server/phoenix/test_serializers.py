@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from realtime_server.errors import FrameError
+from realtime_server.phoenix.broadcasts import BinaryPush, Broadcast
 from realtime_server.phoenix.messages import Message
-from realtime_server.phoenix.serializers import SERIALIZERS, V1Serializer, V2Serializer
+from realtime_server.phoenix.serializers import SERIALIZERS, Serializer, V1Serializer, V2Serializer
 
 V1 = V1Serializer()
 V2 = V2Serializer()
@@ -109,7 +110,7 @@ NO_REF = (1008, "ref must be a string, a number or null")
         ("{", NOT_JSON),
         ("{'topic':'t'}", NOT_JSON),
         ("NaN", NOT_JSON),
-        ('{"topic":"\ud800"}', NOT_JSON),
+        ('{"topic":"\ud800"}', NO_OBJECT),
         ("[" * 100_000, NOT_JSON),
         ("null", NO_OBJECT),
         ("1", NO_OBJECT),
@@ -157,6 +158,68 @@ def test_v2_refuses_with_a_close_code_and_reason(data: str | bytes, error: tuple
 
 
 def test_v2_reads_binary_frames_too() -> None:
-    assert V2.decode(b"\x03\0\0\1\1\0\1te1") == Message(
-        "t", "broadcast", {"type": "broadcast", "event": "e", "payload": 1}
-    )
+    push = BinaryPush("e", b"", b"1", is_json=True)
+    assert V2.decode(b"\x03\0\0\1\1\0\1te1") == Message("t", "broadcast", push)
+
+
+# As stock clients write them, and otherwise.
+PUSHES = [
+    (V1, '{"topic":"t","event":"broadcast","payload":%s,"ref":"7","join_ref":"6"}'),
+    (V1, '{"event":"broadcast","payload":%s,"topic":"t","ref":"2","join_ref":null}'),
+    (V1, ' { "topic":"t", "payload" : 0, "event":"broadcast","payload" :%s,"ref":null } '),
+    (V1, '{"x":{"event":"broadcast","payload":{"type":"broadcast","event":"no","payload":0}},'
+         '"topic":"t","event":"broadcast","payload":%s}'),
+    (V1, '{"event":"broadcast","payload":{"type":"broadcast","event":"no","payload":0},"topic":"t",'
+         '"payload":%s}'),
+    (V2, '["1","2","t","broadcast",%s]'),
+    (V2, '[null,null,"t","broadcast",%s]'),
+    (V2, ' [ null, 2 ,"t\\u00e9", "broadcast" ,%s ] '),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("serializer", "frame"), PUSHES)
+@pytest.mark.parametrize(
+    "payload", ['{"a":[1,{}]}', "[]", "7", r'"\ud800 \" }]"', "1e999", "null", '{"b":2, "a":1}']
+)
+@pytest.mark.parametrize(
+    "push",
+    [
+        '{"type":"broadcast","event":"é","payload":%s}',
+        '{"type":"broadcast","event":"no","payload":0,"event":"é","payload":%s}',
+        '{"type":"broadcast","event":"no","payload":%s,"event":"é"}',
+        '{"payload":%s,"event":"\\u00e9","ids":1}',
+        '{"type":"broadcast","event":"é","payload": %s}',
+    ],
+)
+def test_a_broadcasts_payload_is_found_in_its_frame(
+    serializer: Serializer, frame: str, push: str, payload: str
+) -> None:
+    text = frame % (push % payload)
+    assert serializer.decode(text).event == "broadcast"
+    assert serializer.read_broadcast(text) == Broadcast("é", payload.encode())
+
+
+@pytest.mark.parametrize(("serializer", "frame"), [PUSHES[0], PUSHES[1], PUSHES[5], PUSHES[6]])
+def test_stock_clients_pushes_are_read_the_quick_way(
+    serializer: Serializer, frame: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("realtime_server.phoenix.serializers.read_text_push")
+    push = '{"type":"broadcast","event":"cursor-pos","payload":{"x":0.5,"text":"\\n"}}'
+    assert serializer.read_broadcast(frame % push).payload == b'{"x":0.5,"text":"\\n"}'
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        r'[null,"1","t","phx_join",{"config":"\ud800"}]',
+        r'[null,"1","\ud800","broadcast",{}]',
+        r'[null,"\ud800","t","broadcast",{}]',
+        r'["\ud800","1","t","broadcast",{}]',
+        '[null,"1","t","broadcast",NaN]',
+        '[null,"1","t","broadcast",' + "[" * 3000 + "]" * 3001,
+    ],
+)
+def test_half_a_character_is_taken_in_a_broadcasts_payload_only(frame: str) -> None:
+    with pytest.raises(FrameError) as caught:
+        V2.decode(frame)
+    assert (caught.value.code, caught.value.reason) == NOT_JSON

@@ -25,7 +25,7 @@ from realtime_server.fanout.frames import Frames
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
-from realtime_server.phoenix.message_handler import Departure
+from realtime_server.phoenix.actions import Departure
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.connection_proof import ping_payload
 from realtime_server.replay.guarded_replay import GuardedReplay

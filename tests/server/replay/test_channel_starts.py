@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from realtime_server.phoenix.message_handler import Departure
+from realtime_server.phoenix.actions import Departure
 from realtime_server.replay.absences import Absence
 from realtime_server.replay.channel_starts import ChannelStarts
 from tests.waiting import eventually

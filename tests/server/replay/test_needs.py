@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from realtime_core import LSN
-from realtime_server.phoenix.message_handler import Departure
+from realtime_server.phoenix.actions import Departure
 from realtime_server.replay import needs
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.connection_proof import ping_payload

@@ -13,7 +13,7 @@ from realtime_core.positions import LAST_INDEX
 from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
 from realtime_server.fanout.hub import Hub
-from realtime_server.phoenix.message_handler import Departure
+from realtime_server.phoenix.actions import Departure
 from realtime_server.replay import guarded_replay, liveness_checks
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.channel_starts import ChannelStarts

@@ -1,0 +1,155 @@
+"""Broadcasts: what a client pushes to all members of a room, and in what bytes they get it.
+
+A push is an object with a string ``event``; its ``payload`` is any JSON, or any bytes in a binary
+frame. Nothing else of it goes on. The payload's bytes are relayed as they came. What is no JSON
+(RFC 8259) is never relayed as JSON: stock clients end at it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from ..errors import BroadcastError
+from .json_text import check_json, end_of, members
+from .messages import BROADCAST
+from .reasons import BroadcastReason
+
+__all__ = [
+    "BinaryPush",
+    "Broadcast",
+    "broadcast_json",
+    "is_name",
+    "read_binary_push",
+    "read_text_push",
+    "read_usual_push",
+    "usual_push",
+]
+
+_PUSH: Final = r'\{"type":"broadcast","event":"([^"\\]*)","payload":(?=\S)'
+_TYPE: Final = f'{{"type":"{BROADCAST}","event":'.encode()
+
+
+class Broadcast(NamedTuple):
+    """What goes to all members of a room."""
+
+    event: str
+    payload: bytes
+    """A JSON text, or any bytes."""
+    is_json: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes of the event and the payload."""
+        return len(self.event.encode()) + len(self.payload)
+
+
+class BinaryPush(NamedTuple):
+    """What a binary frame of kind 3 has besides topic and refs."""
+
+    event: str
+    metadata: bytes
+    """A JSON object, or empty; it is not checked yet."""
+    payload: bytes
+    is_json: bool
+    """Whether the payload is meant to be JSON; it is not checked yet."""
+
+
+def usual_push(head: str, tail: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns for :func:`read_usual_push`.
+
+    Args:
+        head: pattern of a frame up to its payload.
+        tail: pattern of a frame behind its payload.
+    """
+    return re.compile(head + _PUSH), re.compile(rf"\}}{tail}\Z")
+
+
+def read_usual_push(text: str, usual: tuple[re.Pattern[str], re.Pattern[str]]) -> Broadcast | None:
+    """Read a broadcast that was pushed as stock clients write it; None if it is written otherwise.
+
+    It takes a quarter of the time of :func:`read_text_push`, and returns the same.
+
+    Args:
+        text: the frame, which is JSON.
+        usual: from :func:`usual_push`.
+    """
+    head, tail = usual
+    found = head.match(text)
+    if found is None:
+        return None
+    begin = found.end()
+    end = end_of(text, begin)
+    if tail.match(text, end) is None:
+        return None
+    return Broadcast(found[1], text[begin:end].encode())
+
+
+def read_text_push(text: str, at: int) -> Broadcast:
+    """Read a broadcast that was pushed as text.
+
+    Args:
+        text: of the frame, which is JSON.
+        at: where in it the message's payload begins.
+
+    Raises:
+        BroadcastError: if it is none.
+    """
+    if text[at] != "{":
+        raise BroadcastError(BroadcastReason.NO_EVENT)
+    event: Any = None
+    payload = "{}"
+    try:
+        # The last one counts of those that have the same name, as it does for all clients.
+        for name, value, begin, end in members(text, at):
+            if name == "event":
+                event = value
+            elif name == "payload":
+                payload = text[begin:end]
+    except RecursionError as exc:
+        raise BroadcastError(BroadcastReason.NO_JSON) from exc
+    if not is_name(event):
+        raise BroadcastError(BroadcastReason.NO_EVENT)
+    return Broadcast(event, payload.encode())
+
+
+def read_binary_push(push: BinaryPush) -> Broadcast:
+    """Read a broadcast that was pushed in a binary frame.
+
+    Raises:
+        BroadcastError: if it is none, or asks to be stored.
+    """
+    if push.metadata:
+        try:
+            metadata = orjson.loads(push.metadata)
+        except orjson.JSONDecodeError as exc:
+            raise BroadcastError(BroadcastReason.METADATA) from exc
+        if not isinstance(metadata, dict):
+            raise BroadcastError(BroadcastReason.METADATA)
+        if metadata.get("persist"):
+            raise BroadcastError(BroadcastReason.PERSIST)
+    if push.is_json:
+        try:
+            check_json(push.payload)
+        except ValueError as exc:
+            raise BroadcastError(BroadcastReason.NO_JSON) from exc
+    return Broadcast(push.event, push.payload, push.is_json)
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value is a text that can be written as UTF-8: without half a character."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def broadcast_json(broadcast: Broadcast) -> bytes:
+    """Return a broadcast as the payload of a text frame, if its own payload is JSON."""
+    event = orjson.dumps(broadcast.event)
+    return b"".join((_TYPE, event, b',"payload":', broadcast.payload, b"}"))

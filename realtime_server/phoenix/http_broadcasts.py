@@ -1,0 +1,237 @@
+"""Broadcasts by HTTP: what is in the requests that stock clients send, without I/O.
+
+A batch is ``{"messages": [{"topic", "event", "payload", "private"?}, …]}``, where the payload is an
+object. A single one has topic and event in its path, and its payload, any JSON or any bytes, in the
+body. Topics are written without ``realtime:``. A batch is sent whole, or nothing of it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from .binary import MAX_NAME_BYTES
+from .broadcasts import Broadcast, is_name
+from .join_shape import flag
+from .json_text import check_json, items, members, start_of
+from .messages import CHANNEL_PREFIX
+
+__all__ = ["MAX_MESSAGES", "HttpRefusal", "Messages", "read_batch", "read_names", "read_single"]
+
+MAX_MESSAGES: Final = 1000
+"""Broadcasts of one batch."""
+
+Messages: TypeAlias = list[tuple[str, Broadcast]]
+"""Topics, with ``realtime:``, and what is broadcast there."""
+
+_MOST_TOLD: Final = 3
+_BLANK: Final = "can't be blank"
+_INVALID: Final = "is invalid"
+_TOO_LARGE: Final = "Payload size exceeds tenant limit"
+
+
+class HttpRefusal(Exception):
+    """A request that is not carried out.
+
+    Attributes:
+        status: of the response.
+        body: of the response, which is JSON.
+    """
+
+    def __init__(self, status: HTTPStatus, body: Mapping[str, Any]) -> None:
+        super().__init__(status.phrase)
+        self.status = status
+        self.body = orjson.dumps(body)
+
+
+def _bad_request(message: str) -> HttpRefusal:
+    return HttpRefusal(HTTPStatus.BAD_REQUEST, {"message": message})
+
+
+def _invalid(errors: Mapping[str, Any], message: str) -> HttpRefusal:
+    body = {"errors": errors, "message": message}
+    return HttpRefusal(HTTPStatus.UNPROCESSABLE_ENTITY, body)
+
+
+def _forbidden() -> HttpRefusal:
+    """Return the answer to a message for a private channel: there are none to write to."""
+    return HttpRefusal(HTTPStatus.FORBIDDEN, {"message": "Unauthorized"})
+
+
+def read_names(path: str) -> tuple[str, str] | None:
+    """Return topic and event of the part of a path behind ``/api/broadcast``.
+
+    Args:
+        path: as it was sent: percent-encoded, where a name may have encoded slashes.
+
+    Returns:
+        Both names; None if the path has another form.
+
+    Raises:
+        HttpRefusal: if a name is empty, or not UTF-8.
+    """
+    match path.split("/"):
+        case ["", topic, "events", event]:
+            return _decoded(topic, "topic"), _decoded(event, "event")
+        case _:
+            return None
+
+
+def _decoded(name: str, what: str) -> str:
+    try:
+        text = unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        raise _bad_request(f"The {what} in the path is not UTF-8") from None
+    if not text:
+        raise _invalid({what: [_BLANK]}, f"{what} {_BLANK}")
+    return text
+
+
+def read_single(
+    names: tuple[str, str],
+    content_type: str,
+    query: Mapping[str, str],
+    body: bytes,
+    *,
+    max_bytes: int,
+) -> Messages:
+    """Read a request for one broadcast.
+
+    Args:
+        names: its topic and event.
+        content_type: empty: JSON.
+        query: the parameters of the request.
+        body: its payload.
+        max_bytes: of event and payload.
+
+    Raises:
+        HttpRefusal: if it cannot be sent.
+    """
+    topic, event = names
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("", "application/json", "application/octet-stream"):
+        raise HttpRefusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            {"error": "Unsupported Media Type. Use application/json or application/octet-stream"},
+        )
+    if flag(query.get("private", "false")) is not False:
+        raise _forbidden()
+    if flag(query.get("persist", "false")) is not False or "persist[ttl]" in query:
+        why = "can only be used on private channels"
+        raise _invalid({"persist": [why]}, f"persist {why}")
+    is_json = kind != "application/octet-stream"
+    if is_json:
+        _check(body)
+    broadcast = Broadcast(event, body, is_json)
+    if broadcast.size > max_bytes:
+        raise _invalid({"payload": [_TOO_LARGE]}, f"{_TOO_LARGE} (MAX_PAYLOAD_BYTES: {max_bytes})")
+    if not is_json:
+        for name, text in (("topic", CHANNEL_PREFIX + topic), ("event", event)):
+            if len(text.encode()) > MAX_NAME_BYTES:
+                why = f"should be at most {MAX_NAME_BYTES} bytes where the payload is bytes"
+                raise _invalid({name: [why]}, f"{name} {why}")
+    return [(CHANNEL_PREFIX + topic, broadcast)]
+
+
+def read_batch(body: bytes, *, max_bytes: int) -> Messages:
+    """Read a request for several broadcasts.
+
+    Args:
+        body: of the request.
+        max_bytes: of event and payload of each.
+
+    Raises:
+        HttpRefusal: if one of them cannot be sent.
+    """
+    _check(body)
+    text = body.decode()
+    try:
+        return _read_batch(text, max_bytes)
+    except RecursionError:
+        raise _bad_request("The body is nested too deeply") from None
+
+
+def _check(body: bytes) -> None:
+    try:
+        check_json(body)
+    except ValueError:
+        raise _bad_request("The body is not JSON") from None
+
+
+def _read_batch(text: str, max_bytes: int) -> Messages:
+    at = start_of(text)
+    sent: int | None = None
+    if text[at] == "{":
+        for name, _, begin, _ in members(text, at):
+            if name == "messages":
+                sent = begin
+    if sent is None:
+        raise _invalid({"messages": [_BLANK]}, f"messages {_BLANK}")
+    if text[sent] != "[":
+        raise _invalid({"messages": [_INVALID]}, "messages is no list")
+    found: Messages = []
+    errors: list[dict[str, list[str]]] = []
+    is_private = False
+    for _, begin, _ in items(text, sent):
+        if len(errors) == MAX_MESSAGES:
+            why = f"should have at most {MAX_MESSAGES} item(s)"
+            raise _invalid({"messages": [why]}, f"messages {why}")
+        message = _Message(text, begin, max_bytes)
+        errors.append(message.errors)
+        is_private = is_private or message.is_private
+        if not message.errors:
+            found.append((CHANNEL_PREFIX + message.topic, message.broadcast()))
+    if any(errors):
+        told = [
+            f"messages[{place}].{name} {' and '.join(problems)}"
+            for place, wrong in enumerate(errors)
+            for name, problems in wrong.items()
+        ]
+        raise _invalid({"messages": errors}, "; ".join(told[:_MOST_TOLD]))
+    if is_private:
+        raise _forbidden()
+    return found
+
+
+class _Message:
+    """One message of a batch."""
+
+    def __init__(self, text: str, at: int, max_bytes: int) -> None:
+        self.errors: dict[str, list[str]] = {}
+        values: dict[str, Any] = {}
+        self._payload = ""
+        if text[at] == "{":
+            for name, value, begin, end in members(text, at):
+                values[name] = value
+                if name == "payload":
+                    self._payload = text[begin:end]
+        self.topic = self._name(values, "topic")
+        self._event = self._name(values, "event")
+        if values.get("payload") is None:
+            self.errors["payload"] = [_BLANK]
+        elif not isinstance(values["payload"], dict):
+            self.errors["payload"] = [_INVALID]
+        elif "event" not in self.errors and self.broadcast().size > max_bytes:
+            self.errors["payload"] = [_TOO_LARGE]
+        private = flag(values.get("private"))
+        if private is not None and not isinstance(private, bool):
+            self.errors["private"] = [_INVALID]
+        self.is_private = private is True
+
+    def _name(self, values: Mapping[str, Any], name: str) -> str:
+        value = values.get(name)
+        if value is None or value == "":
+            self.errors[name] = [_BLANK]
+        elif not is_name(value):
+            self.errors[name] = [_INVALID]
+        else:
+            return str(value)
+        return ""
+
+    def broadcast(self) -> Broadcast:
+        """Return what is broadcast."""
+        return Broadcast(self._event, self._payload.encode())
