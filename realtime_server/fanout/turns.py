@@ -14,11 +14,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["SLICE", "Steps", "Turn", "Turns", "in_turn", "in_turns", "run_steps"]
+__all__ = [
+    "SLICE",
+    "Steps",
+    "Turn",
+    "Turns",
+    "call_later",
+    "in_turn",
+    "in_turns",
+    "run_steps",
+]
 
 T = TypeVar("T")
 
@@ -160,6 +169,15 @@ async def in_turns(steps: Generator[Any, None, T], turn: Turn | Turns) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def call_later(seconds: float, function: Callable[[], None]) -> None:
+    """Call a function after so many seconds; 0: in the next round of the running event loop."""
+    loop = asyncio.get_running_loop()
+    if seconds:
+        loop.call_later(seconds, function)
+    else:
+        loop.call_soon(function)
 
 
 async def run_steps(steps: Steps) -> None:

@@ -1,0 +1,42 @@
+"""Bus: brings what is broadcast in a room to the other servers that have members of it.
+
+What a server has placed in a room's order goes to its own members, and to the bus. There is one
+bus so far, for a server that has no others.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..phoenix.broadcasts import Broadcast
+
+__all__ = ["Bus", "LocalBus"]
+
+
+class Bus(Protocol):
+    """The way to the other servers. None of its methods waits or fails."""
+
+    def publish(self, topic: str, broadcast: Broadcast) -> None:
+        """Hand on a broadcast of this server's, in the room's order."""
+        ...
+
+    def subscribe(self, topic: str) -> None:
+        """Begin to take a room's broadcasts, as its first member has come."""
+        ...
+
+    def unsubscribe(self, topic: str) -> None:
+        """Take a room's broadcasts no more, as its last member has gone."""
+        ...
+
+
+class LocalBus:
+    """The bus of a server that has no others."""
+
+    def publish(self, topic: str, broadcast: Broadcast) -> None:
+        pass
+
+    def subscribe(self, topic: str) -> None:
+        pass
+
+    def unsubscribe(self, topic: str) -> None:
+        pass

@@ -1,0 +1,271 @@
+"""Rooms: the channels that have joined one topic with ``config``, and what is broadcast to them.
+
+All members of a room see its broadcasts in one order, that in which they were published here, and
+so one sender's in the order sent. What is published within one turn of the event loop is written
+together, with one write for each member, whatever rooms it is in: see
+:class:`~realtime_server.fanout.dispatch.Dispatch`. Nobody waits for a slow client, whose outbox
+cuts it off.
+
+A broadcast is delivered once at most, to those who are members when it is written. It has no
+ordinal, and no ping goes behind it: only changes are brought to clients that were away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import attrs
+
+from ..phoenix.binary import encode_binary
+from ..phoenix.broadcasts import Broadcast, broadcast_json
+from ..phoenix.messages import BROADCAST
+from ..phoenix.serializers import Serializer
+from .bus import Bus
+from .dispatch import Dispatch, Members, Outbox
+from .frames import BinaryFrame, Frame, TextFrame
+from .turns import Steps
+
+__all__ = ["MAX_WAITING_BYTES", "Member", "RoomStats", "Rooms"]
+
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of events and payloads that may wait to be written, of all rooms together."""
+
+Later = Callable[[float, Callable[[], None]], object]
+"""Calls a function after so many seconds; 0: in the next turn of the event loop."""
+
+
+@attrs.define(eq=False)
+class Member:
+    """A channel's membership of a room."""
+
+    topic: str
+    serializer: Serializer
+    outbox: Outbox
+    takes_bytes: bool
+    """Whether it gets broadcasts whose payload is not JSON."""
+    hears_itself: bool
+    """Whether it gets its own broadcasts."""
+    is_open: bool = attrs.field(default=False, init=False)
+    """Whether it has joined, and not left."""
+
+
+@attrs.frozen
+class RoomStats:
+    """The counts of all rooms."""
+
+    rooms: int = 0
+    """Rooms that have members now."""
+    members: int = 0
+    """Their members."""
+    broadcasts: int = 0
+    """Broadcasts that were published so far."""
+
+
+class _Group:
+    """The members of a room that get the same bytes."""
+
+    __slots__ = ("_current", "_members", "before", "behind", "takes_bytes")
+
+    def __init__(self, topic: str, serializer: Serializer, *, takes_bytes: bool) -> None:
+        self.before, self.behind = serializer.envelope(topic, BROADCAST)
+        self.takes_bytes = takes_bytes
+        self._members: dict[Outbox, Member] = {}
+        self._current: Members | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def members(self) -> Members:
+        """The members now; the same object as long as none comes or goes."""
+        if self._current is None:
+            self._current = Members(self._members, is_current=True)
+        return self._current
+
+    def add(self, member: Member) -> None:
+        self._members[member.outbox] = member
+        self._change()
+
+    def remove(self, member: Member) -> None:
+        if self._members.get(member.outbox) is member:
+            del self._members[member.outbox]
+            self._change()
+
+    def _change(self) -> None:
+        if self._current is not None:
+            self._current.is_current = False
+            self._current = None
+
+
+class _Room:
+    """The members of one topic."""
+
+    __slots__ = ("_groups", "_topic")
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._groups: dict[tuple[Serializer, bool], _Group] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def add(self, member: Member) -> None:
+        key = member.serializer, member.takes_bytes
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(
+                member.topic, member.serializer, takes_bytes=member.takes_bytes
+            )
+        group.add(member)
+
+    def remove(self, member: Member) -> None:
+        key = member.serializer, member.takes_bytes
+        group = self._groups[key]
+        group.remove(member)
+        if not len(group):
+            del self._groups[key]
+
+    def frames(self, broadcast: Broadcast) -> Iterator[tuple[Members, Frame]]:
+        """Yield a broadcast's frames, each with the members that get it."""
+        frame: Frame
+        if not broadcast.is_json:
+            takers = [group for group in self._groups.values() if group.takes_bytes]
+            if takers:
+                frame = BinaryFrame(encode_binary(self._topic, broadcast.event, broadcast.payload))
+                for group in takers:
+                    yield group.members, frame
+            return
+        payload = broadcast_json(broadcast)
+        for group in self._groups.values():
+            frame = TextFrame(b"".join((group.before, payload, group.behind)))
+            yield group.members, frame
+
+
+class _Published(NamedTuple):
+    """What waits to be written."""
+
+    topic: str
+    broadcast: Broadcast
+    left_out: Outbox | None
+    done: Callable[[], None] | None
+
+
+class Rooms:
+    """All rooms of a server.
+
+    Args:
+        bus: the way to the other servers.
+        later: calls a function later.
+        clock: seconds of any clock that only goes forward, for giving way in time.
+    """
+
+    def __init__(self, bus: Bus, *, later: Later, clock: Callable[[], float]) -> None:
+        self._bus = bus
+        self._later = later
+        self._clock = clock
+        self._rooms: dict[str, _Room] = {}
+        self._members = 0
+        self._published: list[_Published] = []
+        self._waiting_bytes = 0
+        # What is being written; None while nothing is.
+        self._steps: Steps | None = None
+        self._count = 0
+
+    def stats(self) -> RoomStats:
+        """Return the counts, as they are now."""
+        return RoomStats(len(self._rooms), self._members, self._count)
+
+    def size(self, topic: str) -> int:
+        """Return how many members a room has."""
+        room = self._rooms.get(topic)
+        return 0 if room is None else len(room)
+
+    def join(self, member: Member) -> None:
+        """Send a member what is broadcast in its room from now on."""
+        room = self._rooms.get(member.topic)
+        if room is None:
+            room = self._rooms[member.topic] = _Room(member.topic)
+            self._bus.subscribe(member.topic)
+        member.is_open = True
+        room.add(member)
+        self._members += 1
+
+    def leave(self, member: Member) -> None:
+        """Send a member nothing more. One that has not joined, or has left, is ignored."""
+        if not member.is_open:
+            return
+        member.is_open = False
+        room = self._rooms[member.topic]
+        room.remove(member)
+        self._members -= 1
+        if not len(room):
+            del self._rooms[member.topic]
+            self._bus.unsubscribe(member.topic)
+
+    def publish(
+        self,
+        messages: Sequence[tuple[str, Broadcast]],
+        sender: Member | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> bool:
+        """Write broadcasts to the members of their rooms, in this order, in the next turn.
+
+        Args:
+            messages: topics, each with what is broadcast there.
+            sender: the member that sends them, which gets them only if it asked for that.
+            done: called when they have been written to all members, here.
+
+        Returns:
+            Whether they are going to be written: not if too much waits for that already.
+        """
+        size = sum(broadcast.size for _, broadcast in messages)
+        if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
+            return False
+        self._waiting_bytes += size
+        left_out = None if sender is None or sender.hears_itself else sender.outbox
+        last = len(messages) - 1
+        for place, (topic, broadcast) in enumerate(messages):
+            self._count += 1
+            self._bus.publish(topic, broadcast)
+            self._published.append(
+                _Published(topic, broadcast, left_out, done if place == last else None)
+            )
+        if self._steps is None:
+            self._steps = self._writing()
+            self._later(0.0, self._go_on)
+        return True
+
+    def _go_on(self) -> None:
+        assert self._steps is not None  # set with each call of this
+        try:
+            for seconds in self._steps:
+                self._later(seconds, self._go_on)
+                return
+        except BaseException:
+            # What was published together is lost; what comes next is not.
+            self._published.clear()
+            self._waiting_bytes = 0
+            self._steps = None
+            raise
+        self._steps = None
+
+    def _writing(self) -> Steps:
+        """Write all that is published, in steps, until nothing is left."""
+        while self._published:
+            published, self._published = self._published, []
+            dispatch = Dispatch(self._clock)
+            for topic, broadcast, left_out, _ in published:
+                room = self._rooms.get(topic)
+                if room is None:
+                    continue
+                for members, frame in room.frames(broadcast):
+                    dispatch.add(members, frame, left_out)
+                if dispatch.is_due():
+                    yield from dispatch.hand_out()
+                    yield from dispatch.give_way()
+            yield from dispatch.hand_out()
+            for _, broadcast, _, done in published:
+                self._waiting_bytes -= broadcast.size
+                if done is not None:
+                    done()

@@ -1,0 +1,69 @@
+"""Rooms, whatever joins, leaves and broadcasts come in whatever turns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realtime_server.fanout.rooms import Member
+from tests.server.fanout.test_rooms import Loop, inbox
+
+TOPICS = ["realtime:a", "realtime:b"]
+
+steps = st.lists(
+    st.tuples(st.just("join"), st.sampled_from(TOPICS), st.sampled_from(["1.0.0", "2.0.0"]))
+    | st.tuples(st.just("leave"), st.integers(0, 7), st.none())
+    | st.tuples(st.just("send"), st.integers(0, 7), st.none())
+    | st.tuples(st.just("request"), st.sampled_from(TOPICS), st.none())
+    | st.tuples(st.just("turn"), st.none(), st.none()),
+    max_size=60,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(steps, st.booleans())
+def test_each_member_gets_all_others_broadcasts_in_the_rooms_order(
+    taken: list[tuple[str, Any, Any]], hears_itself: bool
+) -> None:
+    loop = Loop()
+    members: list[Member] = []
+    expected: dict[int, list[int]] = defaultdict(list)
+    waiting: list[tuple[str, int, Member | None]] = []
+
+    def turn() -> None:
+        loop.turns()
+        for topic, number, sender in waiting:
+            for place, member in enumerate(members):
+                if not member.is_open or member.topic != topic:
+                    continue
+                if member is not sender or hears_itself:
+                    expected[place].append(number)
+        waiting.clear()
+
+    for number, (what, who, vsn) in enumerate(taken):
+        if what == "join":
+            members.append(loop.join(who, vsn, hears_itself=hears_itself))
+        elif what == "turn":
+            turn()
+        elif what == "request":
+            loop.send(number, topic=who)
+            waiting.append((who, number, None))
+        elif who < len(members) and members[who].is_open:
+            if what == "leave":
+                loop.rooms.leave(members[who])
+            else:
+                loop.send(number, members[who], topic=members[who].topic)
+                waiting.append((members[who].topic, number, members[who]))
+    turn()
+    for place, member in enumerate(members):
+        assert inbox(member).payloads() == expected[place]
+        # One turn, one write.
+        assert len(inbox(member).writes) <= sum(what == "turn" for what, *_ in taken) + 1
+    for member in members:
+        loop.rooms.leave(member)
+    assert (loop.rooms.stats().rooms, loop.rooms.stats().members) == (0, 0)
