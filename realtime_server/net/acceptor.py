@@ -21,7 +21,7 @@ from ..logs import peer_name
 from ..metrics import Metrics
 from .cycles import untie_transport
 from .forwarded import ClientAddresses
-from .http import HttpProtocol, Response, Site
+from .http import BodyLimits, HttpProtocol, Response, Site
 from .origins import is_loopback, why_refused
 from .outbox import cut_off
 from .slow_clients import Backlog
@@ -176,10 +176,15 @@ class Acceptor:
     def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
         """Serve the connection by HTTP; with a refusal, send that instead of reading a request."""
         protocol = HttpProtocol(
-            self._site.respond,
+            self._site,
             on_malformed=lambda: self.count_refused("malformed", transport),
             on_close=lambda: self.forget(transport),
             max_head_bytes=self.config.max_header_bytes,
+            body=BodyLimits(
+                max_bytes=self.config.max_frame_bytes,
+                within=self.config.handshake_timeout / 1000,
+                on_limit=lambda limit: self.count_limit(limit, transport),
+            ),
         )
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

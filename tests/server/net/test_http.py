@@ -10,7 +10,15 @@ from http import HTTPStatus
 
 import pytest
 
-from realtime_server.net.http import HttpEndpoint, HttpProtocol, HttpRequest, Response, Site
+from realtime_server.net.http import (
+    BodyLimits,
+    HttpEndpoint,
+    HttpProtocol,
+    HttpRequest,
+    PathEndpoint,
+    Response,
+    Site,
+)
 from tests.server_helpers import FakeTransport
 from tests.waiting import eventually
 
@@ -28,12 +36,19 @@ class Health:
     def __init__(self) -> None:
         self.problem: str | None = None
 
-    def site(self, *, with_metrics: bool = True, root: HttpEndpoint = lambda _: PAGE) -> Site:
+    def site(
+        self,
+        *,
+        with_metrics: bool = True,
+        root: HttpEndpoint = lambda _: PAGE,
+        paths: PathEndpoint | None = None,
+    ) -> Site:
         return Site(
             why_not_ready=lambda: self.problem,
             metrics=(lambda: b"up 1\n") if with_metrics else None,
             metrics_type="text/plain; version=0.0.4",
             more={"/": root},
+            paths=paths,
         )
 
 
@@ -109,15 +124,22 @@ def test_metrics_are_shown_where_they_are_exposed() -> None:
 class Exchange:
     """One connection: what the client sends, what it gets."""
 
-    def __init__(self, root: HttpEndpoint = lambda _: PAGE) -> None:
+    def __init__(
+        self,
+        root: HttpEndpoint = lambda _: PAGE,
+        paths: PathEndpoint | None = None,
+        within: float = 60.0,
+    ) -> None:
         self.transport = FakeTransport()
+        self.limits: list[str] = []
         self.closings = 0
         self.malformed = 0
         self.protocol = HttpProtocol(
-            Health().site(with_metrics=False, root=root).respond,
+            Health().site(with_metrics=False, root=root, paths=paths),
             on_malformed=self._count_malformed,
             on_close=self._close,
             max_head_bytes=65536,
+            body=BodyLimits(max_bytes=100, within=within, on_limit=self.limits.append),
         )
         self.protocol.connection_made(self.transport)
 
@@ -325,3 +347,117 @@ async def test_a_client_that_has_reset_the_connection_is_not_waited_for(
     monkeypatch.setattr(exchange.transport, "write_eof", write_eof)
     exchange.protocol.send(Response(HTTPStatus.REQUEST_TIMEOUT))
     assert exchange.transport.aborted
+
+
+# Requests with bodies.
+
+
+class Letters:
+    """Takes what is posted to paths that begin with /letters."""
+
+    def __init__(self) -> None:
+        self.requests: list[HttpRequest] = []
+
+    def serves(self, path: str) -> bool:
+        return path.startswith("/letters")
+
+    async def __call__(self, request: HttpRequest) -> Response:
+        self.requests.append(request)
+        return Response(request.incomplete or HTTPStatus.ACCEPTED)
+
+
+async def posted(
+    *pieces: bytes, head: bytes = b"", within: float = 60.0
+) -> tuple[Exchange, Letters]:
+    letters = Letters()
+    exchange = Exchange(paths=letters, within=within)
+    start = b"POST /letters/1?x=y HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n"
+    for piece in (start, *pieces):
+        exchange.protocol.data_received(piece)
+    return exchange, letters
+
+
+def status_of(exchange: Exchange) -> bytes:
+    return exchange.transport.sent().split(b"\r\n")[0]
+
+
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "pieces"),
+    [
+        (b"content-length: 5\r\n", [b"a letter"[:5]]),
+        (b"content-length: 5\r\n", [b"a", b" ", b"let"]),
+        # What comes after it is nothing to anybody.
+        (b"content-length: 5\r\n", [b"a letter"]),
+        (CHUNKED, [b"2\r\na \r\n3\r\n", b"let\r\n", b"0\r\n\r\n"]),
+    ],
+)
+async def test_a_body_is_read_where_it_is_asked_for(head: bytes, pieces: list[bytes]) -> None:
+    exchange, letters = await posted(*pieces, head=head)
+    await eventually(lambda: status_of(exchange) == b"HTTP/1.1 202 Accepted")
+    (request,) = letters.requests
+    assert (request.path, request.query, request.body) == ("/letters/1", "x=y", b"a let")
+    assert "a let" not in repr(request)
+    assert exchange.limits == []
+
+
+async def test_a_request_without_a_body_has_an_empty_one() -> None:
+    exchange, letters = await posted()
+    await eventually(lambda: status_of(exchange) == b"HTTP/1.1 202 Accepted")
+    assert letters.requests[0].body == b""
+
+
+async def test_whoever_asks_first_is_told_to_send_the_body() -> None:
+    head = b"content-length: 1\r\nexpect: 100-continue\r\n"
+    exchange, _ = await posted(head=head)
+    assert exchange.transport.sent() == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "pieces"),
+    [
+        (b"content-length: 101\r\n", []),
+        (b"content-length: 99999999999999999999\r\n", []),
+        (CHUNKED, [b"60\r\n" + b"x" * 96 + b"\r\n60\r\n", b"x" * 96]),
+    ],
+)
+async def test_a_body_that_is_too_long_is_not_kept(head: bytes, pieces: list[bytes]) -> None:
+    exchange, letters = await posted(*pieces, head=head)
+    await eventually(lambda: bool(letters.requests))
+    assert letters.requests[0].incomplete is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert letters.requests[0].body == b""
+    assert exchange.limits == ["body"]
+    exchange.protocol.data_received(b"x" * 100)
+    assert len(letters.requests) == 1
+
+
+async def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+    exchange, letters = await posted(b"x", head=b"content-length: 2\r\n", within=0.01)
+    await eventually(lambda: bool(letters.requests))
+    assert letters.requests[0].incomplete is HTTPStatus.REQUEST_TIMEOUT
+    assert exchange.limits == ["handshake"]
+
+
+@pytest.mark.parametrize("piece", [b"zz\r\n", b"2\r\nabc\r\n0\r\n\r\n"])
+async def test_chunks_that_are_none_are_a_bad_request(piece: bytes) -> None:
+    exchange, letters = await posted(piece, head=CHUNKED)
+    await eventually(lambda: bool(letters.requests))
+    assert letters.requests[0].incomplete is HTTPStatus.BAD_REQUEST
+    assert exchange.malformed == 1
+
+
+async def test_a_body_that_is_shorter_than_its_length_says_is_a_bad_request() -> None:
+    exchange, letters = await posted(b"x", head=b"content-length: 2\r\n")
+    assert exchange.protocol.eof_received()
+    await eventually(lambda: bool(letters.requests))
+    assert letters.requests[0].incomplete is HTTPStatus.BAD_REQUEST
+
+
+async def test_a_client_that_goes_before_its_body_has_come_is_forgotten() -> None:
+    exchange, letters = await posted(b"x", head=b"content-length: 2\r\n", within=0.01)
+    exchange.protocol.connection_lost(None)
+    assert exchange.closings == 1
+    await asyncio.sleep(0.02)
+    assert letters.requests == []
