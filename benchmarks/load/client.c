@@ -25,6 +25,7 @@
  * turns spread over the interval (not with deflate); probe=MS: a further connection, which joins
  * nothing, does. The times until the replies are noted by themselves. sessions=1: each connection
  * names a session of its own, as a client does that wants to be known when it comes back.
+ * config=1: join with an empty config, as a member of the topic's room that gets no changes.
  * inflight=N: how many connections may be on their way at once, 64 if it is not given.
  *
  * The variable APIKEY holds the token that every connection shows, if any. */
@@ -61,7 +62,7 @@ typedef struct {
 } Samples;
 
 static char *room;
-static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, port;
+static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, config, port;
 static int in_flight = 64, all, opened, is_back, was_cut;
 static long joined_now, leaving, missing;
 static long frames, compressed, bytes, disorder, repeated, closed_early;
@@ -168,9 +169,9 @@ static void upgraded(Connection *connection) {
     }
     snprintf(name, sizeof name, topic, (int)(connection - connections));
     snprintf(text, sizeof text,
-             "{\"topic\":\"%s\",\"event\":\"phx_join\",\"ref\":\"%d\",\"payload\":{}}", name,
+             "{\"topic\":\"%s\",\"event\":\"phx_join\",\"ref\":\"%d\",\"payload\":{%s}}", name,
              /* Stock clients count over their whole life, whatever becomes of a connection. */
-             ++connection->ref);
+             ++connection->ref, config ? "\"config\":{}" : "");
     send_text(connection, text);
 }
 
@@ -469,7 +470,7 @@ int main(int argc, char **argv) {
             !option(argv[each], "deflate", &deflate) &&
             !option(argv[each], "heartbeat", &heartbeat_ms) &&
             !option(argv[each], "probe", &probe_ms) &&
-            !option(argv[each], "sessions", &sessions) &&
+            !option(argv[each], "sessions", &sessions) && !option(argv[each], "config", &config) &&
             !option(argv[each], "inflight", &in_flight)) {
             fprintf(stderr, "unknown option %s\n", argv[each]);
             return 2;

@@ -1,0 +1,198 @@
+"""A broadcast to a thousand members of a room, beside a change to a thousand clients.
+
+    python -m benchmarks.rooms             # all of it, a minute
+    python -m benchmarks.rooms push        # one part
+
+The server, PostgreSQL and the load client are processes of their own on this machine. One server
+has a thousand clients that get a table's changes, and a thousand members of a room; transactions
+and broadcasts are written in turns, each when the last one has arrived everywhere ("in step"). The
+broadcasts have 200 bytes and come in binary frames from one more member, as realtime-js sends them;
+ten are written to its socket at once where ten rows are inserted by one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+import struct
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from benchmarks.fanout import (
+    DATA,
+    INSERT,
+    OURS,
+    ROUNDS,
+    TABLES,
+    Bench,
+    Row,
+    WritePath,
+    ratios,
+    run_parts,
+)
+from realtime_server.fanout.bus import LocalBus
+from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.phoenix.actions import Join, Publish
+from realtime_server.phoenix.joins import parse_join
+from realtime_server.phoenix.message_handler import SocketState
+from realtime_server.phoenix.serializers import SERIALIZERS
+
+CHANGE, BROADCAST = "change", "broadcast"
+TOPIC = "realtime:room"
+BYTES = 200
+HANDSHAKE = (
+    b"GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+JOIN = f'["1","1","{TOPIC}","phx_join",{{"config":{{"broadcast":{{}}}}}}]'
+
+
+def client_frame(first: int, data: bytes) -> bytes:
+    """Return a frame as a client sends it; a mask of zeros changes nothing."""
+    return struct.pack("!BBH", first, 0x80 | 126, len(data)) + bytes(4) + data
+
+
+def pushed(number: int) -> bytes:
+    """Return a broadcast of kind 3 whose payload the load client takes for a row."""
+    parts = [b"1", b"2", TOPIC.encode(), b"m", b""]
+    payload = b'{"record":{"id":%d,"data":"' % number
+    payload += b"x" * (BYTES - len(payload) - 3) + b'"}}'
+    return bytes([3, *map(len, parts), 1]) + b"".join(parts) + payload
+
+
+class Sender:
+    """A member of the room that only sends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._sent = 0
+
+    @classmethod
+    async def join(cls, port: int) -> Sender:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HANDSHAKE + client_frame(0x81, JOIN.encode()))
+        await reader.readuntil(b'"status":"ok"')
+        return cls(reader, writer)
+
+    async def send(self, count: int) -> None:
+        """Send so many broadcasts in one write."""
+        numbers = range(self._sent + 1, self._sent + count + 1)
+        self._sent += count
+        self._writer.write(b"".join(client_frame(0x82, pushed(number)) for number in numbers))
+        await self._writer.drain()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@contextlib.asynccontextmanager
+async def both(bench: Bench, clients: int) -> AsyncIterator[list[WritePath]]:
+    """Yield what writes changes, and what broadcasts, on one server."""
+    table = TABLES[OURS]
+    limits = {"MAX_DELIVERIES_PER_SECOND": "1000000000", "MAX_MESSAGES_PER_SECOND": "1000000"}
+    with bench.server(OURS, **limits) as server:
+        pid = server.process.pid
+        listeners = await bench.client(server.port, clients, f"realtime:public:{table}")
+        members = await bench.client(server.port, clients, TOPIC, config=1)
+        sender = await Sender.join(server.port)
+
+        async def insert(rows: int) -> None:
+            bench.connection.execute(INSERT.format(table, DATA), (rows,), prepare=True)
+
+        async with listeners, members:
+            yield [
+                WritePath(CHANGE, pid, listeners, clients, insert),
+                WritePath(BROADCAST, pid, members, clients, sender.send),
+            ]
+        sender.close()
+
+
+async def in_step(bench: Bench) -> list[Row]:
+    """One after the other, and ten at once, to a thousand."""
+    rows = []
+    for count, times in ((1, 40), (10, 15)):
+        async with both(bench, 1000) as found:
+            for path in found:
+                await path.run(2, count)
+                path.rates.clear()
+                path.costs.clear()
+            for _ in range(ROUNDS):
+                for path in found:
+                    await path.run(times, count)
+        rows += [{"clients": 1000, "at once": count, **row} for row in ratios(found)]
+    return rows
+
+
+async def one_member(bench: Bench) -> list[Row]:
+    """All that a broadcast costs the server beside the fan-out: its frame, and one member."""
+    rows = []
+    for count, times in ((1, 300), (10, 100)):
+        async with both(bench, 1) as [_, path]:
+            await path.run(20, count)
+            path.costs.clear()
+            for _ in range(ROUNDS):
+                await path.run(times, count)
+        cost = statistics.median(path.costs)
+        rows.append({"clients": 1, "at once": count, "cpu_us_per_broadcast": round(cost, 1)})
+    return rows
+
+
+class _Nobody:
+    is_behind = False
+
+    def write(self, frames: object) -> None:
+        """Take it."""
+
+
+async def push(_: Bench) -> list[Row]:
+    """From a frame to its place in the room's order, without socket and fan-out."""
+    rows = []
+    payload = pushed(1)[-BYTES:].decode()
+    texts = {
+        "2.0.0": f'["1","2","{TOPIC}","broadcast",'
+        f'{{"type":"broadcast","event":"m","payload":{payload}}}]',
+        "1.0.0": f'{{"topic":"{TOPIC}","event":"broadcast","payload":{{"type":"broadcast",'
+        f'"event":"m","payload":{payload}}},"ref":"2","join_ref":"1"}}',
+    }
+    frames: list[tuple[str, str, str | bytes]] = [("kind 3", "2.0.0", pushed(1))]
+    frames += [(f"text, vsn={vsn}", vsn, text) for vsn, text in texts.items()]
+    for name, vsn, frame in frames:
+        serializer = SERIALIZERS[vsn]
+        state = SocketState(serializer, max_payload_bytes=1 << 18, serves_broadcast=True)
+        joined = JOIN
+        if vsn == "1.0.0":
+            joined = (
+                f'{{"topic":"{TOPIC}","event":"phx_join","payload":{{"config":{{}}}},"ref":"1",'
+                '"join_ref":"1"}'
+            )
+        (action,) = state.receive(joined)
+        assert isinstance(action, Join)
+        state.accept(action.channel, parse_join(action.payload))
+        times = []
+        for _ in range(50):
+            rooms = Rooms(LocalBus(), later=lambda _, __: None, clock=time.perf_counter)
+            member = Member(TOPIC, serializer, _Nobody(), takes_bytes=True, hears_itself=False)
+            rooms.join(member)
+            begin = time.perf_counter()
+            for _ in range(200):
+                (action,) = state.receive(frame)
+                assert isinstance(action, Publish)
+                rooms.publish(((TOPIC, action.broadcast),), member)
+            times.append((time.perf_counter() - begin) / 200 * 1e6)
+        rows.append({"frame": name, "us": round(statistics.median(times), 2)})
+    return rows
+
+
+PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
+    "in step": in_step,
+    "one member": one_member,
+    "push": push,
+}
+
+
+if __name__ == "__main__":
+    asyncio.run(run_parts("rooms", PARTS, sys.argv[1:]))
