@@ -13,6 +13,7 @@ from pathlib import Path
 
 from realtime_server.config import Variable, variables
 from realtime_server.phoenix.reasons import (
+    BroadcastReason,
     CloseReason,
     ConfigReason,
     Reason,
@@ -58,6 +59,8 @@ def reason_table(reasons: type[Reason], head: str) -> str:
     for reason in reasons:
         text = _FIELD.sub("…", reason.template)
         right = reason.remedy
+        if isinstance(reason, BroadcastReason):
+            right = f"`{reason.code}`; {right}" if right else f"`{reason.code}`"
         if isinstance(reason, CloseReason):
             right = f"{reason.code}, {right}" if right else str(reason.code)
         lines.append(f"| `{text}` | {right} |".replace("|  |", "| |"))
@@ -76,6 +79,7 @@ PARTS: Mapping[tuple[str, str], Callable[[], str]] = {
         ("docs/reference/errors.md", name): partial(reason_table, reasons, head)
         for name, reasons, head in (
             ("replies", ReplyReason, "what to do"),
+            ("broadcasts", BroadcastReason, "code"),
             ("tables", TableReason, "what to do"),
             ("config", ConfigReason, "what to do"),
             ("rls", RlsReason, "what to do"),
