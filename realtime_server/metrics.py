@@ -27,6 +27,8 @@ from prometheus_client.utils import floatToGoString
 from realtime_core import SourceStats
 
 from .fanout.hub import HubStats
+from .fanout.rooms import RoomStats
+from .net.broadcast_metrics import BroadcastMetrics
 from .net.outbox import OutboxCounters
 from .net.slow_clients import Backlog
 from .replay.stats import ReplayStats
@@ -57,6 +59,7 @@ class Metrics:
         replay: returns what replay counts.
         workers: returns what is counted of the workers; None for a server that has none.
         cluster: returns what is counted of the log; None for a server that shares none.
+        rooms: returns what the rooms count.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Metrics:
         replay: Callable[[], ReplayStats] = ReplayStats,
         workers: Callable[[], WorkerStats] | None = None,
         cluster: Callable[[], ClusterStats] | None = None,
+        rooms: Callable[[], RoomStats] = RoomStats,
     ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
@@ -115,6 +119,7 @@ class Metrics:
             ["limit"],
             registry=registry,
         )
+        self.broadcasts = BroadcastMetrics(registry, rooms)
         self._closes = Counter(
             "realtime_connections_closed",
             "WebSocket connections that ended, by close code.",

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from functools import partial
-from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,17 +19,19 @@ from .config import ReplicationMode, ServerConfig
 from .config.database.source import ServerSource, make_source
 from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
+from .fanout.bus import LocalBus
 from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
+from .fanout.rooms import Rooms, RoomStats
 from .fanout.source_attachment import Attachment, why_not_ready
 from .fanout.stream.mode import StreamMode
-from .metrics import CONTENT_TYPE, Metrics
+from .fanout.turns import call_later
+from .metrics import Metrics
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
-from .net.http import NO_STORE, HttpEndpoint, HttpRequest, Response, Site
-from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
 from .net.services import Services
+from .net.site import make_site
 from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .replay.check import warn_of_leftovers
@@ -152,6 +153,10 @@ class RealtimeServer:
                 or memory_limit() // _SHARE // config.worker_count,
             )
         )
+        # Where clients broadcast to each other. With several processes, some would be missed.
+        rooms: Rooms | None = None
+        if config.broadcast and worker is None and self._node is None:
+            rooms = Rooms(LocalBus(), later=call_later, clock=time.perf_counter)
         self.metrics = Metrics(
             stats=source.stats,
             hub=self.hub.stats,
@@ -160,6 +165,7 @@ class RealtimeServer:
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
             replay=ReplayStats if guarded is None else guarded.stats,
             cluster=None if self._node is None else self._node.stats,
+            rooms=RoomStats if rooms is None else rooms.stats,
         )
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
@@ -189,6 +195,7 @@ class RealtimeServer:
             config=config,
             metrics=self.metrics,
             replay=guarded,
+            rooms=rooms,
         )
         # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener
@@ -214,11 +221,10 @@ class RealtimeServer:
             shared=self._worker is not None,
         )
         self.port = sock.getsockname()[1]
-        site = Site(
+        site = make_site(
+            self._services,
             why_not_ready=self.why_not_ready,
-            metrics=self.metrics.render if config.expose_metrics and self._worker is None else None,
-            metrics_type=CONTENT_TYPE,
-            more=self._further_endpoints(),
+            all_metrics=None if self._worker is None else self._worker.metrics,
         )
         self._listener = Listener(
             sock,
@@ -356,28 +362,6 @@ class RealtimeServer:
     async def _leave(self) -> None:
         if self._node is not None:
             await self._node.__aexit__()
-
-    def _further_endpoints(self) -> dict[str, HttpEndpoint]:
-        more = self._inspector() if self.config.inspector else {}
-        worker = self._worker
-        if worker is not None and self.config.expose_metrics:
-
-            async def metrics(_: HttpRequest) -> Response:
-                try:
-                    return Response(HTTPStatus.OK, CONTENT_TYPE, await worker.metrics(), NO_STORE)
-                except TimeoutError:
-                    return Response(
-                        HTTPStatus.SERVICE_UNAVAILABLE,
-                        body=b"the supervisor does not answer\n",
-                        headers=NO_STORE,
-                    )
-
-            more["/metrics"] = metrics
-        return more
-
-    def _inspector(self) -> dict[str, HttpEndpoint]:
-        tables, origins = TableList.of(self.config), self.config.allowed_origins
-        return inspector_endpoints(self._authorizer, tables, allowed_origins=origins)
 
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer

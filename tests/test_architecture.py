@@ -103,6 +103,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cattrs": (
         "realtime_core.config",
         "realtime_server.config",
+        "realtime_server.phoenix.join_shape",
         "realtime_server.phoenix.joins",
     ),
     "h11": ("realtime_server.net.http", "realtime_server.net.listener"),
@@ -117,6 +118,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_client": (
         "realtime_server.cluster.collector",
         "realtime_server.metrics",
+        "realtime_server.net.broadcast_metrics",
         "realtime_server.workers.collector",
         "realtime_server.workers.metric_sums",
     ),

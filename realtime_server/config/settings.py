@@ -79,7 +79,14 @@ class ServerConfig(ClusterSettings):
     max_messages_per_second: kinds.Number = variable(
         2000, "how many messages a second one connection may send"
     )
-    max_frame_bytes: kinds.Bytes = variable(_MIB, "the size of one message from a client")
+    max_deliveries_per_second: kinds.Number = variable(
+        200_000,
+        "how many messages a second the broadcasts of one connection may become, one for each "
+        "member of the room",
+    )
+    max_frame_bytes: kinds.Bytes = variable(
+        _MIB, "the size of one message from a client, and of a request's body"
+    )
     max_payload_bytes: kinds.Bytes = variable(_MIB // 4, "the size of a message's payload")
     max_header_bytes: kinds.Bytes = variable(
         64 * 1024, "the size of a request's line and headers together"
@@ -88,7 +95,8 @@ class ServerConfig(ClusterSettings):
         8000, "the size of a request's query, in which tokens may be"
     )
     handshake_timeout: kinds.Milliseconds = variable(
-        10_000, "how long a client may take to send its request's line and headers"
+        10_000,
+        "how long a client may take to send its request's line and headers, and then its body",
     )
     idle_timeout: kinds.Milliseconds = variable(
         60_000, "after how long without a message a client's connection is closed"
@@ -113,6 +121,11 @@ class ServerConfig(ClusterSettings):
 
     # Operation
 
+    broadcast: kinds.Flag = variable(
+        True,
+        "let clients [broadcast](../topics/broadcast.md) to each other, where one process serves "
+        "all of them",
+    )
     expose_metrics: kinds.Flag = variable(
         False, "serve [`/metrics`](metrics.md) for Prometheus", dev=True
     )

@@ -27,8 +27,9 @@ from ..fanout.source_attachment import Wait
 from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named
+from ..phoenix.actions import Action, Channel, Departure
 from ..phoenix.joins import JoinConfig, parsing_join
-from ..phoenix.message_handler import Action, Channel, Departure, SocketState
+from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import number_of
 from ..phoenix.payloads import has_config
 from ..phoenix.reasons import ReplyReason

@@ -21,20 +21,22 @@ from websockets.protocol import State
 from ..auth.authorizer import ConnectRequest
 from ..fanout.frames import Frames
 from ..logs import named
-from ..phoenix.message_handler import (
+from ..phoenix.actions import (
     Action,
     CheckGrants,
     Close,
     Departure,
     Join,
+    Publish,
     Refresh,
+    RefuseBroadcast,
     RefuseEvent,
     RefusePayload,
     Release,
     Send,
-    SocketState,
     Subscribe,
 )
+from ..phoenix.message_handler import SocketState
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
@@ -42,11 +44,18 @@ from .channels import Channels
 from .frame_limits import close_within
 from .outbox import SocketOutbox
 from .refusals import Refusals
+from .room_pushes import RoomPushes
 from .services import Services
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger("realtime.connection")
+
+_PUSHES_AT_ONCE: Final = 16
+"""Broadcasts of one client that are taken before others have their turn, so that each member of the
+room gets them in one write."""
+_SHORT: Final = 4096
+"""Bytes up to which a push is one of these: to check a longer one takes its time."""
 
 NEXT_WITHIN: Final = 0.1
 """Seconds that a leave's answer waits for the next message, where that may change it."""
@@ -80,7 +89,11 @@ class Connection:
         self._config = config
         self._metrics = metrics
         # Says what each message means; what it has carried out is in the objects below.
-        self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
+        self._state = SocketState(
+            serializer,
+            max_payload_bytes=config.max_payload_bytes,
+            serves_broadcast=services.rooms is not None,
+        )
         self._peer = peer
         self._refusals = Refusals(self._peer, metrics, asyncio.get_running_loop().time)
         self._outbox = SocketOutbox(
@@ -108,21 +121,41 @@ class Connection:
             visit=self._visit,
             services=services,
         )
+        # What its channels broadcast; None if the server has no rooms.
+        self._pushes: RoomPushes | None = None
+        if services.rooms is not None:
+            self._pushes = RoomPushes(
+                services.rooms,
+                config,
+                serializer,
+                self._state,
+                outbox=self._outbox,
+                refusals=self._refusals,
+                perform=self._perform_all,
+            )
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
         logger.info("connected: %s", self._peer, extra=named(self._peer, "connect"))
         self._metrics.connections.inc()
+        pushes_at_once = 0
         try:
             while (data := await self._receive()) is not None:
                 if self._visit is not None:
                     self._visit.messages += 1
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
+                actions: list[Action] = []
                 if self._websocket.protocol.state is State.OPEN:
-                    await self._perform(self._state.receive(data))
+                    actions = self._state.receive(data)
+                    await self._perform(actions)
                 if self._visit is not None:
                     self._visit.proof.carried_out()
+                if _is_short_push(actions, data) and pushes_at_once < _PUSHES_AT_ONCE:
+                    # If another has come as well, both are written together.
+                    pushes_at_once += 1
+                    continue
+                pushes_at_once = 0
                 # recv() does not give way while messages are queued: one client that floods
                 # the server must not keep the others waiting.
                 await asyncio.sleep(0)
@@ -130,6 +163,8 @@ class Connection:
             pass
         finally:
             self._outbox.close()
+            if self._pushes is not None:
+                self._pushes.close()
             self._channels.close(self._departure())
             self._refusals.close()
             code = self._close_code()
@@ -192,15 +227,27 @@ class Connection:
         match action:
             case Send(message):
                 self._outbox.write(Frames.of(self._serializer.encode(message)))
+            case Publish(channel, message, broadcast) if self._pushes is not None:
+                self._pushes.publish(channel, message, broadcast)
+            case RefuseBroadcast(channel, message, why) if self._pushes is not None:
+                self._pushes.refuse(channel, message, why)
             case Subscribe(channel):
                 self._channels.subscribe(channel)
+                if self._pushes is not None:
+                    self._pushes.join(channel)
             case Release(channel, how):
+                if self._pushes is not None:
+                    self._pushes.leave(channel)
                 self._channels.release(channel, how)
             case CheckGrants():
                 self._channels.check_grants()
             case RefusePayload(message):
                 reason = self._refusals.of_payload(message, self._config.max_payload_bytes)
                 self._perform_all(self._state.refuse(message, reason))
-            case RefuseEvent(message):
-                reason = self._refusals.of_event(message)
+            case RefuseEvent(message, is_binary):
+                reason = self._refusals.of_event(message, is_binary=is_binary)
                 self._perform_all(self._state.refuse(message, reason))
+
+
+def _is_short_push(actions: list[Action], data: str | bytes) -> bool:
+    return len(actions) == 1 and isinstance(actions[0], Publish) and len(data) <= _SHORT

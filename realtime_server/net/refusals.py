@@ -11,7 +11,7 @@ from ..fanout.topic_parser import shown_topic
 from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
-from ..phoenix.reasons import ReplyReason, Told
+from ..phoenix.reasons import BroadcastReason, ReplyReason, Told
 from .token_bucket import TokenBucket
 
 __all__ = ["Refusals"]
@@ -83,11 +83,32 @@ class Refusals:
         )
         return self._of_message(message, exc, should_log=self._should_log(exc))
 
-    def of_event(self, message: Message) -> Told:
-        """Count and log a message whose event is not served; return the reason for the client."""
-        self._metrics.unsupported.labels(message.event).inc()
-        exc = UnsupportedError(ReplyReason.UNSUPPORTED_EVENT.told(event=message.event))
-        return self._of_message(message, exc, should_log=self._is_first(message.event))
+    def of_event(self, message: Message, *, is_binary: bool) -> Told:
+        """Count and log a message whose event is not served; return the reason for the client.
+
+        Args:
+            message: of the client.
+            is_binary: whether its event is not looked at, as it came in a binary frame.
+        """
+        event = "binary" if is_binary else message.event
+        self._metrics.unsupported.labels(event).inc()
+        reason = ReplyReason.UNSUPPORTED_EVENT.told(event=event)
+        if is_binary:
+            reason = ReplyReason.BINARY_PUSH.told()
+        exc = UnsupportedError(reason)
+        return self._of_message(message, exc, should_log=self._is_first(event))
+
+    def of_broadcast(self, message: Message, reason: BroadcastReason, most: int) -> None:
+        """Count and log a broadcast that goes to nobody.
+
+        Args:
+            message: the push.
+            reason: why.
+            most: the limit that the reason names.
+        """
+        self._metrics.broadcasts.refused.labels(reason.code).inc()
+        exc = UnsupportedError(reason.told(most=most))
+        self._of_message(message, exc, should_log=self._is_first(reason.name))
 
     def _of_message(self, message: Message, exc: RefusedError, *, should_log: bool) -> Told:
         if should_log and self._has_room():

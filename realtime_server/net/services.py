@@ -11,6 +11,7 @@ from ..auth.authorizer import Authorizer
 from ..config import ServerConfig
 from ..fanout.hub import Hub
 from ..fanout.registrar import Registrar
+from ..fanout.rooms import Rooms
 from ..fanout.source_attachment import Attachment
 from ..metrics import Metrics
 from ..replay.guarded_replay import GuardedReplay
@@ -42,5 +43,7 @@ class Services:
     """Counts what happens."""
     replay: GuardedReplay | None = None
     """Brings channels back to where they were; None if REPLAY_WINDOW is 0."""
+    rooms: Rooms | None = None
+    """Where clients broadcast to each other; None if they do not."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970, for the expiry of tokens."""

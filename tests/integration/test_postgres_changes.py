@@ -32,8 +32,8 @@ class Bound:
         self.client = client
         self.ids: list[int] = []
 
-    async def join(self, *bindings: dict[str, Any]) -> None:
-        payload = self.payload(*bindings)
+    async def join(self, *bindings: dict[str, Any], **config: Any) -> None:
+        payload = self.payload(*bindings, **config)
         config = parse_join(payload)
         assert config is not None
         self.ids = [binding.id for binding in config.bindings]
@@ -60,10 +60,10 @@ class Bound:
         assert isinstance(reason, str)
         return reason
 
-    def payload(self, *bindings: dict[str, Any]) -> Any:
+    def payload(self, *bindings: dict[str, Any], **config: Any) -> Any:
         schema = self.stage.schema
         full = [{"event": "*", "schema": schema, "table": "item", **each} for each in bindings]
-        return {"config": {"postgres_changes": full}}
+        return {"config": {"postgres_changes": full, **config}}
 
     @staticmethod
     def payload_of(frame: Any) -> Any:
@@ -321,24 +321,19 @@ def binary_push(*texts: str, payload: bytes, encoding: int = 1) -> bytes:
     return bytes([3, *map(len, parts), 0, encoding]) + b"".join(parts) + payload
 
 
-async def test_a_broadcast_in_a_binary_frame_is_answered_and_the_channel_stays(
+async def test_a_broadcast_in_a_binary_frame_leaves_the_changes_as_they_are(
     one_stage: Stage,
 ) -> None:
     await one_stage.prepare(ITEM)
     async with one_stage.client("2.0.0") as client:
         bound = Bound(one_stage, client)
-        await bound.join({})
-        refused = client.refusal(
-            ROOM,
-            "UnsupportedEvent: this server has no broadcast; it sends postgres_changes",
-            ref="7",
-            join_ref="1",
-        )
+        await bound.join({}, broadcast={"ack": True})
+        taken = client.reply(ROOM, {}, ref="7", join_ref="1")
         for payload, encoding in ((b'{"x":1}', 1), (b"\xff\0", 0)):
             await client.send_raw(
                 binary_push("1", "7", ROOM, "cursor", payload=payload, encoding=encoding)
             )
-            assert await client.receive() == refused
+            assert await client.receive() == taken
         # One with the join_ref of an earlier membership has merely raced us.
         await client.send_raw(binary_push("0", "8", ROOM, "cursor", payload=b"1"))
         assert len(await bound.changes("insert into item values (1, 'x')")) == 1

@@ -437,8 +437,8 @@ async def test_answers_come_in_the_order_of_the_questions(one_stage: Stage) -> N
         ("1.0.0", b"\0\1", (1003, "a binary frame; with vsn=1.0.0 all are text")),
         (
             "2.0.0",
-            b"\0\1",
-            (1003, "a binary frame with kind 0; only broadcasts, kind 3, are binary"),
+            b"\1\1",
+            (1003, "a binary frame with kind 1; clients push in kinds 3 and 0"),
         ),
         (
             "1.0.0",

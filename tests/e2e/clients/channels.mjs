@@ -4,13 +4,14 @@
  *
  * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},
  * {"resubscribe": name, "bindings": [...], "config": {...}}, which is both, one after the other,
- * {"token": text}, {"send": name, "event": text, "payload": {...}},
+ * {"token": text}, {"send": name, "event": text, "payload": {...}}, the same with "bytes": [...] in
+ * place of the payload, or {"http": name, …} to send it by HTTP,
  * {"track": name, "payload": {...}}.
  */
 
 import { listen, say } from "./console.mjs";
 
-/** `client` has `subscribe`, `unsubscribe`, `token`, `send` and `track`. */
+/** `client` has `subscribe`, `unsubscribe`, `token`, `send`, `http` and `track`. */
 export function obey(client) {
   listen((command) => {
     if (command.subscribe !== undefined) {
@@ -23,7 +24,9 @@ export function obey(client) {
     } else if (command.token !== undefined) {
       client.token(command.token);
     } else if (command.send !== undefined) {
-      client.send(command.send, command.event, command.payload ?? {});
+      client.send(command.send, command.event, payloadOf(command));
+    } else if (command.http !== undefined) {
+      client.http(command.http, command.event, payloadOf(command));
     } else if (command.track !== undefined) {
       client.track(command.track, command.payload ?? {});
     }
@@ -32,6 +35,16 @@ export function obey(client) {
 
 export function sayStatus(channel, status, error) {
   say({ channel, status, ...(error ? { error: error.message ?? String(error) } : {}) });
+}
+
+function payloadOf({ payload = {}, bytes }) {
+  return bytes ? new Uint8Array(bytes).buffer : payload;
+}
+
+/** A broadcast, in which bytes are a list of numbers. */
+export function sayBroadcast(channel, { event, payload, ...more }) {
+  const shown = payload instanceof ArrayBuffer ? { bytes: [...new Uint8Array(payload)] } : { payload };
+  say({ channel, broadcast: { event, ...shown, more: Object.keys(more) } });
 }
 
 export function sayChange(channel, binding, change) {

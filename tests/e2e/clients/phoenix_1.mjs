@@ -7,7 +7,7 @@
 
 import { Socket } from "phoenix";
 
-import { obey, sayChange, sayStatus } from "./channels.mjs";
+import { obey, sayBroadcast, sayChange, sayStatus } from "./channels.mjs";
 import { say } from "./console.mjs";
 import { deflating } from "./deflating.mjs";
 
@@ -32,6 +32,7 @@ obey({
     channel.on("postgres_changes", (message) => {
       ids.forEach((id, place) => message.ids.includes(id) && sayChange(name, place, message.data));
     });
+    channel.on("broadcast", (message) => sayBroadcast(name, message));
     channel.on("system", (system) => say({ channel: name, system }));
     channel.onError((reason) => sayStatus(name, "CHANNEL_ERROR", reason));
     channel.onClose(() => sayStatus(name, "CLOSED"));
@@ -60,7 +61,8 @@ obey({
   send(name, event, payload) {
     channels
       .get(name)
-      .push("broadcast", { type: "broadcast", event, payload })
+      // The protocol's own client sends bytes alone, without an event.
+      .push("broadcast", payload instanceof ArrayBuffer ? payload : { type: "broadcast", event, payload })
       .receive("ok", () => say({ channel: name, sent: "ok" }))
       .receive("error", ({ reason }) => say({ channel: name, sent: "error", reason }));
   },

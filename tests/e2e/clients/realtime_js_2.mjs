@@ -4,16 +4,21 @@
  *     node realtime_js_2.mjs ws://localhost:4000/socket '{"vsn": "1.0.0", "apikey": "eyJ…"}'
  */
 
+import { createClient } from "@supabase/supabase-js";
 import { RealtimeClient } from "realtime-js-2";
 
-import { obey, sayChange, sayStatus } from "./channels.mjs";
+import { obey, sayBroadcast, sayChange, sayStatus } from "./channels.mjs";
 import { reconnecting, say, slowly } from "./console.mjs";
 import { deflating } from "./deflating.mjs";
 
 const [url, options = "{}"] = process.argv.slice(2);
-const { apikey = "anon", deflate, slow, ...rest } = reconnecting(JSON.parse(options));
+const { apikey = "anon", deflate, slow, supabase, ...rest } = reconnecting(JSON.parse(options));
 // Node 20 has no WebSocket of its own.
-const socket = new RealtimeClient(url, { transport: deflating(deflate), params: { apikey }, ...rest });
+const transport = deflating(deflate);
+// With the option `supabase` it is the client that supabase-js makes.
+const socket = supabase
+  ? createClient(url.replace("ws:", "http:").replace("/socket", ""), apikey, { realtime: { transport } }).realtime
+  : new RealtimeClient(url, { transport, params: { apikey }, ...rest });
 const channels = new Map();
 
 socket.onHeartbeat((status) => say({ heartbeat: status }));
@@ -28,6 +33,7 @@ obey({
         sayChange(name, place, change);
       }),
     );
+    channel.on("broadcast", { event: "*" }, (message) => sayBroadcast(name, message));
     channel.on("system", {}, (system) => say({ channel: name, system }));
     channel.subscribe((status, error) => sayStatus(name, status, error));
   },
@@ -41,6 +47,15 @@ obey({
   async send(name, event, payload) {
     const sent = await channels.get(name).send({ type: "broadcast", event, payload });
     say({ channel: name, sent });
+  },
+  async http(name, event, payload) {
+    const channel = channels.get(name) ?? socket.channel(name);
+    try {
+      await channel.httpSend(event, payload);
+      say({ channel: name, http: "ok" });
+    } catch (error) {
+      say({ channel: name, http: error.message });
+    }
   },
   async track(name, payload) {
     say({ channel: name, tracked: await channels.get(name).track(payload) });

@@ -52,6 +52,15 @@ class Program:
             case {"send": name, "event": event}:
                 await self.channels[name].send_broadcast(event, command.get("payload", {}))
                 say(channel=name, sent="ok")
+            case {"http": name, "event": event}:
+                payload = bytes(command["bytes"]) if "bytes" in command else command.get("payload")
+                channel = self.channels.get(name) or self.client.channel(name)
+                try:
+                    await channel.http_send(event, {} if payload is None else payload)
+                except Exception as error:
+                    say(channel=name, http=str(error))
+                else:
+                    say(channel=name, http="ok")
             case {"track": name}:
                 await self.channels[name].track(command.get("payload", {}))
                 say(channel=name, tracked="ok")
@@ -75,6 +84,7 @@ class Program:
             say(channel=name, delay=delay),
             schedule(delay),
         )
+        channel.on_broadcast("*", lambda message: say(channel=name, broadcast=dict(message)))
         channel.on_system(lambda system: say(channel=name, system=system))
         await channel.subscribe(
             lambda status, error: say(

@@ -20,6 +20,7 @@ from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.registrar import Registrar
+from realtime_server.fanout.rooms import Rooms
 from realtime_server.fanout.source_attachment import Attachment
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
@@ -114,6 +115,8 @@ async def open_connection(
     clock: Callable[[], float] = lambda: 0.0,
     attached: asyncio.Event | None = None,
     registrar: Registrar | None = None,
+    rooms: Rooms | None = None,
+    vsn: str = "1.0.0",
     **settings: int,
 ) -> AsyncIterator[Client]:
     websocket, hub, metrics = FakeWebSocket(), Hub(), make_metrics()
@@ -124,7 +127,7 @@ async def open_connection(
     connection = Connection(
         cast(ServerConnection, websocket),
         REQUEST,
-        SERIALIZERS["1.0.0"],
+        SERIALIZERS[vsn],
         Services(
             hub=hub,
             attachment=Attachment(attached.is_set, attached.wait),
@@ -135,6 +138,7 @@ async def open_connection(
             config=config,
             metrics=metrics,
             clock=clock,
+            rooms=rooms,
         ),
         peer="10.0.0.1:4321",
     )

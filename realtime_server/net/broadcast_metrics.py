@@ -1,0 +1,51 @@
+"""BroadcastMetrics: what is counted of broadcasts, for Prometheus.
+
+No label has the name of a room or an event, which clients choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ..fanout.rooms import RoomStats
+
+__all__ = ["BroadcastMetrics"]
+
+
+class BroadcastMetrics(Collector):
+    """The counts of broadcasts.
+
+    Args:
+        registry: of the server's metrics.
+        stats: returns what the rooms count.
+    """
+
+    def __init__(self, registry: CollectorRegistry, stats: Callable[[], RoomStats]) -> None:
+        self._stats = stats
+        self.refused = Counter(
+            "realtime_broadcasts_refused",
+            "Broadcasts of clients that went to nobody, by the code of the reason.",
+            ["code"],
+            registry=registry,
+        )
+        self.requests = Counter(
+            "realtime_broadcast_requests",
+            "HTTP requests to broadcast, by the status of the response.",
+            ["status"],
+            registry=registry,
+        )
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        yield GaugeMetricFamily(
+            "realtime_rooms", "Topics whose channels can broadcast to each other.", stats.rooms
+        )
+        yield GaugeMetricFamily("realtime_room_members", "Their channels.", stats.members)
+        yield CounterMetricFamily(
+            "realtime_broadcasts", "Broadcasts that were taken, to be sent.", stats.broadcasts
+        )

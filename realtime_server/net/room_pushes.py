@@ -1,0 +1,133 @@
+"""RoomPushes: what one connection's channels broadcast, and that they get what others do.
+
+Each delivery costs the sender: what it pushes to a room of a thousand members counts a thousand
+times against what it may have delivered in a second. What fails is counted, and answered if the
+channel asked for answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from ..config import ServerConfig
+from ..fanout.rooms import Member, Rooms
+from ..phoenix.actions import Action, Channel
+from ..phoenix.broadcasts import Broadcast
+from ..phoenix.message_handler import SocketState
+from ..phoenix.messages import Message
+from ..phoenix.reasons import BroadcastReason
+from ..phoenix.serializers import Serializer
+from .outbox import SocketOutbox
+from .refusals import Refusals
+from .token_bucket import TokenBucket
+
+__all__ = ["RoomPushes"]
+
+
+class RoomPushes:
+    """The broadcasts of one connection.
+
+    Args:
+        rooms: of the server.
+        config: says the limits.
+        serializer: the wire format that the client speaks.
+        state: of the socket.
+        outbox: of the connection.
+        refusals: of the connection: counts and logs what is refused.
+        perform: carries out actions of the state's that take no time.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_clock",
+        "_config",
+        "_members",
+        "_outbox",
+        "_perform",
+        "_refusals",
+        "_rooms",
+        "_serializer",
+        "_state",
+    )
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        config: ServerConfig,
+        serializer: Serializer,
+        state: SocketState,
+        *,
+        outbox: SocketOutbox,
+        refusals: Refusals,
+        perform: Callable[[list[Action]], None],
+    ) -> None:
+        self._rooms = rooms
+        self._config = config
+        self._serializer = serializer
+        self._state = state
+        self._outbox = outbox
+        self._refusals = refusals
+        self._perform = perform
+        self._clock = asyncio.get_running_loop().time
+        self._members: dict[Channel, Member] = {}
+        # Made with the first push: most clients push nothing.
+        self._bucket: TokenBucket | None = None
+
+    def join(self, channel: Channel) -> None:
+        """Make a channel a member of its room, if it joined with ``config``."""
+        if channel.config is None:
+            return
+        asked = channel.config.broadcast
+        member = self._members[channel] = Member(
+            channel.topic,
+            self._serializer,
+            self._outbox,
+            takes_bytes=asked.takes_bytes and self._serializer.takes_bytes,
+            hears_itself=asked.hears_itself,
+        )
+        self._rooms.join(member)
+
+    def leave(self, channel: Channel) -> None:
+        """End a channel's membership, if it has one."""
+        member = self._members.pop(channel, None)
+        if member is not None:
+            self._rooms.leave(member)
+
+    def close(self) -> None:
+        """End all memberships, because the connection has ended."""
+        for member in self._members.values():
+            self._rooms.leave(member)
+        self._members.clear()
+        # Else they would refer to each other, and stay until a collection of garbage.
+        self._perform = lambda actions: None
+
+    def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> None:
+        """Send what a channel broadcasts to its room."""
+        member = self._members[channel]
+        most = self._config.max_deliveries_per_second
+        if self._bucket is None:
+            self._bucket = TokenBucket(most, self._clock())
+        cost = min(self._rooms.size(channel.topic), most)
+        if not self._bucket.take(self._clock(), cost):
+            self.refuse(channel, message, BroadcastReason.DELIVERIES)
+            return
+        done = partial(self._acknowledge, channel, message)
+        assert channel.config is not None  # it is a member
+        acknowledges = channel.config.broadcast.acknowledges
+        if not self._rooms.publish(
+            ((channel.topic, broadcast),), member, done if acknowledges else None
+        ):
+            self.refuse(channel, message, BroadcastReason.WAITING)
+
+    def refuse(self, channel: Channel, message: Message, reason: BroadcastReason) -> None:
+        """Tell a channel that its broadcast goes to nobody, if it asked for answers."""
+        most = self._config.max_payload_bytes
+        if reason is BroadcastReason.DELIVERIES:
+            most = self._config.max_deliveries_per_second
+        self._refusals.of_broadcast(message, reason, most)
+        self._perform(self._state.fail_broadcast(channel, message, reason, most=most))
+
+    def _acknowledge(self, channel: Channel, message: Message) -> None:
+        self._perform(self._state.acknowledge(channel, message))
