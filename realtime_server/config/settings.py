@@ -80,13 +80,9 @@ class ServerConfig(ClusterSettings):
         2000, "how many messages a second one connection may send"
     )
     max_deliveries_per_second: kinds.Number = variable(
-        200_000,
-        "how many messages a second the broadcasts of one connection may become, one for each "
-        "member of the room",
+        200_000, "how many messages to members the broadcasts of one connection may be, a second"
     )
-    max_frame_bytes: kinds.Bytes = variable(
-        _MIB, "the size of one message from a client, and of a request's body"
-    )
+    max_frame_bytes: kinds.Bytes = variable(_MIB, "the size of a client's message or request body")
     max_payload_bytes: kinds.Bytes = variable(_MIB // 4, "the size of a message's payload")
     max_header_bytes: kinds.Bytes = variable(
         64 * 1024, "the size of a request's line and headers together"
@@ -95,8 +91,7 @@ class ServerConfig(ClusterSettings):
         8000, "the size of a request's query, in which tokens may be"
     )
     handshake_timeout: kinds.Milliseconds = variable(
-        10_000,
-        "how long a client may take to send its request's line and headers, and then its body",
+        10_000, "how long a client may take to send its request's head, and then its body"
     )
     idle_timeout: kinds.Milliseconds = variable(
         60_000, "after how long without a message a client's connection is closed"
@@ -123,8 +118,7 @@ class ServerConfig(ClusterSettings):
 
     broadcast: kinds.Flag = variable(
         True,
-        "let clients [broadcast](../topics/broadcast.md) to each other, where one process serves "
-        "all of them",
+        "let clients [broadcast](../topics/broadcast.md) to each other, if one process serves all",
     )
     expose_metrics: kinds.Flag = variable(
         False, "serve [`/metrics`](metrics.md) for Prometheus", dev=True

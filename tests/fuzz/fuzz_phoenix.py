@@ -28,13 +28,16 @@ from realtime_server.phoenix.actions import (
     Channel,
     Close,
     Join,
+    Publish,
     Refresh,
+    RefuseBroadcast,
     RefuseEvent,
     RefusePayload,
     Release,
     Send,
     Subscribe,
 )
+from realtime_server.phoenix.broadcasts import Broadcast, broadcast_json
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message
@@ -43,7 +46,7 @@ from realtime_server.phoenix.serializers import SERIALIZERS
 __all__ = ["BrokenPromiseError", "run"]
 
 CONFIG: dict[str, Any] = {
-    "broadcast": {"ack": False, "self": False, "replay": {"since": 1700000000000, "limit": 10}},
+    "broadcast": {"ack": True, "self": False},
     "presence": {"key": "", "enabled": False},
     "postgres_changes": [
         {"event": "*", "schema": "public", "table": "todos", "filter": "id=eq.1", "select": ["id"]},
@@ -134,7 +137,9 @@ class _Conversation:
         self._outcomes = outcomes
         self._vsn = random.choice(["1.0.0", "2.0.0"])
         self._serializer = SERIALIZERS[self._vsn]
-        self._state = SocketState(self._serializer, max_payload_bytes=MAX_PAYLOAD)
+        self._state = SocketState(
+            self._serializer, max_payload_bytes=MAX_PAYLOAD, serves_broadcast=random.random() < 0.8
+        )
         self._subscribed: set[Channel] = set()
         self._postponed: set[Channel] = set()
         self._frames: list[str | bytes] = []
@@ -179,6 +184,12 @@ class _Conversation:
                     sent += 1
                 case Join(channel, payload):
                     sent += self._perform(self._join(channel, payload))
+                case Publish(channel, message, broadcast):
+                    self._hold(_is_sendable(broadcast), broadcast)
+                    sent += self._perform(self._state.acknowledge(channel, message))
+                case RefuseBroadcast(channel, message, reason):
+                    failed = self._state.fail_broadcast(channel, message, reason, most=1)
+                    sent += self._perform(failed)
                 case RefusePayload(message) | RefuseEvent(message):
                     sent += self._perform(self._state.refuse(message, "no"))
                 case Refresh(channel, _) if self._random.random() < 0.2:
@@ -216,6 +227,18 @@ class _Conversation:
     def _hold(self, kept: bool, what: object) -> None:
         if not kept:
             raise BrokenPromiseError(self._frames, what)
+
+
+def _is_sendable(broadcast: Broadcast) -> bool:
+    """Return whether every client can read what it is sent of a broadcast."""
+    if not broadcast.is_json:
+        return broadcast.size <= MAX_PAYLOAD
+    sent = json.loads(broadcast_json(broadcast), parse_constant=_refuse)
+    return sent.keys() == {"type", "event", "payload"} and sent["event"] == broadcast.event
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
 
 
 # Frames.
