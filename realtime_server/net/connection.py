@@ -20,9 +20,11 @@ from websockets.protocol import State
 
 from ..auth.authorizer import ConnectRequest
 from ..fanout.frames import Frames
+from ..fanout.rooms import Rooms
 from ..logs import named
 from ..phoenix.actions import (
     Action,
+    Channel,
     CheckGrants,
     Close,
     Departure,
@@ -121,18 +123,9 @@ class Connection:
             visit=self._visit,
             services=services,
         )
-        # What its channels broadcast; None if the server has no rooms.
+        self._rooms = services.rooms
+        # What its channels broadcast; made when one of them becomes a member of a room.
         self._pushes: RoomPushes | None = None
-        if services.rooms is not None:
-            self._pushes = RoomPushes(
-                services.rooms,
-                config,
-                serializer,
-                self._state,
-                outbox=self._outbox,
-                refusals=self._refusals,
-                perform=self._perform_all,
-            )
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
@@ -233,8 +226,8 @@ class Connection:
                 self._pushes.refuse(channel, message, why)
             case Subscribe(channel):
                 self._channels.subscribe(channel)
-                if self._pushes is not None:
-                    self._pushes.join(channel)
+                if self._rooms is not None and channel.config is not None:
+                    self._enter(self._rooms, channel)
             case Release(channel, how):
                 if self._pushes is not None:
                     self._pushes.leave(channel)
@@ -247,6 +240,20 @@ class Connection:
             case RefuseEvent(message, is_binary):
                 reason = self._refusals.of_event(message, is_binary=is_binary)
                 self._perform_all(self._state.refuse(message, reason))
+
+    def _enter(self, rooms: Rooms, channel: Channel) -> None:
+        """Make a channel a member of its room."""
+        if self._pushes is None:
+            self._pushes = RoomPushes(
+                rooms,
+                self._config,
+                self._serializer,
+                self._state,
+                outbox=self._outbox,
+                refusals=self._refusals,
+                perform=self._perform_all,
+            )
+        self._pushes.join(channel)
 
 
 def _is_short_push(actions: list[Action], data: str | bytes) -> bool:

@@ -76,9 +76,8 @@ class RoomPushes:
         self._bucket: TokenBucket | None = None
 
     def join(self, channel: Channel) -> None:
-        """Make a channel a member of its room, if it joined with ``config``."""
-        if channel.config is None:
-            return
+        """Make a channel, which joined with ``config``, a member of its room."""
+        assert channel.config is not None
         asked = channel.config.broadcast
         member = self._members[channel] = Member(
             channel.topic,

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from ..auth.grant import Grant
 from ..errors import BroadcastError, FrameError
@@ -70,6 +70,9 @@ from .reasons import BroadcastReason, ReplyReason, Told
 from .serializers import Serializer
 
 __all__ = ["SocketState"]
+
+_MOST_BESIDES: Final = 65536
+"""Characters of a broadcast's frame, besides its payload, up to which it is looked into."""
 
 
 class SocketState:
@@ -290,6 +293,8 @@ class SocketState:
 
     def _broadcast(self, channel: Channel, message: Message, data: str | bytes) -> Action:
         push = message.payload
+        if len(data) > self._max_payload + _MOST_BESIDES:
+            return RefuseBroadcast(channel, message, BroadcastReason.TOO_LARGE)
         try:
             if isinstance(push, BinaryPush):
                 broadcast = read_binary_push(push)

@@ -210,6 +210,11 @@ HOSTILE: list[tuple[str, str | bytes, str]] = [
     ("persist", kind_3(b"1", metadata=b'{"persist":true}'), "persist_unavailable"),
     ("large", v2("broadcast", broadcast("x" * 1100)), "payload_size_exceeded"),
     ("large event", v2("broadcast", broadcast(1, "x" * 1100)), "payload_size_exceeded"),
+    (
+        "large frame",
+        v2("broadcast", {"event": "m", "payload": 1, "junk": "x" * 330_000}),
+        "payload_size_exceeded",
+    ),
     ("large bytes", kind_3(b"x" * 1100, 0), "payload_size_exceeded"),
 ]
 

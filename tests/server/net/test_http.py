@@ -433,6 +433,14 @@ async def test_a_body_that_is_too_long_is_not_kept(head: bytes, pieces: list[byt
     assert len(letters.requests) == 1
 
 
+async def test_a_body_does_not_come_in_a_thousand_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realtime_server.net.http._MAX_SMALL_PIECES", 50)
+    exchange, letters = await posted(b"1\r\nx\r\n" * 51, head=CHUNKED)
+    await eventually(lambda: bool(letters.requests))
+    assert letters.requests[0].incomplete is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert exchange.limits == ["body"]
+
+
 async def test_a_body_that_comes_too_slowly_is_given_up() -> None:
     exchange, letters = await posted(b"x", head=b"content-length: 2\r\n", within=0.01)
     await eventually(lambda: bool(letters.requests))
