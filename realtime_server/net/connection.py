@@ -136,15 +136,14 @@ class Connection:
             while (data := await self._receive()) is not None:
                 if self._visit is not None:
                     self._visit.messages += 1
+                is_push = False
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
-                actions: list[Action] = []
                 if self._websocket.protocol.state is State.OPEN:
-                    actions = self._state.receive(data)
-                    await self._perform(actions)
+                    is_push = await self._perform(self._state.receive(data))
                 if self._visit is not None:
                     self._visit.proof.carried_out()
-                if _is_short_push(actions, data) and pushes_at_once < _PUSHES_AT_ONCE:
+                if is_push and len(data) <= _SHORT and pushes_at_once < _PUSHES_AT_ONCE:
                     # If another has come as well, both are written together.
                     pushes_at_once += 1
                     continue
@@ -197,7 +196,8 @@ class Connection:
             await close_within(self._websocket, CloseReason.IDLE.code, CloseReason.IDLE.told())
             return None
 
-    async def _perform(self, actions: list[Action]) -> None:
+    async def _perform(self, actions: list[Action]) -> bool:
+        """Carry out actions; return whether they were a broadcast."""
         for action in actions:
             match action:
                 case Join(channel, payload):
@@ -210,6 +210,7 @@ class Connection:
                     await close_within(self._websocket, code, reason)
                 case _:
                     self._perform_now(action)
+        return len(actions) == 1 and isinstance(actions[0], Publish)
 
     def _perform_all(self, actions: list[Action]) -> None:
         """Carry out actions of which none takes time."""
@@ -254,7 +255,3 @@ class Connection:
                 perform=self._perform_all,
             )
         self._pushes.join(channel)
-
-
-def _is_short_push(actions: list[Action], data: str | bytes) -> bool:
-    return len(actions) == 1 and isinstance(actions[0], Publish) and len(data) <= _SHORT
