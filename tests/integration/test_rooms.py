@@ -153,3 +153,12 @@ async def test_a_client_that_goes_away_leaves_its_room(port: int) -> None:
             pass
         assert status(await exchange(port, post(b"7"))) == 202
         assert await stays.receive() == heard(stays, 7)
+
+
+async def test_broadcast_can_be_turned_off() -> None:
+    async with RealtimeServer(dev_config(NOWHERE, BROADCAST="false")) as server:
+        async with member(server.port, ack=True) as client:
+            await client.send(TOPIC, "broadcast", {"event": "m"}, ref="2", join_ref="1")
+            reason = "UnsupportedEvent: this server has no broadcast; it sends postgres_changes"
+            assert await client.receive() == client.refusal(TOPIC, reason, ref="2", join_ref="1")
+        assert status(await exchange(server.port, post(b"1"))) == 503

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from realtime_server.errors import JoinError
 from realtime_server.phoenix import joins
-from realtime_server.phoenix.joins import Binding, JoinConfig, parse_join, parsing_join
+from realtime_server.phoenix.joins import (
+    Binding,
+    BroadcastConfig,
+    JoinConfig,
+    parse_join,
+    parsing_join,
+)
 
 
 def config(**members: Any) -> JoinConfig:
@@ -403,3 +409,47 @@ def test_any_config_is_echoed_or_refused_with_a_reason(payload: Any) -> None:
         for entry, one in zip(sent, shown, strict=True)
     ]
     assert all(one["id"] for one in shown)
+
+
+# How a channel broadcasts.
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (None, BroadcastConfig()),
+        ({}, BroadcastConfig()),
+        ({"ack": None, "self": None, "bytes": None, "replay": None}, BroadcastConfig()),
+        ({"ack": True, "self": False, "other": 1}, BroadcastConfig(acknowledges=True)),
+        ({"ack": "TRUE", "self": "true"}, BroadcastConfig(acknowledges=True, hears_itself=True)),
+        ({"bytes": "false"}, BroadcastConfig(takes_bytes=False)),
+    ],
+)
+def test_how_a_channel_broadcasts(sent: Any, expected: BroadcastConfig) -> None:
+    assert config(broadcast=sent).broadcast == expected
+    assert BroadcastConfig() == BroadcastConfig(
+        acknowledges=False, hears_itself=False, takes_bytes=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ({"ack": 1}, "config.broadcast.ack must be true or false, not 1"),
+        ({"self": "yes"}, 'config.broadcast.self must be true or false, not "yes"'),
+        ({"bytes": {}}, "config.broadcast.bytes must be true or false, not {}"),
+        ({"replay": 7}, "config.broadcast.replay must be an object, not 7"),
+        (
+            {"replay": {"since": 0}},
+            "UnableToReplayMessages: broadcasts are not kept; join without config.broadcast.replay",
+        ),
+    ],
+)
+def test_a_broadcast_that_is_not_understood_is_refused(sent: Any, reason: str) -> None:
+    assert refusal({"config": {"broadcast": sent}}) == reason
+
+
+@pytest.mark.parametrize("private", ["true", "TRUE"])
+def test_a_private_channel_is_refused_however_it_is_written(private: str) -> None:
+    assert refusal({"config": {"private": private}}).startswith("PrivateChannelsDisabled")
+    assert config(private="False").broadcast == BroadcastConfig()
