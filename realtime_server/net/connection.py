@@ -134,8 +134,6 @@ class Connection:
         pushes_at_once = 0
         try:
             while (data := await self._receive()) is not None:
-                if self._visit is not None:
-                    self._visit.messages += 1
                 is_push = False
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.

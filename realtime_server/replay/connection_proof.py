@@ -73,6 +73,7 @@ class ConnectionProof:
         "arrived",
         "is_overdue",
         "is_unprovable",
+        "messages",
         "proven",
         "proven_before_close",
     )
@@ -93,6 +94,8 @@ class ConnectionProof:
         self.arrived = self._last_message = proofs.clock()
         """When the message that is carried out now had arrived at the earliest, in seconds of the
         proofs' clock: it may have waited for those before it."""
+        self.messages = 0
+        """How many messages have come, whether they are carried out or not."""
         # Messages that have come and were not carried out yet.
         self._unread = 0
         # The ordinals that the client was asked and has not answered, in order, and whether some of
@@ -170,6 +173,7 @@ class ConnectionProof:
         if not self._unread:
             self.arrived = now
         self._unread += 1
+        self.messages += 1
         # Messages that come together were sent together: for each channel a new token, say.
         if now - self._last_message >= self._proofs.apart:
             self._last_message = now

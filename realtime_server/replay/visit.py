@@ -37,7 +37,6 @@ class Visit:
         "_owes_since",
         "_proven",
         "charge",
-        "messages",
         "proof",
         "standings",
         "visitor",
@@ -56,8 +55,6 @@ class Visit:
         """What the client is proven to have received."""
         self.charge: Callable[[int], None] = lambda asked: None
         """Called with the number of other clients that are asked because of a join of this one."""
-        self.messages = 0
-        """How many messages have come from the client."""
         self.standings: dict[Subscription, Standing] = {}
         """The standings of the joined channels that have a key."""
 
@@ -94,4 +91,4 @@ class Visit:
     @property
     def heard(self) -> tuple[int, int]:
         """A value that changes whenever the client sends a message or answers a ping."""
-        return self.messages, self.proof.proven
+        return self.proof.messages, self.proof.proven

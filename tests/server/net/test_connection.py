@@ -28,10 +28,14 @@ from realtime_server.net.connection import Connection
 from realtime_server.net.filter_limits import FilterBudget
 from realtime_server.net.frame_limits import close_within
 from realtime_server.net.services import Services
+from realtime_server.phoenix.message_handler import Action, SocketState
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.server import RealtimeServer
+from tests.hostile.wire import message, websocket
 from tests.server_helpers import (
     FakeTransport,
     NullRegistrar,
+    dev_config,
     insert,
     make_backlog,
     make_metrics,
@@ -684,3 +688,23 @@ async def test_a_close_code_that_a_client_chose_is_no_label(code: Any, label: st
         await client.running
         assert client.counted(f'realtime_connections_closed_total{{code="{label}"}} 1.0')
         assert client.counted("realtime_active_websocket_connection_total 0.0")
+
+
+@pytest.mark.slow
+async def test_messages_that_wait_were_heard_when_they_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Joins are answered although the database is not there.
+    async with RealtimeServer(dev_config("host=127.0.0.1 port=1")) as server:
+        assert server.replay is not None
+        visits, receive, heard = server.replay.needs.visits, SocketState.receive, []
+
+        def receive_and_note(state: SocketState, data: str | bytes) -> list[Action]:
+            heard.append(next(iter(visits)).heard)
+            return receive(state, data)
+
+        monkeypatch.setattr(SocketState, "receive", receive_and_note)
+        async with websocket(server.port) as (_, writer):
+            writer.write(message("phoenix", "heartbeat", {}) * 3)
+            await eventually(lambda: len(heard) == 3)
+    assert len(set(heard)) == 1
