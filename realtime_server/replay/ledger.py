@@ -139,11 +139,15 @@ class Ledger:
                 self._journal.add(Asked(member.server, member.number))
             else:
                 self._journal.taken(member)
-        places, self._places_taken = self._places_taken, {}
-        for digest, is_missed in places.items():
-            if (found := self._taken_places.of(digest)) is not None:
-                self._journal.add(self._entry(digest, found, is_missed=is_missed))
         told = 0
+        while self._places_taken:
+            digest, is_missed = self._places_taken.popitem()
+            if (found := self._taken_places.of(digest)) is not None:
+                entry = self._entry(digest, found)
+                self._journal.add(attrs.evolve(entry, is_missed=True) if is_missed else entry)
+            told += 1
+            if told % STEP == 0:
+                yield
         while self._changed:
             thing, _ = self._changed.popitem()
             if isinstance(thing, Absence):
@@ -253,12 +257,14 @@ class Ledger:
         self._places_taken[digest] = is_missed or self._places_taken.get(digest, False)
 
     def _told_places(self) -> Iterator[PlaceTaken]:
-        return (self._entry(digest, taken) for digest, taken in self._taken_places.told())
+        return (one.entry or self._entry(key, one) for key, one in self._taken_places.told())
 
-    def _entry(self, digest: bytes, taken: Taken, *, is_missed: bool = False) -> PlaceTaken:
+    def _entry(self, digest: bytes, taken: Taken) -> PlaceTaken:
+        # It is kept, since there may be very many when a snapshot is written.
         until = taken.until + self._wall_clock() - self._clock()
         place = (taken.place[0], taken.place[1])
-        return PlaceTaken(digest, taken.ref, place, until, taken.lacks_ref, is_missed)
+        taken.entry = PlaceTaken(digest, taken.ref, place, until, taken.lacks_ref)
+        return taken.entry
 
     def _learn_places(self, places: PlaceTaken) -> None:
         until = places.until + self._clock() - self._wall_clock()

@@ -20,6 +20,7 @@ import attrs
 
 from .membership import ConnectedClient
 from .places import Place
+from .records import PlaceTaken
 
 __all__ = ["Taken", "TakenPlaces"]
 
@@ -45,6 +46,8 @@ class Taken:
     """Whether a client has taken a place over whose join had no ref."""
     is_told: bool = False
     """Whether other processes are told of it."""
+    entry: PlaceTaken | None = attrs.field(default=None, init=False)
+    """What other processes are told, if that has been made."""
     takers_ref: int = 0
     """The highest ref that was sent on connections of takers that have ended."""
     takers: tuple[weakref.ref[object], ...] = ()
@@ -126,6 +129,7 @@ class TakenPlaces:
         taken.lacks_ref = taken.lacks_ref or more.lacks_ref
         taken.is_told = taken.is_told or more.is_told
         taken.until = max(taken.until, more.until)
+        taken.entry = None
         self._by_key[digest] = taken
         oldest = next(iter(self._by_key.values()))
         if oldest.until <= now or len(self._by_key) > _MOST:

@@ -381,3 +381,21 @@ async def test_a_second_slot_that_is_left_over_is_named_and_left_alone(
         line = f"SELECT pg_drop_replication_slot('{slot}_replay');"
         await eventually(lambda: line in caplog.text)
     await until_kept(item, slot)
+
+
+async def test_a_gap_that_somebody_is_owed_is_told_after_a_restart(item: Database) -> None:
+    slot = unique_name("slot")
+    client = ReplayClient(0, session=f"{SESSION}a", answer=b"something")
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        client.port = server.port
+        await client.come()
+        await write(item, 1)
+        await client.until(1)
+    # Nobody knows whether that has arrived.
+    await write(item, 2)
+    async with serve(item, slot) as server:
+        client.port = server.port
+        assert (await client.come())["resumed"] is False
+        await eventually(lambda: client.gaps == ["unproven"])
+        await client.close()
