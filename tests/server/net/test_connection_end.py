@@ -72,6 +72,27 @@ ENDINGS: Final[dict[str, Steps]] = {
     "too many": (*JOINED, (FLOOD, TO_THE_END)),
 }
 """What clients send, and for what they wait then."""
+IN_ROOM: Final = (
+    OPEN,
+    (message("realtime:room", "phx_join", {"config": {"broadcast": {"ack": True}}}), b'"ok"'),
+)
+PUSH: Final = message("realtime:room", "broadcast", {"event": "m", "payload": 1})
+SEND: Final = b"POST /api/broadcast/room/events/m HTTP/1.1\r\nHost: localhost\r\n"
+BROADCASTS: Final[dict[str, Steps]] = {
+    "a member of a room": IN_ROOM,
+    "a broadcast": (*IN_ROOM, (PUSH, b'"response":{}')),
+    "lost with broadcasts": (*IN_ROOM, (PUSH * 20, None)),
+    "a broadcast refused": (
+        *IN_ROOM,
+        (message("realtime:room", "broadcast", None), b"invalid_payload"),
+    ),
+    "sent by HTTP": ((SEND + b"content-length: 1\r\n\r\n1", TO_THE_END),),
+    "refused by HTTP": ((SEND + b"content-length: 1\r\n\r\n{", TO_THE_END),),
+    "too large by HTTP": ((SEND + b"content-length: 9999999\r\n\r\n", TO_THE_END),),
+    "malformed by HTTP": ((SEND + b"transfer-encoding: chunked\r\n\r\nno\r\n", TO_THE_END),),
+    "lost within a body": ((SEND + b"content-length: 9\r\n\r\n1", None),),
+}
+"""Those of clients that broadcast."""
 LATE: Final[dict[str, Steps]] = {"no request in time": ((b"", TO_THE_END),)}
 
 
@@ -126,9 +147,10 @@ async def visit(port: int, steps: Steps) -> None:
     [
         (ENDINGS, {"REPLAY_WINDOW": "0"}),
         (ENDINGS, {"REPLAY_WINDOW": "300000"}),
+        (BROADCASTS, {}),
         (LATE, {"HANDSHAKE_TIMEOUT": "10"}),
     ],
-    ids=["without replay", "with replay", "late"],
+    ids=["without replay", "with replay", "broadcasts", "late"],
 )
 async def test_they_are_freed_without_a_collection_of_garbage(
     no_collections: None, endings: dict[str, Steps], settings: dict[str, str]
