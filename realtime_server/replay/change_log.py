@@ -30,7 +30,7 @@ from realtime_core import (
     Update,
 )
 
-from .change_size import CHANGE_BYTES, size_of
+from .change_size import CHANGE_BYTES, estimated_size, size_of
 from .places import BEFORE, Place, place_behind_gap, place_of
 from .segments import Logged, pack, unpack
 
@@ -128,6 +128,8 @@ class ChangeLog:
         self._settled = 0
         self._fresh_changes = 0
         self._fresh_bytes = 0
+        # How often the size of changes was estimated.
+        self._turn = 0
         # The segments that are unpacked, those that were read last at the end.
         self._unpacked: deque[_Chunk] = deque()
 
@@ -139,14 +141,15 @@ class ChangeLog:
     def append(self, events: Sequence[Event]) -> None:
         """Append a batch of the stream."""
         now = self._clock()
-        if Gap not in map(type, events):
-            self._append(events, now)
+        changes = _changes_of(events)
+        if len(changes) == len(events) or Gap not in map(type, events):
+            self._append(events, changes, now)
         else:
             for event in events:
                 if isinstance(event, Gap):
                     self._append_gap(event, now)
                 else:
-                    self._append((event,), now)
+                    self._append((event,), _changes_of((event,)), now)
         self._keep_within_bounds(now)
 
     def put_before(self, older: ChangeLog, floor: Place) -> None:
@@ -238,7 +241,7 @@ class ChangeLog:
         self.floor = self.end = place
         self.epoch += 1
 
-    def _append(self, events: Sequence[Event], now: float) -> None:
+    def _append(self, events: Sequence[Event], changes: list[Logged], now: float) -> None:
         """Append events among which there is no gap. This runs for each batch of the stream."""
         for event in events:
             first = place_of(event)
@@ -259,7 +262,6 @@ class ChangeLog:
         else:
             return
         self.end = end
-        changes: list[Any] = [event for event in events if type(event) in _CHANGES]
         if len(changes) <= _SEGMENT:
             if changes:
                 self._add_changes(changes, now)
@@ -268,7 +270,8 @@ class ChangeLog:
             self._add_changes(changes[at : at + _SEGMENT], now)
 
     def _add_changes(self, changes: list[Logged], now: float) -> None:
-        count, size, last = len(changes), size_of(changes), _place(changes[-1])
+        self._turn += 1
+        count, size, last = len(changes), estimated_size(changes, self._turn), _place(changes[-1])
         self._fresh_changes += count
         self._fresh_bytes += size
         if len(self._chunks) > self._settled:
@@ -383,6 +386,11 @@ def _packed(chunks: Sequence[_Chunk]) -> _Chunk:
     packed.bytes = len(packed.data) + _PACKED_BYTES
     packed.events = None
     return packed
+
+
+def _changes_of(events: Sequence[Event]) -> list[Logged]:
+    """Return those of events that clients may get."""
+    return [event for event in events if type(event) in _CHANGES]  # type: ignore[misc]
 
 
 def _place(change: Logged) -> Place:
