@@ -7,11 +7,10 @@ allowed, and JetStream otherwise that it is impossible.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
@@ -23,6 +22,13 @@ from .errors import LogError
 from .leader import check_payload
 from .log import differences
 from .login import connect
+from .permissions import (
+    Denied,
+    denied_by,
+    missing_permissions,
+    publish_permissions,
+    subscribe_permissions,
+)
 from .setup import log_settings
 
 __all__ = ["cluster_findings"]
@@ -37,11 +43,6 @@ https://docs.nats.io/running-a-nats-service/configuration, ``sync_interval``."""
 _NO_STREAM: Final = 10059
 _FULL: Final = 0.9
 """Which part of its bytes a log takes that lets go of changes for that reason."""
-# The library gives what the server complains about in lower case.
-_DENIED: Final = re.compile(r"permissions violation for (publish|subscri)\w* to \"([^\"]+)\"")
-
-_Denied: TypeAlias = set[tuple[str, str]]
-"""What was denied: the beginning of the verb, and the subject in lower case."""
 
 
 async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.0) -> list[Finding]:
@@ -52,10 +53,12 @@ async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.
         replay_window: seconds for which a client may be away that gets what it missed from the log;
             0: none does.
     """
-    denied: _Denied = set()
+    denied: set[Denied] = set()
 
     async def note(error: Exception) -> None:
-        denied.update(_DENIED.findall(str(error).lower()))
+        what = denied_by(error)
+        if what is not None:
+            denied.add(what)
 
     try:
         client = await connect(config, name="realtime-server --check", error_cb=note)
@@ -71,7 +74,7 @@ async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.
 
 
 async def _findings(
-    config: ClusterSettings, client: Client, denied: _Denied, replay_window: float
+    config: ClusterSettings, client: Client, denied: set[Denied], replay_window: float
 ) -> AsyncIterator[Finding]:
     version = client.connected_server_version
     if (version.major, version.minor) < _LEAST_VERSION:
@@ -88,9 +91,10 @@ async def _findings(
     stream = config.stream_name
     answer = await _ask_all(client, stream, denied)
     if denied:
+        missing = " or ".join(missing_permissions(stream, denied))
         yield Finding.problem(
             _CHECK,
-            f"NATS does not let its user {' or '.join(_missing(stream, denied))}; permit it there: "
+            f"NATS does not let its user {missing}; permit it there: "
             f"publish {', '.join(publish_permissions(stream))}, and subscribe "
             f"{', '.join(subscribe_permissions(stream))}",
         )
@@ -156,34 +160,7 @@ def _of_replay(stream: Mapping[str, Any], window: float) -> Iterator[Finding]:
         )
 
 
-def _missing(stream: str, denied: _Denied) -> Iterator[str]:
-    """Yield the permissions without which something was denied."""
-    wanted = {"publish": publish_permissions(stream), "subscribe": subscribe_permissions(stream)}
-    for verb, subjects in wanted.items():
-        for subject in subjects:
-            beginning = subject.lower().removesuffix(">")
-            if any(verb.startswith(how) and what.startswith(beginning) for how, what in denied):
-                yield f"{verb} {subject}"
-
-
-def publish_permissions(stream: str) -> list[str]:
-    """Return the subjects that a server sends to, as NATS' permissions name them."""
-    names = {
-        "STREAM.INFO": "",
-        "STREAM.CREATE": "",
-        "STREAM.MSG.GET": "",
-        "CONSUMER.CREATE": ".>",
-        "CONSUMER.MSG.NEXT": ".>",
-    }
-    return [f"{stream}.>", *(f"$JS.API.{name}.{stream}{rest}" for name, rest in names.items())]
-
-
-def subscribe_permissions(stream: str) -> list[str]:
-    """Return the subjects that a server listens to."""
-    return [f"{stream}.>", "_INBOX.>"]
-
-
-async def _ask_all(client: Client, stream: str, denied: _Denied) -> Mapping[str, Any] | None:
+async def _ask_all(client: Client, stream: str, denied: set[Denied]) -> Mapping[str, Any] | None:
     """Try all that a server does; return what JetStream says of the stream, None if nothing."""
     inbox = await client.subscribe(client.new_inbox())
     beats = await client.subscribe(f"{stream}.beat.*")

@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from ..config import ClusterSettings
 from .errors import LogError, NoResponderError
 from .login import connect
+from .permissions import denied_by
 
 __all__ = ["Message", "NatsConnection", "Subscription"]
 
@@ -51,37 +52,42 @@ class NatsConnection:
     Args:
         client: of the library, connected.
         closed: set when the connection has ended.
-        problems: what the server has complained about; the last one counts.
+        complaints: what the server complains about.
     """
 
-    def __init__(self, client: Client, closed: asyncio.Event, problems: list[Exception]) -> None:
+    def __init__(self, client: Client, closed: asyncio.Event, complaints: _Complaints) -> None:
         self.closed = closed
         """Set when the connection has ended, whoever has ended it."""
         self._client = client
-        self._problems = problems
+        self._complaints = complaints
         self._inbox = client.new_inbox()
         self._ids = count()
-        # The requests under way, by the last part of the subject that the answer comes on.
-        self._asked: dict[str, asyncio.Future[Message]] = {}
+        # The requests under way, by the last part of the subject that the answer comes on, with the
+        # subject that they were sent to.
+        self._asked: dict[str, tuple[str, asyncio.Future[Message]]] = {}
         self._on_closed: list[Callable[[], None]] = []
         self._watching = asyncio.create_task(self._watch())
 
     @classmethod
-    async def open(cls, config: ClusterSettings, *, name: str) -> Self:
+    async def open(
+        cls,
+        config: ClusterSettings,
+        *,
+        name: str,
+        complaint: Callable[[Exception], None] | None = None,
+    ) -> Self:
         """Connect to one of the servers.
 
         Args:
             config: where, and as whom.
             name: what the servers' monitoring calls the connection.
+            complaint: called with what the server complains about.
 
         Raises:
             LogError: if none accepts the connection.
         """
         closed = asyncio.Event()
-        problems: list[Exception] = []
-
-        async def note(exc: Exception) -> None:
-            problems[:] = [exc]
+        complaints = _Complaints(complaint)
 
         async def end() -> None:
             closed.set()
@@ -89,12 +95,13 @@ class NatsConnection:
         client = await connect(
             config,
             name=name,
-            error_cb=note,
+            error_cb=complaints.note,
             closed_cb=end,
             ping_interval=_PING,
             max_outstanding_pings=2,
         )
-        connection = cls(client, closed, problems)
+        connection = cls(client, closed, complaints)
+        complaints.hear = connection._complained
         try:
             await connection._listen()
         except BaseException:
@@ -147,7 +154,7 @@ class NatsConnection:
         self._check()
         token = str(next(self._ids))
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._asked[token] = answer
+        self._asked[token] = subject, answer
         try:
             async with asyncio.timeout(within):
                 await self.publish(
@@ -157,7 +164,7 @@ class NatsConnection:
         except TimeoutError:
             raise LogError(
                 f"NATS has not answered a message to {subject} within {within:g} s"
-                + (f" ({_told(self._problems[-1])})" if self._problems else "")
+                + (f" ({_told(self._complaints.last)})" if self._complaints.last else "")
             ) from None
         finally:
             del self._asked[token]
@@ -222,13 +229,22 @@ class NatsConnection:
         await self.subscribe(f"{self._inbox}.*", self._answered)
 
     def _answered(self, message: Message) -> None:
-        answer = self._asked.get(message.subject.rpartition(".")[2])
+        _, answer = self._asked.get(message.subject.rpartition(".")[2], ("", None))
         if answer is not None and not answer.done():
             answer.set_result(message)
 
+    def _complained(self, error: Exception) -> None:
+        """Have the requests fail that were denied: nothing answers them."""
+        verb, denied = denied_by(error) or ("", "")
+        for subject, answer in self._asked.values():
+            if verb == "publish" and subject.lower() == denied and not answer.done():
+                answer.set_exception(
+                    LogError(f"NATS does not let its user publish to {subject}; permit it there")
+                )
+
     async def _watch(self) -> None:
         await self.closed.wait()
-        for answer in self._asked.values():
+        for _, answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(self._lost())
         for call in self._on_closed:
@@ -239,8 +255,28 @@ class NatsConnection:
             raise self._lost()
 
     def _lost(self) -> LogError:
-        why = f": {_told(self._problems[-1])}" if self._problems else ""
+        why = f": {_told(self._complaints.last)}" if self._complaints.last else ""
         return LogError(f"the connection to NATS has ended{why}")
+
+
+class _Complaints:
+    """What the server complains about on a connection.
+
+    Args:
+        tell: called with each complaint; None for nothing.
+    """
+
+    def __init__(self, tell: Callable[[Exception], None] | None) -> None:
+        self.last: Exception | None = None
+        self.hear: Callable[[Exception], None] | None = None
+        """Called with each complaint, too, as soon as there is a connection."""
+        self._tell = tell
+
+    async def note(self, error: Exception) -> None:
+        self.last = error
+        for call in (self._tell, self.hear):
+            if call is not None:
+                call(error)
 
 
 class Subscription:

@@ -21,6 +21,7 @@ from .node import ClusterNode, LogView
 from .nodes import Nodes
 from .past import FeedOfLog, LogPast
 from .patient_reader import PatientReader
+from .permissions import Denials
 
 __all__ = ["log_settings", "make_node", "make_past", "make_server_node"]
 
@@ -54,8 +55,7 @@ def make_node(
     clock = time.monotonic
     settings = log_settings(config)
     nodes = Nodes(settings.max_bytes)
-
-    connect, log = _ways_to_log(config)
+    connect, log = _ways_to_log(config, Denials(settings.name))
 
     def leader_stats() -> SourceStats | None:
         return nodes.leader(clock())
@@ -106,13 +106,14 @@ def make_past(
     window, max_age = config.replay_window / 1000, config.log_max_age / 1000
     # The log has what was told last for as long as a client may be away.
     interval = min(max((max_age - window) / 2, window / 10), window / 2)
+    denials = Denials(config.stream_name)
 
     def others() -> set[str] | None:
         known = writers()
         return None if known is None else known - {name}
 
     return LogPast(
-        lambda: LogReader(*_ways_to_log(config)),
+        lambda: LogReader(*_ways_to_log(config, denials)),
         feed,
         cluster=digest(config.stream_name, str(config.slot_name)),
         node=name,
@@ -125,13 +126,13 @@ def make_past(
 
 
 def _ways_to_log(
-    config: ClusterSettings,
+    config: ClusterSettings, denials: Denials
 ) -> tuple[Callable[[], Awaitable[NatsConnection]], Callable[[NatsConnection], Log]]:
     """Return what opens a connection to NATS, and what makes the log's view of one."""
     settings = log_settings(config)
 
     async def connect() -> NatsConnection:
-        return await NatsConnection.open(config, name="realtime_server")
+        return await NatsConnection.open(config, name="realtime_server", complaint=denials.note)
 
     def log(connection: NatsConnection) -> Log:
         return Log(connection, settings)

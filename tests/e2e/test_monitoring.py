@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from realtime_server.cluster.collector import ClusterCollector
+from realtime_server.cluster.stats import ClusterStats
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.e2e
@@ -80,6 +82,25 @@ def webhooks(*connected: str) -> list[dict[str, str]]:
     ]
 
 
+def leading(one: str, other: str) -> list[dict[str, str]]:
+    """Return whether each of the two servers that share a log reads the database."""
+    name = "realtime_cluster_leading"
+    return [of(name, one), of(name, other, "b")]
+
+
+def heard(one: str, other: str) -> list[dict[str, str]]:
+    """Return how many servers each of the two hears of."""
+    name = "realtime_cluster_nodes"
+    return [of(name, one), of(name, other, "b")]
+
+
+def appends(seconds: str, count: str) -> list[dict[str, str]]:
+    return [
+        of("realtime_log_append_seconds_total", seconds),
+        of("realtime_log_appends_total", count),
+    ]
+
+
 CASES = [
     ("RealtimeNotReading", PAIR, 0),
     ("RealtimeNotReading", NOBODY, 1),
@@ -111,6 +132,20 @@ CASES = [
         [of("realtime_rls_errors_total", OLD), of("realtime_rls_timeouts_total", "0x20")],
         0,
     ),
+    ("RealtimeNoLeader", leading("1x20", "0x20"), 0),
+    ("RealtimeNoLeader", leading("0x20", "0x20"), 1),
+    # The other one has it within a minute.
+    ("RealtimeNoLeader", leading("1x18 0x2", "0x19 1x2"), 0),
+    ("RealtimeNoLeader", PAIR, 0),
+    ("RealtimeServerApart", heard("2x20", "2x20"), 0),
+    ("RealtimeServerApart", heard("2x20", "0x20"), 1),
+    ("RealtimeServerApart", heard("1x20", "1x20"), 2),
+    ("RealtimeLogHeldBack", [of("realtime_log_held_back_seconds_total", "0+40x20")], 1),
+    ("RealtimeLogHeldBack", [of("realtime_log_held_back_seconds_total", "0+10x20")], 0),
+    ("RealtimeLogSlow", appends("0+60x20", "0+60x20"), 1),
+    ("RealtimeLogSlow", appends("0+1x20", "0+60x20"), 0),
+    # Nothing was appended.
+    ("RealtimeLogSlow", appends("7x20", "7x20"), 0),
     ("RealtimeWebhookDead", [of("realtime_webhook_dead_total", "0x15 1x5", endpoint="e")], 1),
     ("RealtimeWebhookDead", [of("realtime_webhook_dead_total", OLD, endpoint="e")], 0),
     ("RealtimeWebhookGone", [of("realtime_webhook_disabled", "0x15 1x5", endpoint="e")], 1),
@@ -139,8 +174,8 @@ CASES = [
 
 def test_each_alert_has_series_on_which_it_fires_and_others_on_which_it_must_not() -> None:
     alerts = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(encoding="utf-8"), re.MULTILINE)
-    for outcome in (0, 1):
-        assert {alert for alert, _, fires in CASES if fires == outcome} == {*alerts}
+    for outcome in (False, True):
+        assert {alert for alert, _, fires in CASES if bool(fires) is outcome} == {*alerts}
 
 
 def test_each_alert_is_in_the_documentation() -> None:
@@ -248,6 +283,11 @@ def test_a_server_has_the_metrics_that_the_dashboard_and_the_alerts_name(
         for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
     }
     assert all(query.metrics for query in queries)
+    # Of the log that several servers share, which takes NATS, the names alone are compared.
+    kinds_of_log = {one.name: one.type for one in ClusterCollector(ClusterStats).collect()}
+    there |= {
+        f"{name}_total" if kind == "counter" else name for name, kind in kinds_of_log.items()
+    }
     assert set[str]().union(*(query.metrics for query in queries)) <= there
     assert set(re.findall(r"\brealtime_\w+", RULES.read_text(encoding="utf-8"))) <= there
 

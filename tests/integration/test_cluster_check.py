@@ -12,14 +12,11 @@ import nats
 import pytest
 
 from realtime_core import Finding, Severity
-from realtime_server.cluster.check import (
-    cluster_findings,
-    publish_permissions,
-    subscribe_permissions,
-)
+from realtime_server.cluster.check import cluster_findings
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.cluster.errors import LogError
 from realtime_server.cluster.log import Log, LogSettings, stream_config
+from realtime_server.cluster.permissions import publish_permissions, subscribe_permissions
 from realtime_server.config import ClusterSettings
 from tests.nats_server import DEBIAN, LATEST, NatsServer, free_port, user
 

@@ -12,10 +12,20 @@ import attrs
 import nkeys
 import pytest
 
+from realtime_core import Finding, Severity
+from realtime_server.cluster.check import cluster_findings
+from realtime_server.cluster.connection import NatsConnection
 from realtime_server.cluster.errors import LogError
+from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.login import connect
-from realtime_server.config import ClusterSettings
+from realtime_server.cluster.permissions import (
+    Denials,
+    publish_permissions,
+    subscribe_permissions,
+)
+from realtime_server.config import ClusterSettings, ServerConfig
 from tests.certificates import Authority
+from tests.nats_accounts import Operator
 from tests.nats_server import DEBIAN, LATEST, NatsServer, free_port
 
 pytestmark = pytest.mark.integration
@@ -113,6 +123,70 @@ async def test_an_nkey_logs_in(new_nats: Start) -> None:
     server = new_nats(more=f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
     assert await login(settings(server, nats_nkey_seed=seed))
     assert "the login is refused" in await refusal(settings(server))
+
+
+# Accounts that an operator has signed
+
+
+@pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
+async def test_a_creds_file_logs_in(new_nats: Start, tmp_path: Path, program: Path) -> None:
+    operator = Operator()
+    server = new_nats(program=program, more=operator.configuration)
+    file = tmp_path / "shop.creds"
+    file.write_text(
+        operator.credentials(publish_permissions("shop"), subscribe_permissions("shop"))
+    )
+    environ = {
+        "DB_HOST": "x",
+        "SECURE_CHANNELS": "false",
+        "NATS_URL": server.url,
+        "SLOT_NAME": "s",
+        "CLUSTER_NAME": "shop",
+        "NATS_CREDENTIALS_FILE": str(file),
+    }
+    config = ServerConfig.from_env(environ)
+    async with await NatsConnection.open(config, name="tests") as connection:
+        assert await Log(connection, LogSettings(name="shop")).prepare() == []
+    found = await cluster_findings(attrs.evolve(config, log_ack_delay=130_000))
+    assert found == [Finding.ok("cluster", "NATS is reached, and keeps the stream 'shop'")]
+    # Another operator's user.
+    told = await refusal(settings(server, nats_credentials=Operator().credentials()))
+    assert "the login is refused" in told
+
+
+async def test_an_account_may_have_no_jetstream(new_nats: Start) -> None:
+    operator = Operator(jetstream=False)
+    config = settings(
+        new_nats(more=operator.configuration), nats_credentials=operator.credentials()
+    )
+    (finding,) = await cluster_findings(config)
+    assert finding.severity is Severity.PROBLEM
+    assert "JetStream" in finding.message
+    assert "for the user's account" in finding.message
+
+
+@pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
+async def test_what_an_account_is_denied_is_named_at_once(
+    new_nats: Start, program: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = Operator()
+    publish = publish_permissions("shop")
+    publish.remove("$JS.API.STREAM.INFO.shop")
+    credentials = operator.credentials(publish, subscribe_permissions("shop"))
+    server = new_nats(program=program, more=operator.configuration)
+    config = settings(server, nats_credentials=credentials)
+    denials = Denials("shop")
+    async with await NatsConnection.open(
+        config, name="tests", complaint=denials.note
+    ) as connection:
+        log = Log(connection, LogSettings(name="shop"))
+        for _ in range(2):
+            async with asyncio.timeout(2):
+                with pytest.raises(LogError, match=r"let its user publish to \$JS.API.STREAM.INFO"):
+                    await log.prepare()
+    assert caplog.messages == [
+        "NATS does not let its user publish $JS.API.STREAM.INFO.shop; permit it there"
+    ]
 
 
 # TLS
