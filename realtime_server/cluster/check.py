@@ -6,22 +6,24 @@ allowed, and JetStream otherwise that it is impossible.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
+import attrs
 import nats.errors
 from nats.aio.client import Client
 
 from realtime_core import Finding
 
 from ..config import ClusterSettings
-from .errors import LogError
+from .errors import ApiError, LogError
 from .leader import check_payload
 from .log import differences
-from .login import connect
+from .login import OnError, connect
 from .permissions import (
     Denied,
     denied_by,
@@ -31,7 +33,7 @@ from .permissions import (
 )
 from .setup import log_settings
 
-__all__ = ["cluster_findings"]
+__all__ = ["cluster_findings", "missing_copies"]
 
 _CHECK: Final = "cluster"
 _LEAST_VERSION: Final = (2, 10)
@@ -60,17 +62,43 @@ async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.
         if what is not None:
             denied.add(what)
 
+    clients, refusals = await _connect_to_all(config, note)
+    if not clients:
+        return [Finding.problem(_CHECK, refusal) for refusal in refusals]
+    unreached = [
+        Finding.warning(
+            _CHECK,
+            refusal,
+            remedy="start that server, or correct NATS_URL; the others serve meanwhile",
+        )
+        for refusal in refusals
+    ]
     try:
-        client = await connect(config, name="realtime-server --check", error_cb=note)
-    except LogError as exc:
-        return [Finding.problem(_CHECK, str(exc))]
-    try:
-        findings = _findings(config, client, denied, replay_window)
-        return [finding async for finding in findings]
+        findings = _findings(config, clients[0], denied, replay_window)
+        return [*[finding async for finding in findings], *unreached]
     except (nats.errors.Error, OSError) as exc:
         return [Finding.problem(_CHECK, f"the connection to NATS has ended: {exc}")]
     finally:
-        await client.close()
+        for client in clients:
+            await client.close()
+
+
+async def _connect_to_all(config: ClusterSettings, note: OnError) -> tuple[list[Client], list[str]]:
+    """Return a client of each server that can be reached, and why the others cannot."""
+    assert config.nats_url is not None
+    name = "realtime-server --check"
+    attempts = await asyncio.gather(
+        *(
+            connect(attrs.evolve(config, nats_url=url), name=name, error_cb=note)
+            for url in config.nats_url.split(",")
+        ),
+        return_exceptions=True,
+    )
+    for attempt in attempts:
+        if isinstance(attempt, BaseException) and not isinstance(attempt, LogError):
+            raise attempt
+    clients = [attempt for attempt in attempts if isinstance(attempt, Client)]
+    return clients, [str(attempt) for attempt in attempts if isinstance(attempt, LogError)]
 
 
 async def _findings(
@@ -103,7 +131,8 @@ async def _findings(
         yield Finding.problem(
             _CHECK,
             "JetStream does not answer; enable it in the configuration of NATS (jetstream { "
-            "store_dir: … }), and for the user's account",
+            "store_dir: … }), and for the user's account; of several NATS servers with JetStream "
+            "more than half have to be there",
         )
         return
     error = answer.get("error")
@@ -114,7 +143,8 @@ async def _findings(
                 _CHECK,
                 f"{difference}; change one of both: nats stream edit {stream}, or the settings",
             )
-        for finding in _of_replay(answer, replay_window):
+        copies = int(answer["config"]["num_replicas"])
+        for finding in (*missing_copies(stream, answer), *_of_replay(answer, replay_window)):
             yield finding
     elif error.get("err_code") == _NO_STREAM:
         yield Finding.ok(
@@ -122,15 +152,58 @@ async def _findings(
             f"NATS is reached; the first server to start makes the stream {stream!r}, for which "
             f"NATS sets {config.log_max_bytes} bytes of its max_file_store aside",
         )
+        copies = config.nats_replicas
+        known = 1 + len(client.discovered_servers)
+        if copies > known:
+            yield Finding.warning(
+                _CHECK,
+                f"NATS_REPLICAS is {copies}, and NATS tells of "
+                f"{'one server' if known == 1 else f'{known} servers'} only, too few for as many "
+                "copies of the log",
+                remedy="have the NATS servers form one cluster, or set fewer NATS_REPLICAS; "
+                "servers with no_advertise do not tell of each other, which is no fault",
+            )
     else:
-        yield Finding.problem(_CHECK, f"JetStream refuses: {error.get('description')}")
+        code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
+        refusal = ApiError(f"what was asked about the stream {stream!r}", code, description)
+        yield Finding.problem(_CHECK, str(refusal))
         return
-    for finding in _of_the_copies(config):
+    for finding in _of_the_number_of_copies(config, copies):
         yield finding
 
 
-def _of_the_copies(config: ClusterSettings) -> Iterator[Finding]:
-    if config.nats_replicas == 1 and config.log_ack_delay < _SYNC:
+def missing_copies(stream: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield the servers of NATS that have a copy of a stream and do not keep up.
+
+    Args:
+        stream: its name.
+        info: what JetStream says of it; a single server says nothing of a cluster.
+    """
+    for copy in info.get("cluster", {}).get("replicas", ()):
+        if copy.get("offline") or not copy.get("current"):
+            yield Finding.warning(
+                _CHECK,
+                f"the NATS server {copy.get('name')!r}, which has a copy of the stream "
+                f"{stream!r}, is away or has not caught up",
+                remedy="see to that server: with more than half of the copies away nothing can be "
+                "appended",
+            )
+
+
+def _of_the_number_of_copies(config: ClusterSettings, copies: int) -> Iterator[Finding]:
+    assert config.nats_url is not None
+    if copies > 1:
+        return
+    urls = config.nats_url.split(",")
+    if len(urls) > 2:
+        yield Finding.warning(
+            _CHECK,
+            f"NATS_URL names {len(urls)} servers, and one of them alone keeps the log: while that "
+            "one is away, no changes come",
+            remedy="set NATS_REPLICAS=3 before the stream is made, or change it with nats stream "
+            "edit --replicas=3",
+        )
+    if config.log_ack_delay < _SYNC:
         yield Finding.warning(
             _CHECK,
             "one NATS server keeps the log, and by itself it writes its disk every two minutes: "

@@ -10,6 +10,8 @@ __all__ = ["ApiError", "FencedError", "LogError", "MissingError", "NoResponderEr
 
 
 _REMEDIES: Final = {
+    10008: "JetStream may be back in a moment; see what NATS has logged",
+    10039: "enable JetStream for the account of the user, as with nsc edit account --js-enable 1",
     10047: "set a larger max_file_store in the configuration of NATS, or a smaller LOG_MAX_BYTES",
     10074: "set NATS_REPLICAS=1, or use three NATS servers that are one cluster",
 }

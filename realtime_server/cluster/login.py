@@ -20,7 +20,7 @@ from nats.aio.client import Client, RawCredentials
 from ..config import ClusterSettings
 from .errors import LogError
 
-__all__ = ["connect"]
+__all__ = ["OnError", "connect"]
 
 _CONNECT: Final = 2
 """Seconds that a server may take to accept a connection."""

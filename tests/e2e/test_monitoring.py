@@ -285,9 +285,7 @@ def test_a_server_has_the_metrics_that_the_dashboard_and_the_alerts_name(
     assert all(query.metrics for query in queries)
     # Of the log that several servers share, which takes NATS, the names alone are compared.
     kinds_of_log = {one.name: one.type for one in ClusterCollector(ClusterStats).collect()}
-    there |= {
-        f"{name}_total" if kind == "counter" else name for name, kind in kinds_of_log.items()
-    }
+    there |= {f"{name}_total" if kind == "counter" else name for name, kind in kinds_of_log.items()}
     assert set[str]().union(*(query.metrics for query in queries)) <= there
     assert set(re.findall(r"\brealtime_\w+", RULES.read_text(encoding="utf-8"))) <= there
 

@@ -161,8 +161,8 @@ async def test_an_account_may_have_no_jetstream(new_nats: Start) -> None:
     )
     (finding,) = await cluster_findings(config)
     assert finding.severity is Severity.PROBLEM
-    assert "JetStream" in finding.message
-    assert "for the user's account" in finding.message
+    assert "JetStream not enabled for account" in finding.message
+    assert "enable JetStream for the account" in finding.message
 
 
 @pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -14,6 +14,7 @@ from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.test_cli_doctor import replicating
 from tests.integration.test_stream_startup import run_to_its_end
+from tests.nats_server import NatsServer
 from tests.rls_helpers import make_nobody, migrated, roles
 from tests.tokens import SECRET
 
@@ -51,6 +52,21 @@ def test_all_is_well_and_nothing_was_changed(shop: Database) -> None:
     assert ["did you mean JWT_SECRET?" in line for line in err] == [True]
     slots = "select 1 from pg_replication_slots where database = current_database()"
     assert shop.execute(slots) == []
+
+
+def test_the_log_that_servers_share_is_looked_at_too(
+    shop: Database, new_nats: Callable[..., NatsServer]
+) -> None:
+    shop.execute("create publication shop for table item")
+    nats = new_nats()
+    settings = {"SLOT_NAME": unique_name("slot"), "CLUSTER_NAME": "shop"}
+    code, out, _ = check(shop, NATS_URL=nats.url, LOG_ACK_DELAY="130000", **settings)
+    assert code == 0
+    assert "ok       NATS is reached; the first server to start makes the stream 'shop'" in out
+    nats.kill()
+    code, out, _ = check(shop, NATS_URL=nats.url, **settings)
+    assert code == 1
+    assert f"problem  no connection to NATS: {nats.url}:" in out
 
 
 def test_what_would_stop_the_server_is_said_with_the_sql_that_mends_it(shop: Database) -> None:
