@@ -2,6 +2,10 @@
 
 Workers of pytest-xdist take a file at a time, the longest first.
 
+Tests that are marked `every_postgres` run on each version of PostgreSQL that they are written for:
+they are of what differs between versions, as sources and SQL do. Each other file runs on one of
+them, so that about half of the files run on either; with EVERY_POSTGRES=1 all run on each.
+
 With CI=true nothing may be skipped: there `make test` has installed all that
 the tests need, so a skip is a mistake that would hide the test for ever.
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import zlib
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -52,6 +57,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     One after the other, tests stay as they are: by the fixtures that they share.
     """
+    if "EVERY_POSTGRES" not in os.environ:
+        left_out = [item for item in items if not runs_by_default(item)]
+        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=left_out)
     for item in items if config.pluginmanager.hasplugin("rerunfailures") else ():
         if not (item.get_closest_marker("integration") or item.get_closest_marker("e2e")):
             item.add_marker(pytest.mark.flaky(reruns=0))
@@ -63,7 +72,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow[item.path] += item.get_closest_marker("slow") is not None
         if item.get_closest_marker("integration") or item.get_closest_marker("e2e"):
             beside.add(item.path)
-    items.sort(key=lambda item: (-slow[item.path], item.path not in beside))
+    items.sort(key=lambda item: (item.path not in beside, -slow[item.path]))
+
+
+def runs_by_default(item: pytest.Item) -> bool:
+    """Return whether a test is marked `every_postgres`, or it runs on its file's one version."""
+    versions: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    if item.get_closest_marker("every_postgres"):
+        return True
+    one = ("pg17", "pg18")[zlib.crc32(item.path.name.encode()) % 2]
+    if (stream := versions.get("stream")) is not None:
+        return stream in ((one, "pgoutput"), ("pg17", "wal2json"))
+    return versions.get("pg", one) in (one, "TEST_DSN")
 
 
 def forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

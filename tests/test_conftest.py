@@ -1,4 +1,4 @@
-"""The rules about skips and random examples, seen from outside."""
+"""The rules about skips, second tries, versions and random examples, seen from outside."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ def run(suite: Path, *options: str, **environment: str) -> subprocess.CompletedP
     return subprocess.run(
         [*command, *options, "--continue-on-collection-errors", f"--rootdir={suite}", suite],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in ("CI", "EXAMPLES")}
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("CI", "EXAMPLES", "EVERY_POSTGRES")
+        }
         | environment,
         capture_output=True,
         text=True,
@@ -102,6 +106,31 @@ def test_a_test_of_processes_is_tried_once_more_and_shown(tmp_path: Path, worker
     assert many.returncode == 1
     assert "3 tests failed at first; 2 at most may" in many.stdout
     assert tried(0, unit=True).returncode == 1
+
+
+VERSIONS = """
+import pytest
+
+@pytest.fixture(params=["pg17", "pg18"])
+def pg(request):
+    return request.param
+
+def test_on_one(pg): ...
+
+@pytest.mark.every_postgres
+def test_on_each(pg): ...
+"""
+
+
+def test_what_does_not_depend_on_postgresqls_version_runs_on_one(tmp_path: Path) -> None:
+    for name in ("test_some.py", "test_other.py"):
+        (tmp_path / name).write_text(VERSIONS)
+    few = run(tmp_path, "-v")
+    assert few.returncode == 0
+    assert "6 passed, 2 deselected" in few.stdout
+    # The files are shared out between the versions.
+    assert sum(f"test_on_one[{name}] PASSED" in few.stdout for name in ("pg17", "pg18")) == 2
+    assert "8 passed" in run(tmp_path, EVERY_POSTGRES="1").stdout
 
 
 PROPERTY = """

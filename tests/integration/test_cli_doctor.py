@@ -19,7 +19,7 @@ from tests.fix_postgres import DEBIAN_BINDIR, Database, Server, execute, unique_
 from tests.integration.conftest import fresh_database
 from tests.waiting import eventually_sync
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 ROOT = Path(__file__).parents[2]
 

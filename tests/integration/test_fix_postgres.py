@@ -9,7 +9,7 @@ import pytest
 
 from tests.fix_postgres import Database, Server, unique_name
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 
 def test_a_database_is_dropped_with_its_slots_and_connections(pg: Server) -> None:

@@ -16,7 +16,7 @@ from realtime_server.config.database.published_tables import (
 from tests.fix_postgres import Database
 from tests.rls_helpers import roles
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 SHOP = """
     create schema depot;

@@ -22,7 +22,7 @@ from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import make_nobody, membership, migrated, roles, wal
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 ORIGINAL = sorted((Path(__file__).parents[1] / "data" / "rls").glob("original_*.sql"))
 

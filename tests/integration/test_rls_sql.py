@@ -17,7 +17,7 @@ from tests.fix_postgres import Rows, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import migrated, roles, wal
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 ANN = "3bbba68e-a797-494e-903d-6f8464cb7fff"
 BOB = "0f0b4f4e-57e7-4b8e-8b0c-8f3a5e0a4b11"

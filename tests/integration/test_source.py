@@ -47,7 +47,7 @@ from tests.integration.source_helpers import (
 from tests.proxy import Proxy
 from tests.waiting import eventually, eventually_sync
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 
 async def test_every_kind_of_change_arrives_in_commit_order(table: Database) -> None:

@@ -33,7 +33,7 @@ from tests.integration.source_helpers import (
 )
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 
 async def rows(source: PgoutputSource, count: int) -> list[Event]:

@@ -33,7 +33,7 @@ from tests.integration.source_helpers import (
 )
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 MANY = 3000
 # A row of it makes a transaction large enough to be streamed.

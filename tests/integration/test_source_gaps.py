@@ -41,7 +41,7 @@ from tests.integration.source_helpers import (
 )
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 GO_ON: dict[str, Any] = {"on_gap": "continue", "replace_slot": True}
 

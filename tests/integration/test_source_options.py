@@ -30,7 +30,7 @@ from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.source_helpers import confirmed, ids, insert, open_source, soon, take
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 MANY = 3000
 # A row of it makes a transaction large enough to be streamed.

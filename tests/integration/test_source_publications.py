@@ -32,7 +32,7 @@ from tests.integration.conftest import fresh_database
 from tests.integration.source_helpers import ids, insert, kill_walsenders, open_source, soon, take
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 GO_ON: dict[str, Any] = {"on_gap": "continue", "replace_slot": True}
 CREATE = "create publication shop for table item"

@@ -37,7 +37,7 @@ from tests.integration.source_helpers import (
 )
 from tests.pgoutput_streams import Seen, seen
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 END = "the end"
 

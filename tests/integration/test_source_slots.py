@@ -24,7 +24,7 @@ from tests.fix_postgres import Database, unique_name
 from tests.integration.source_helpers import ids, insert, kill_walsenders, open_source, soon, take
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 
 async def test_a_slot_is_made_looked_at_and_dropped_by_hand(table: Database) -> None:

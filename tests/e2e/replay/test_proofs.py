@@ -32,7 +32,7 @@ from tests.e2e.replay.verdict import Row
 from tests.e2e.replay.wire import Wire
 from tests.waiting import eventually
 
-CUTS = int(os.environ.get("REPLAY_CUTS", "15"))
+CUTS = int(os.environ.get("REPLAY_CUTS", "6"))
 SEED = int(os.environ.get("REPLAY_CUTS_SEED", "1"))
 MOST_IN_A_RUN = 25
 
