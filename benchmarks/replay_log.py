@@ -1,17 +1,22 @@
-"""What the log of replay costs: bytes and processor time of a change.
+"""What the log of replay costs: bytes and processor time of a change, and bytes of an absence.
 
     python -m benchmarks.replay_log
 
-It is fed with changes of 137 B of pgoutput, as objects, a thousand in a second, ten in a batch:
-while a client is away, so that all are kept, and while all clients are there, and have all that
-came before their last message but one, which was two heartbeats ago.
+The log is fed with changes of 137 B of pgoutput, as objects, a thousand in a second, ten in a
+batch: while a client is away, so that all are kept, and while all clients are there, and have all
+that came before their last message but one, which was two heartbeats ago.
+
+An absence is what a channel leaves whose client is away: of clients of as many sites, or of one,
+that have lost their connections together, or one behind the other, between others' changes.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import math
 import time
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -29,8 +34,11 @@ from realtime_core import (
     StreamIdentity,
     Transaction,
 )
+from realtime_core.positions import LAST_INDEX
+from realtime_server.replay.absences import Absence, Absences
 from realtime_server.replay.change_log import ChangeLog
-from realtime_server.replay.places import Place
+from realtime_server.replay.identity import Key
+from realtime_server.replay.places import BEFORE, Place
 
 CHANGES: Final = 100_000
 MISSED: Final = 500
@@ -42,6 +50,8 @@ IN_A_SECOND: Final = RATE // TOGETHER
 """Batches of a second."""
 HEARTBEATS: Final = 50
 """Seconds of two heartbeats."""
+AWAY: Final = 20_000
+"""Channels whose clients are away."""
 PASSES: Final = 3
 """Each figure is the least of so many."""
 
@@ -146,9 +156,43 @@ def log() -> list[dict[str, Any]]:
     return rows
 
 
+def absence_bytes(sites: int, *, together: bool) -> float:
+    """Return the bytes that each of many absences takes.
+
+    Args:
+        sites: from how many sites their clients come.
+        together: whether they have lost their connections together.
+    """
+    absences = Absences(window=300.0, most=AWAY, clock=Clock())
+    gc.collect()
+    tracemalloc.start()
+    written = place = BEFORE
+    for number in range(AWAY):
+        if number == 0 or not together:
+            lsn = (1 << 40) + number * 300
+            written, place = (lsn, LAST_INDEX), (lsn, LAST_INDEX - 1)
+        whose = (number % sites).to_bytes(8) * 3
+        key = Key(hashlib.md5(str(number).encode()).digest(), False, whose)
+        seen, ref = 5000 + number, 1000 + number
+        absences.add(Absence(key, ref, place, number / 8, written=written, seen=seen))
+    gc.collect()
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return round(taken / AWAY)
+
+
+def absences() -> list[dict[str, Any]]:
+    """Clients that are away."""
+    return [
+        {"sites": sites, "together": together, "B": absence_bytes(sites, together=together)}
+        for sites in (AWAY, 1)
+        for together in (True, False)
+    ]
+
+
 def main() -> None:
-    result = {"environment": environment(), "log": log()}
-    print(*result["log"], sep="\n")
+    result = {"environment": environment(), "log": log(), "absences": absences()}
+    print(*result["log"], *result["absences"], sep="\n")
     print(save("replay_log", "python -m benchmarks.replay_log", result))
 
 
