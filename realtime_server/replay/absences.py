@@ -5,7 +5,6 @@ No I/O, and time is passed in.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -14,10 +13,11 @@ import attrs
 
 from .fair_shares import FairShares
 from .identity import Key
+from .lost_reasons import LostReason
 from .needed_places import NeededPlaces
 from .places import Place
 
-__all__ = ["Absence", "Absences", "LostReason", "reason_to_tell"]
+__all__ = ["Absence", "Absences", "reason_to_tell"]
 
 MOST_OF_A_KEY: Final = 500
 """Absences of one key that are kept apart. A further one is merged into the last of them."""
@@ -25,25 +25,6 @@ _MOST_LOST: Final = 100_000
 """Absences that are remembered although their changes are not kept."""
 _REMEMBERED: Final = 86_400.0
 """Seconds for which such an absence is remembered."""
-
-
-class LostReason(enum.Enum):
-    """Why a client that comes back gets a gap instead of the changes that it missed."""
-
-    WINDOW = "replay_window"
-    """The client was away for longer than ``REPLAY_WINDOW``."""
-    LIMIT = "replay_limit"
-    """More clients were away, or more changes had to be kept, than the settings allow."""
-    LOST = "replay_lost"
-    """The changes belong to another stream than the present one, or another client has gone on from
-    the place, or a failure has lost it."""
-    RLS_TOO_SLOW = "rls_too_slow"
-    """In RLS mode the policies took too long for the changes that the channel had missed."""
-    TOKEN_REPLACED = "token_replaced"
-    """The channel's token was replaced while changes waited for the row level security of the
-    former one."""
-    UNPROVEN = "unproven"
-    """It is not known what the client has received: its pongs do not repeat the pings."""
 
 
 @attrs.define(eq=False, weakref_slot=False)

@@ -15,10 +15,10 @@ from typing import Final
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
-from .absences import LostReason
 from .catch_up import CatchUp
 from .change_log import ChangeLog
 from .liveness_checks import LivenessChecks
+from .lost_reasons import LostReason
 from .membership import FIRST_REF, Choice, Membership
 from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start

@@ -23,8 +23,8 @@ from typing import Final
 
 import attrs
 
-from .absences import LostReason
 from .empty_stretches import EmptyStretches
+from .lost_reasons import LostReason
 from .other_processes import OtherProcesses
 from .own_process import OwnProcess
 from .places import BEFORE, Place

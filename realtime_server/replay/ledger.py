@@ -21,10 +21,11 @@ from typing import Final
 
 import attrs
 
-from .absences import Absence, Absences, LostReason
+from .absences import Absence, Absences
 from .identity import Key
 from .journal import Journal, OtherChannel
 from .liveness_checks import WITHIN
+from .lost_reasons import LostReason
 from .records import Asked, PlaceTaken
 from .shared_sessions import SharedSessions
 from .standing import LivePlaces, Standing

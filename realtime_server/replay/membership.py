@@ -7,8 +7,9 @@ from typing import Final, Protocol
 
 import attrs
 
-from .absences import Absence, LostReason
+from .absences import Absence
 from .identity import Key
+from .lost_reasons import LostReason
 from .places import Place
 
 __all__ = ["FIRST_REF", "Choice", "ConnectedClient", "Membership"]

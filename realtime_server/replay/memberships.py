@@ -34,8 +34,9 @@ from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
 from typing import Final
 
-from .absences import Absence, Absences, LostReason, reason_to_tell
+from .absences import Absence, Absences, reason_to_tell
 from .identity import Key
+from .lost_reasons import LostReason
 from .membership import FIRST_REF, Choice, Membership
 from .places import Place
 from .shared_sessions import SharedSessions

@@ -17,7 +17,7 @@ from ..fanout.payloads.row_payload import gap_payload
 from ..fanout.topic_parser import shown_topic
 from ..logs import LineLimit
 from ..phoenix.messages import CHANNEL_PREFIX, SYSTEM, Message
-from .absences import LostReason
+from .lost_reasons import LostReason
 from .places import BEFORE, Place
 
 __all__ = ["Notices", "ReplayGap", "Start"]

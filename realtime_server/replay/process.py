@@ -11,8 +11,8 @@ from itertools import chain
 
 import attrs
 
-from .absences import LostReason
 from .empty_stretches import EmptyStretches
+from .lost_reasons import LostReason
 from .needed_places import NeededPlaces
 from .places import BEFORE, Place
 from .records import Entry, Joined, ProcessState

@@ -19,8 +19,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from .absences import LostReason
 from .empty_stretches import EmptyStretches
+from .lost_reasons import LostReason
 from .places import Place
 
 __all__ = [

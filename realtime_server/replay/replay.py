@@ -21,13 +21,13 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
 from ..phoenix.actions import Departure
-from .absences import LostReason
 from .change_log import ChangeLog
 from .channel_ends import ChannelEnds
 from .channel_starts import ChannelStarts, OnStart
 from .continuity import Continuity
 from .continuity_setup import make_continuity
 from .identity import Identifier
+from .lost_reasons import LostReason
 from .membership import Membership
 from .memberships import Memberships
 from .needs import Needs

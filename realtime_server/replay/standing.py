@@ -14,8 +14,8 @@ from typing import Final, Protocol
 import attrs
 
 from ..fanout.groups import Subscription
-from .absences import LostReason
 from .connection_proof import ConnectionProof
+from .lost_reasons import LostReason
 from .membership import Membership
 from .places import Place
 

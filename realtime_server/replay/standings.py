@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..fanout.groups import Subscription
-from .absences import LostReason
+from .lost_reasons import LostReason
 from .membership import Membership
 from .places import BEFORE, Place
 from .standing import LASTS, LivePlaces, Standing

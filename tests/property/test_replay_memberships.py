@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime_server.replay.absences import LostReason
 from realtime_server.replay.identity import Key
+from realtime_server.replay.lost_reasons import LostReason
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.places import Place

@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realtime_server.replay import records
-from realtime_server.replay.absences import LostReason
 from realtime_server.replay.identity import Key
+from realtime_server.replay.lost_reasons import LostReason
 from realtime_server.replay.needs import OVERDUE
 from realtime_server.replay.standing import LASTS
 

@@ -12,9 +12,10 @@ import pytest
 from realtime_core import Event
 from realtime_server.fanout import turns
 from realtime_server.fanout.hub import Hub
-from realtime_server.replay.absences import Absence, LostReason
+from realtime_server.replay.absences import Absence
 from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Key
+from realtime_server.replay.lost_reasons import LostReason
 from realtime_server.replay.publishing import CannotPublishError, Published
 from realtime_server.replay.standings import STEP
 from tests.waiting import eventually

@@ -11,10 +11,11 @@ import attrs
 import pytest
 
 from realtime_server.replay import ledger
-from realtime_server.replay.absences import Absence, Absences, LostReason
+from realtime_server.replay.absences import Absence, Absences
 from realtime_server.replay.identity import Key
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
+from realtime_server.replay.lost_reasons import LostReason
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.records import Asked, Seal, digest, journal_secret
 from realtime_server.replay.shared_sessions import SharedSessions

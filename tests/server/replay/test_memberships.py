@@ -6,8 +6,9 @@ import attrs
 import pytest
 
 from realtime_server.replay import absences, taken_places
-from realtime_server.replay.absences import MOST_OF_A_KEY, Absence, LostReason
+from realtime_server.replay.absences import MOST_OF_A_KEY, Absence
 from realtime_server.replay.identity import Key
+from realtime_server.replay.lost_reasons import LostReason
 from realtime_server.replay.membership import Choice, Membership
 from realtime_server.replay.memberships import MOST_HERE, Memberships
 from realtime_server.replay.places import Place

@@ -9,8 +9,8 @@ import pytest
 from realtime_core import LSN
 from realtime_server.phoenix.actions import Departure
 from realtime_server.replay import needs
-from realtime_server.replay.absences import LostReason
 from realtime_server.replay.connection_proof import ping_payload
+from realtime_server.replay.lost_reasons import LostReason
 from tests.waiting import eventually
 
 from .stage import Client, Stage, batch

@@ -15,9 +15,9 @@ from realtime_server.config.choices import IdentityKind
 from realtime_server.fanout.hub import Hub
 from realtime_server.phoenix.actions import Departure
 from realtime_server.replay import guarded_replay, liveness_checks
-from realtime_server.replay.absences import LostReason
 from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Identifier
+from realtime_server.replay.lost_reasons import LostReason
 from realtime_server.replay.membership import Choice
 from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.parking import Parking
