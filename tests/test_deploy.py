@@ -137,6 +137,46 @@ def test_nobody_is_killed_while_draining(server: Any, manifests: dict[str, Any])
     assert float(stop) > LONGEST_STOP
 
 
+# Several servers.
+
+
+def test_the_cluster_of_compose_has_the_same_database_and_server() -> None:
+    cluster, alone = load("cluster/compose.yaml"), load("compose.yaml")
+    for key in ("image", "command", "environment", "secrets", "healthcheck"):
+        assert cluster["services"]["database"][key] == alone["services"]["database"][key]
+    one, two = (cluster["services"][name] for name in ("server-1", "server-2"))
+    assert one == two
+    same = alone["services"]["server"]["environment"]
+    assert one["environment"].items() >= same.items()
+    assert set(one["environment"]) <= SETTINGS
+    for key in ("read_only", "cap_drop", "security_opt", "stop_grace_period"):
+        assert one[key] == alone["services"]["server"][key]
+    context = (DEPLOY / "cluster" / one["build"]["context"]).resolve()
+    assert (context / one["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+
+
+def test_the_cluster_of_compose_has_its_secrets_from_the_page() -> None:
+    cluster = load("cluster/compose.yaml")
+    page = (DEPLOY.parent / "docs" / "howto" / "several-servers.md").read_text(encoding="utf-8")
+    [names] = re.findall(r"^for name in ([\w ]+); do$", page, re.MULTILINE)
+    assert set(names.split()) == set(cluster["secrets"])
+    for service in cluster["services"].values():
+        files = re.findall(r"/run/secrets/(\w+)", json.dumps(service))
+        assert set(files) == set(service.get("secrets", ()))
+    # The ports of NATS and the database are not open to others.
+    published = [name for name, service in cluster["services"].items() if "ports" in service]
+    assert published == ["balancer"]
+    port = DEFAULTS.port
+    assert cluster["services"]["balancer"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def test_the_cluster_of_compose_permits_what_the_page_does() -> None:
+    page = (DEPLOY.parent / "docs" / "howto" / "several-servers.md").read_text(encoding="utf-8")
+    config = (DEPLOY / "cluster" / "nats.conf").read_text(encoding="utf-8")
+    [documented] = re.findall(r"permissions \{.*?\n      \}", page, re.DOTALL)
+    assert documented in config
+
+
 # Kubernetes.
 
 

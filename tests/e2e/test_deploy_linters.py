@@ -58,8 +58,9 @@ def compose_schema(file: Path) -> tuple[int, str]:
     return run(program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", file)
 
 
-def test_the_compose_file_fits_the_compose_specification() -> None:
-    code, output = compose_schema(DEPLOY / "compose.yaml")
+@pytest.mark.parametrize("name", ["compose.yaml", "cluster/compose.yaml"])
+def test_the_compose_files_fit_the_compose_specification(name: str) -> None:
+    code, output = compose_schema(DEPLOY / name)
     assert code == 0, output
 
 
