@@ -385,7 +385,7 @@ async def test_a_second_slot_that_is_left_over_is_named_and_left_alone(
 
 async def test_a_gap_that_somebody_is_owed_is_told_after_a_restart(item: Database) -> None:
     slot = unique_name("slot")
-    client = ReplayClient(0, session=f"{SESSION}a", answer=b"something")
+    client = ReplayClient(0, session=f"{SESSION}a", answer=b"12345678")
     async with serve(item, slot) as server:
         await until_kept(item, slot)
         client.port = server.port
