@@ -18,11 +18,15 @@ import psycopg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from realtime_core import Insert
+from realtime_server.cluster.envelope import Place, encode
+from realtime_server.cluster.log import Log
+from realtime_server.cluster.unpacker import Unpacker
 from tests.fix_postgres import Database
 from tests.nats_server import free_port
 from tests.server_process import ServerProcess
 
-__all__ = ["ClusterServer", "Returner", "Watcher", "Writer", "leader_of"]
+__all__ = ["ClusterServer", "Returner", "Watcher", "Writer", "leader_of", "rows_in_log"]
 
 _PAUSE: Final = 1.0
 """Seconds until a client with a session connects again."""
@@ -117,9 +121,13 @@ class Writer:
         return self.issued
 
     def _write(self) -> None:
+        random, count = self._random, 1
         with psycopg.connect(self._dsn, autocommit=True) as connection:
-            while not self._is_over.wait(0.01):
-                count = self._random.choice((1, 1, 1, 2, 5, 20, 20, 300))
+            while not self._is_over.wait(min(count, 40) / 400):
+                is_large = random.random() < 0.01
+                count = (
+                    random.randint(300, 3000) if is_large else random.choice((1, 1, 1, 2, 5, 20))
+                )
                 first = self.issued + 1
                 self.issued += count
                 connection.execute(
@@ -288,3 +296,23 @@ class Returner:
         if not is_right:
             self.problems.append(f"port {port}: {number} behind {at}")
         self.last = max(self.last, number)
+
+
+async def rows_in_log(log: Log) -> list[int]:
+    """Read the log from its start to its end; return the numbers of the rows, as they stand there.
+
+    Each message follows the one before it: nothing is missing, and nothing is there twice.
+    """
+    state, unpacker = await log.state(), Unpacker()
+    place: Place | None = None
+    numbers: list[int] = []
+    for sequence in range(state.first, state.last + 1):
+        envelope = await log.envelope_at(sequence)
+        assert place is None or envelope.prev == place, (sequence, envelope.prev, place)
+        place = envelope.last
+        numbers += (
+            int(event.record.text("id") or "")
+            for event in unpacker.feed(encode(envelope), sequence)
+            if isinstance(event, Insert)
+        )
+    return numbers
