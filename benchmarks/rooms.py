@@ -58,7 +58,9 @@ def client_frame(first: int, data: bytes) -> bytes:
 def pushed(number: int) -> bytes:
     """Return a broadcast of kind 3 whose payload the load client takes for a row."""
     parts = [b"1", b"2", TOPIC.encode(), b"m", b""]
-    payload = b'{"record":{"id":%d,"data":"' % number
+    payload = (
+        b'{"commit_timestamp":"2026-11-29T00:00:00.000000Z","record":{"id":%d,"data":"' % number
+    )
     payload += b"x" * (BYTES - len(payload) - 3) + b'"}}'
     return bytes([3, *map(len, parts), 1]) + b"".join(parts) + payload
 
