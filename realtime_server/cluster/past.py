@@ -238,6 +238,10 @@ class LogPast:
             except HoleError as exc:
                 logger.warning("what clients have missed is not all in the log: %s", exc)
                 unpacker.begin_anew()
+                # The rest of a piece whose first parts are missing is part of the hole.
+                floor = None
+                if envelope.part > 1:
+                    continue
                 events, floor = unpacker.feed(data, sequence), envelope.prev
             changes = [event for event in events if not isinstance(event, LogicalMessage)]
             if changes:

@@ -184,6 +184,28 @@ async def test_what_is_before_a_hole_is_below_the_floor(stage: Stage) -> None:
 
 
 @staged
+async def test_a_change_in_parts_is_below_the_floor_if_the_log_lets_go_of_some_of_them(
+    stage: Stage,
+) -> None:
+    stage.idle(*range(10, 2570, 10))
+    assert stage.server.last == 256  # As many as the reader asks for at once.
+    stage.message(3000, b"x" * 2500)
+    stage.idle(4000, 5000)
+    stage.attach()
+    stage.needed = (5, 0)
+    is_first = True
+
+    async def take(message: LogicalMessage) -> None:
+        pass
+
+    async for _ in stage.past.read((5000, 0), take, lambda: stage.needed):
+        if is_first:
+            stage.server.expire_before(258)
+        is_first = False
+    assert stage.past.floor == (2999, 0)
+
+
+@staged
 async def test_places_of_another_stream_say_nothing(stage: Stage) -> None:
     stage.idle(1000)
     stage.message(2000, b"of the former stream")
