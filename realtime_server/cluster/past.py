@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Final, Protocol, TypeVar
 
-from realtime_core import LSN, Event, LogicalMessage
+from realtime_core import LSN, Event, Idle, LogicalMessage
 from realtime_core.pgoutput import ChangeDecoder
 
 from ..fanout.turns import Turn
+from ..replay.older_changes import LostError
 from ..replay.past import Telling
 from ..replay.places import Place as ReplayPlace
 from .chain import Chain, HoleError
-from .envelope import Envelope, Kind, Place, decode, messages_of
+from .envelope import Envelope, Kind, Place, decode, messages_of, position_at
 from .errors import LogError
 from .log import Log
 from .log_reader import LogReader
@@ -196,6 +198,29 @@ class LogPast:
         finally:
             await reader.aclose()
 
+    async def read_older(self, after: ReplayPlace) -> AsyncGenerator[Sequence[Event], None]:
+        reader = self._make_reader()
+        lsn, index, *_ = after
+        place = (self._generation(), lsn, index)
+        unpacker = Unpacker(place)
+        try:
+            await _persist(lambda: reader.begin_with(lambda log: log.find(place)))
+            async for envelope, data, sequence in self._envelopes(reader, is_endless=True):
+                if envelope.last[0] != place[0]:
+                    # The memory has all of another stream that anybody may need.
+                    raise LogError("the log goes on with another stream")
+                try:
+                    events = unpacker.feed(data, sequence)
+                except HoleError as exc:
+                    raise LostError(exc.until[1:]) from None
+                if events:
+                    assert unpacker.last is not None
+                    end = position_at(unpacker.last, envelope.stream)
+                    # What has only messages brings the reader on as well.
+                    yield [*_without_messages(events), Idle(end)]
+        finally:
+            await reader.aclose()
+
     async def _find_span(self, log: Log) -> int:
         return await log.find_since(self._span)
 
@@ -243,31 +268,39 @@ class LogPast:
                 if envelope.part > 1:
                     continue
                 events, floor = unpacker.feed(data, sequence), envelope.prev
-            changes = [event for event in events if not isinstance(event, LogicalMessage)]
-            if changes:
+            if changes := _without_messages(events):
                 yield changes
         self.floor = self.begin() if floor is None else floor[1:]
 
     async def _envelopes(
-        self, reader: LogReader
+        self, reader: LogReader, *, is_endless: bool = False
     ) -> AsyncGenerator[tuple[Envelope, bytes, int], None]:
-        """Yield the envelopes up to where the feed begins, of the stream that is there.
+        """Yield the envelopes of the stream that the feed begins with, or later ones.
+
+        Args:
+            reader: the reader.
+            is_endless: whether to go on behind where the feed begins.
 
         Raises:
             LogError: if the log cannot be read, or is another one.
         """
         feed, generation, turn = self._feed, self._generation(), Turn()
-        while reader.sequence < feed.begin_sequence:
+        end = math.inf if is_endless else feed.begin_sequence
+        while reader.sequence < end:
             reads = await _persist(reader.next)
             if reader.created != feed.log_created:
                 raise LogError("the log was made anew")
             for read in reads:
-                if read.sequence > feed.begin_sequence:
+                if read.sequence > end:
                     return
                 envelope = decode(read.data, read.sequence)
-                if envelope.last[0] == generation:
+                if envelope.last[0] >= generation:
                     yield envelope, read.data, read.sequence
                 await turn.give_way()
+
+
+def _without_messages(events: Sequence[Event]) -> list[Event]:
+    return [event for event in events if not isinstance(event, LogicalMessage)]
 
 
 async def _persist(step: Callable[[], Awaitable[Result]]) -> Result:

@@ -48,6 +48,7 @@ How a client catches up
   places former ones cannot be compared.
 * *round* (:mod:`.catch_up_round`): channels that catch up together, in a hub of their own. Rounds
   begin and end in :mod:`.catch_up`. Channels that have everything *go live* (:mod:`.going_live`).
+* *older changes* (:mod:`.older_changes`): what the log has given up, where it can be read again.
 
 What outlives a server process
 

@@ -38,6 +38,7 @@ from .catch_up_round import MOST_MEMBERS, CatchUpRound, CatchUpStats, RoundMembe
 from .change_log import ChangeLog
 from .going_live import GoingLive, TellGap
 from .log_floor import LogFloor
+from .older_changes import OlderChanges
 from .places import Place
 from .publishing import CannotPublishError, Publish, Published
 
@@ -86,7 +87,9 @@ class CatchUp:
         self._new_hub = new_hub
         self._publish = publish
         self._on_floor = on_floor
-        self._floor = LogFloor(log, on_floor)
+        self.older = OlderChanges(log)
+        """What the log has given up, as far as it can be read again."""
+        self._floor = LogFloor(log, self.older, on_floor)
         self._on_slow = on_slow
         self._on_lost = on_lost
         # All channels that are being brought up to now.
@@ -284,6 +287,7 @@ class CatchUp:
             self._give_up(one, [*one.members.values(), *one.entering], self._on_lost)
         finally:
             del self._rounds[one]
+            await self.older.close(one)
         took = loop.time() - began
         self._pace.end(one, began, took)
         logger.debug(
@@ -295,8 +299,17 @@ class CatchUp:
         await self._enter(one)
         if not len(one):
             return 0
+        is_older = one.place < self._log.floor
+        if not is_older:
+            await self.older.close(one)
+        elif not await self.older.fetch(one):
+            return 0
+        # Others may have joined meanwhile.
         until = one.entering[-1].place if one.entering else None
-        events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
+        if is_older:
+            events, place = self.older.read(one, _STEP, until, most_bytes=one.step_bytes())
+        else:
+            events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
         one.publishing_to = place
         if events:
             published = await self._publish_step(one, events)

@@ -332,8 +332,8 @@ class ChannelStarts:
             return standing.began, lost
         if has_missed and choice.repeats >= MOST_REPEATS:
             return standing.began, LostReason.LIMIT
-        if place < self._log.floor:
-            return self._log.floor, lost or LostReason.LIMIT
+        if place < (floor := self.catch_up.older.floor):
+            return floor, lost or LostReason.LIMIT
         return place, None
 
     def _on_live(self, subscription: Subscription) -> None:

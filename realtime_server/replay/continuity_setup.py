@@ -93,11 +93,12 @@ def make_continuity(
     )
     memberships.on_change = standings.note
     dsn = partial(resolve_dsn, config)
-    past = None if share is None else share.past
+    past = (None if share is None else share.past) or _second_slot_past(config, dsn, share)
+    channel_starts.catch_up.older.read_older = past.read_older
     durable = Durable(
         journal,
         WalMessages(dsn, PREFIX),
-        past or _second_slot_past(config, dsn, share),
+        past,
         window=window,
         stream=origin.stream,
         reconnects=lambda: stats().reconnects,

@@ -13,6 +13,7 @@ import attrs
 
 from realtime_core import LSN, Event, LogicalMessage
 
+from .older_changes import ReadOlder
 from .places import Place
 
 __all__ = ["Past", "Shared", "Telling"]
@@ -41,6 +42,12 @@ class Past(Protocol):
     @property
     def floor(self) -> Place | None:
         """The place behind which everything was read; None if not all of it was."""
+        ...
+
+    @property
+    def read_older(self) -> ReadOlder | None:
+        """Reads changes again that the memory has given up; None: they are kept for a process that
+        begins alone."""
         ...
 
     @property

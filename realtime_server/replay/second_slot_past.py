@@ -37,6 +37,8 @@ class SecondSlotPast:
             everything that committed. The second slot may begin behind the last change.
     """
 
+    read_older = None
+
     def __init__(
         self,
         second_slot: SecondSlot,

@@ -207,6 +207,35 @@ async def test_the_others_are_told_of_a_server_that_was_killed(
     assert (client.ids, client.gaps) == ([1], [])
 
 
+async def test_what_does_not_fit_into_memory_comes_from_the_log(
+    item: Database, shared: dict[str, str]
+) -> None:
+    shared["REPLAY_MEMORY_MB"] = "1"
+    away, witness = (ReplayClient(0, session=f"{SESSION}{one}") for one in "ab")
+    async with serve(item, shared) as one:
+        for each in (away, witness):
+            assert not await come_back(each, one.port)
+        await write(item, 1)
+        await away.until(1)
+        await cut(away, one)
+        for number in range(10):
+            query = (
+                "insert into item select g, string_agg(md5((g * h)::text), '')"
+                f" from generate_series({1000 * number + 2}, {1000 * number + 1001}) g,"
+                " generate_series(1, 30) h group by g order by g"
+            )
+            await asyncio.to_thread(item.execute, query)
+        await witness.until(10_001)
+        assert parts(one).log.floor > (0, -1)
+        async with serve(item, shared) as two:
+            assert await come_back(away, two.port)
+            await write(item, 10_002)
+            await away.until(10_002)
+            await away.close()
+        await witness.close()
+    assert (away.ids, away.gaps) == (list(range(1, 10_003)), [])
+
+
 async def test_what_the_log_does_not_have_any_more_is_a_gap(
     item: Database, shared: dict[str, str]
 ) -> None:

@@ -16,6 +16,7 @@ from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader
 from realtime_server.cluster.packer import Packer
 from realtime_server.cluster.past import LogPast
+from realtime_server.replay.older_changes import LostError
 from realtime_server.replay.past import Telling
 from realtime_server.replay.places import Place
 from tests.fake_jetstream import FakeJetStream
@@ -233,6 +234,37 @@ async def test_a_record_in_parts_is_read_as_a_whole(stage: Stage) -> None:
     stage.attach()
     await stage.read()
     assert [len(content) for content in stage.messages] == [2500, 5]
+
+
+async def older(stage: Stage, after: Place, upto: int) -> list[int]:
+    """Read older changes up to an LSN; return the LSNs."""
+    lsns: list[int] = []
+    batches = stage.past.read_older(after)
+    async for batch in batches:
+        assert not any(isinstance(event, LogicalMessage) for event in batch)
+        lsns += {event.position.lsn for event in batch if isinstance(event, Idle)}
+        if lsns[-1] >= upto:
+            break
+    await batches.aclose()
+    return lsns
+
+
+@staged
+async def test_rounds_read_older_changes_behind_the_feeds_begin_as_well(stage: Stage) -> None:
+    stage.idle(10, 20, 30)
+    stage.attach()
+    stage.idle(40)
+    stage.message(50, b"one")
+    assert await older(stage, (10, 0), 40) == [20, 30, 40]
+    # What has only messages moves on, too.
+    assert await older(stage, (40, 0), 49) == [49]
+    stage.server.expire_before(3)
+    with pytest.raises(LostError) as caught:
+        await older(stage, (10, 0), 40)
+    assert caught.value.until == (20, 0)
+    stage.append(stage.packer.feed(Gap(None, Position(LSN(10), 0, OTHER), GapReason.OTHER_CLUSTER)))
+    with pytest.raises(LogError, match="another stream"):
+        await older(stage, (49, 0), 60)
 
 
 @staged
