@@ -188,6 +188,9 @@ class Continuity:
                 await asyncio.sleep(0)
         begin = self.durable.restored_from
         self._log.put_before(older, start if begin is None else begin)
+        if begin is not None and begin > (self.durable.journal.lowest() or begin):
+            # It began behind what somebody needs, so that is not there.
+            self._channel_starts.catch_up.older.lose(begin)
         self.is_restored = True
 
 

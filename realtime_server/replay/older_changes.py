@@ -87,6 +87,10 @@ class OlderChanges:
             return floor
         return min(floor, self._lost)
 
+    def lose(self, until: Place) -> None:
+        """Note that what is behind lower places is not there any more."""
+        self._lost = max(self._lost, until)
+
     async def fetch(self, one: CatchUpRound) -> bool:
         """Have a piece ready behind a round's place, which is below the memory's floor; return
         whether it is: otherwise look again at the floor and the round's members."""
@@ -102,10 +106,10 @@ class OlderChanges:
             while piece.end <= one.place:
                 piece.append(await anext(reader.batches))
         except LostError as exc:
-            self._lost = max(self._lost, exc.until)
+            self.lose(exc.until)
         except (RealtimeError, StopAsyncIteration) as exc:
             logger.warning("what clients have missed cannot be read: %s", exc)
-            self._lost = self._log.floor
+            self.lose(self._log.floor)
         else:
             return one.epoch == self._log.epoch
         await self.close(one)
