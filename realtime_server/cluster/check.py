@@ -234,7 +234,10 @@ def _of_replay(stream: Mapping[str, Any], window: float) -> Iterator[Finding]:
 
 
 async def _ask_all(client: Client, stream: str, denied: set[Denied]) -> Mapping[str, Any] | None:
-    """Try all that a server does; return what JetStream says of the stream, None if nothing."""
+    """Try all that a server does; return what JetStream says of the stream, None if nothing.
+
+    If something was denied, its answer is not waited for.
+    """
     inbox = await client.subscribe(client.new_inbox())
     beats = await client.subscribe(f"{stream}.beat.*")
     for verb, name in (
@@ -252,6 +255,8 @@ async def _ask_all(client: Client, stream: str, denied: set[Denied]) -> Mapping[
     await client.flush()
     await inbox.unsubscribe()
     await beats.unsubscribe()
+    if denied:
+        return None
     with suppress(nats.errors.TimeoutError, nats.errors.NoRespondersError):
         message = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=_ANSWER)
         answer: Mapping[str, Any] = json.loads(message.data)
