@@ -49,7 +49,7 @@ class Behind:
 
 
 Upto = TypeVar("Upto")
-"""What is acknowledged: a position of the slot, or a number in the log."""
+"""What is acknowledged: a position of the slot, or how many envelopes of the log were sent."""
 
 
 @attrs.frozen

@@ -59,8 +59,10 @@ class LogEnvelopes:
         self._has_ended = self._is_behind_hole = False
         # How many gaps there were, and how many of them because the log has lost something.
         self._gaps = self._holes = 0
-        # What was read and not every worker has handed out: numbers and sizes, and all together.
-        self._waiting: deque[tuple[int, int]] = deque()
+        # What was read and not every worker has handed out, counted here, with its number in the
+        # log and its size; and all sizes together.
+        self._count = 0
+        self._waiting: deque[tuple[int, int, int]] = deque()
         self._waiting_bytes = 0
 
     async def __aenter__(self) -> None:
@@ -116,10 +118,15 @@ class LogEnvelopes:
             self._has_ended = True
 
     def ack(self, upto: int) -> None:
-        """Note that every worker has handed out everything up to a sequence."""
-        self.handed_out = upto
+        """Note that every worker has handed out everything up to an envelope.
+
+        Args:
+            upto: its number among those that were sent. In a log that was made anew, the log's own
+                numbers begin at 1 again.
+        """
         while self._waiting and self._waiting[0][0] <= upto:
-            self._waiting_bytes -= self._waiting.popleft()[1]
+            _, self.handed_out, size = self._waiting.popleft()
+            self._waiting_bytes -= size
 
     def stats(self) -> SourceStats:
         """Return what the leader's source counted when it was heard last.
@@ -171,10 +178,11 @@ class LogEnvelopes:
         self._holes += is_behind_hole
         self._gaps += is_behind_hole + (whole.kind is Kind.GAP)
         data = read.data if envelope.parts == 1 else encode(whole)
-        self._waiting.append((read.sequence, len(data)))
+        self._count += 1
+        self._waiting.append((self._count, read.sequence, len(data)))
         self._waiting_bytes += len(data)
         behind = self._behind(whole.last, read.sequence)
-        return ToSend(data, behind, read.sequence, is_behind_hole)
+        return ToSend(data, behind, self._count, is_behind_hole)
 
     def _behind(self, place: Place, sequence: int) -> Behind:
         generation, lsn, index = place
