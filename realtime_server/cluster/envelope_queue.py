@@ -172,19 +172,20 @@ class EnvelopeQueue:
         if isinstance(upto, Begin | Gap):
             return None
         position = upto if isinstance(upto, Position) else upto.position
-        # What was read ahead may be behind a gap, where LSNs may be lower. The unpacker gives the
-        # positions from one gap to the next the same object as their stream.
-        generations = (
-            place[0] for place, stream, _ in reversed(self._handed) if stream is position.stream
-        )
-        generation = next(generations, None)
-        if generation is None:
-            return None
         # The position of a Commit is that of the last change, and an envelope ends behind it.
         index = LAST_INDEX if isinstance(upto, Commit) else position.index
-        place = (generation, position.lsn, index)
+        place = (position.lsn, index)
+        # What was read ahead may be behind a gap, where LSNs may be lower. The unpacker gives the
+        # positions from one gap to the next the same object as their stream. Their generations may
+        # differ all the same: a log that was made anew goes on with 0.
+        count = 0
+        for number, (end, stream, _) in enumerate(self._handed, 1):
+            if stream is position.stream:
+                if end[1:] > place:
+                    break
+                count = number
         done: int | None = None
-        while self._handed and self._handed[0][0] <= place:
+        for _ in range(count):
             self.done, _, done = self._handed.popleft()
         return done
 

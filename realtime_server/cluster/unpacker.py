@@ -94,7 +94,8 @@ class Unpacker:
         Call this when the consumer was told of the gap.
         """
         self._chain.begin_anew()
-        self._renew(self.stream)
+        # Behind a hole there may be another log, with lower places of the same stream.
+        self._renew(None)
 
     def describe_anew(self) -> None:
         """Have the decoder told of all tables anew, so that their relations are other objects."""

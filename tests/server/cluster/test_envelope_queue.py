@@ -79,10 +79,12 @@ async def test_changes_that_cannot_be_read_are_a_gap_at_once(
     assert await next_of(queue) == [idle(2)]
     after, until = Position(LSN(2), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND)]
-    assert await next_of(queue) == [idle(6)]
+    (event,) = await next_of(queue)
+    assert event == idle(6)
     assert (queue.gaps, queue.holes) == (1, 1)
     assert "envelope 7 cannot be read" in caplog.text
-    assert queue.acknowledged(idle(6)) == 8
+    assert isinstance(event, Idle)
+    assert queue.acknowledged(event) == 8
 
 
 async def test_changes_that_cannot_be_read_are_an_error_where_nothing_can_be_missing() -> None:
@@ -110,8 +112,10 @@ async def test_a_mark_ends_the_hole_that_lost_parts_have_left() -> None:
     queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
     queue.put(9, Packer(place, STREAM).repeat().data)
     after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 1, STREAM)
-    assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(5)]
-    assert queue.acknowledged(idle(5)) == 9
+    gap, event = await next_of(queue)
+    assert (gap, event) == (Gap(after, until, GapReason.LOG_BEHIND), idle(5))
+    assert isinstance(event, Idle)
+    assert queue.acknowledged(event) == 9
 
 
 @pytest.mark.parametrize("lost", [{2}, {3}, {2, 3}, {2, 3, 4}, {3, 4}])
@@ -147,6 +151,36 @@ async def test_a_log_that_was_empty_begins_where_the_slot_is(lsn: int, has_gap: 
     found = await next_of(queue)
     assert any(isinstance(event, Gap) for event in found) is has_gap
     assert queue.holes == has_gap
+
+
+async def test_what_is_acknowledged_goes_on_in_a_log_that_was_made_anew() -> None:
+    """Its generations begin at 0 again, and what the former one repeated is not acknowledged."""
+    queue = EnvelopeQueue(Unpacker((3, 100, LAST_INDEX), STREAM), tells_holes=True)
+    queue.put(499, Packer((3, 100, LAST_INDEX), STREAM).repeat().data)
+    begin = begin_of_log(101, STREAM)
+    packer = Packer(begin.last, STREAM)
+    queue.put(1, encode(begin))
+    for number in (2, 3):
+        (packed,) = packer.feed(idle(100 * number))
+        queue.put(number, packed.data)
+    assert await next_of(queue) == [idle(200)]
+    assert await next_of(queue) == [idle(300)]
+    assert queue.acknowledged(idle(200)) == 2
+    assert queue.acknowledged(idle(300)) == 3
+
+
+async def test_positions_behind_a_hole_are_not_those_before_it() -> None:
+    """Another log may have lower ones, of which those before the hole acknowledge nothing."""
+    queue = EnvelopeQueue(Unpacker((3, 100, 0), STREAM), tells_holes=True)
+    queue.put(500, mark(101, 100, generation=3))
+    queue.put(1, mark(9, 8), is_anew=True)
+    (before,) = await next_of(queue)
+    _, behind = await next_of(queue)
+    assert isinstance(before, Idle)
+    assert isinstance(behind, Idle)
+    assert queue.acknowledged(before) == 500
+    assert queue.acknowledged(behind) == 1
+    assert queue.done == (0, 9, 0)
 
 
 async def test_a_place_that_is_said_once_more_changes_nothing() -> None:
