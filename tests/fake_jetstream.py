@@ -106,9 +106,11 @@ class FakeJetStream:
         """Send what was asked for."""
         for name, consumer in self.consumers.items():
             while consumer.left and not self.is_silent and consumer.next <= self.last:
-                consumer.next = max(consumer.next, self.first)
-                if consumer.next > self.last:
+                kept = range(max(consumer.next, self.first), self.last + 1)
+                found = next((number for number in kept if number in self.messages), None)
+                if found is None:
                     return
+                consumer.next = found
                 consumer.delivered += 1
                 consumer.left -= 1
                 numbers = f"1.{consumer.next}.{consumer.delivered}.0.{self.last - consumer.next}"

@@ -18,7 +18,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Final, Protocol, TypeVar
 
-from realtime_core import LSN, Event, Idle, LogicalMessage
+from realtime_core import LSN, DecodeError, Event, Idle, LogicalMessage
 from realtime_core.pgoutput import ChangeDecoder
 
 from ..fanout.turns import Turn
@@ -26,7 +26,7 @@ from ..replay.older_changes import LostError
 from ..replay.past import Telling
 from ..replay.places import Place as ReplayPlace
 from .chain import Chain, HoleError
-from .envelope import Envelope, Kind, Place, decode, messages_of, position_at
+from .envelope import Envelope, EnvelopeError, Kind, Place, decode, messages_of, position_at
 from .errors import LogError
 from .log import Log
 from .log_reader import LogReader
@@ -45,7 +45,7 @@ _PATIENCE: Final = 30.0
 _PART_OF_LOG: Final = 8
 """Everything is told again when so small a part of the log's bytes has come since."""
 _MESSAGE: Final = ord("M")
-_IS_TRANSACTIONAL: Final = 1
+_TRANSACTIONAL: Final = b"\1"
 _NODE_BYTES: Final = 4
 """How many bytes of what a process is known by in the journal are those of its own name. The others
 are those of the cluster's, so that the servers of another cluster are not taken for members."""
@@ -241,36 +241,42 @@ class LogPast:
             if whole is None or whole.kind is not Kind.CHANGES:
                 continue
             chain.last, chain.stream = whole.last, whole.stream
-            decoder = ChangeDecoder(whole.stream)
-            for part in messages_of(whole.body, sequence):
-                if part[0] == _MESSAGE and not part[1] & _IS_TRANSACTIONAL:
-                    for event in decoder.decode([part]):
-                        if isinstance(event, LogicalMessage):
-                            yield event
+            try:
+                messages = _messages_in(whole, sequence)
+            except DecodeError as exc:
+                logger.error("passing over what former processes have written: %s", exc)
+                continue
+            for message in messages:
+                yield message
 
     async def _changes(self, reader: LogReader) -> AsyncGenerator[Sequence[Event], None]:
         """Yield the changes, and note behind which place they are all there."""
         unpacker = Unpacker()
         floor: Place | None = None
         async for envelope, data, sequence in self._envelopes(reader):
-            if floor is None:
-                if envelope.part > 1:
-                    continue
+            try:
+                try:
+                    events = unpacker.feed(data, sequence)
+                except HoleError as exc:
+                    logger.warning("what clients have missed is not all in the log: %s", exc)
+                    unpacker.begin_anew()
+                    # The rest of a piece whose first parts are missing is part of the hole.
+                    floor = None
+                    events = unpacker.feed(data, sequence)
+            except EnvelopeError as exc:
+                # The next one says whether something is missing.
+                logger.error("passing over a part of what clients have missed: %s", exc)
+                continue
+            if floor is None and unpacker.last is not None:
                 # Where another stream begins, places of the former one say nothing.
                 floor = envelope.last if envelope.kind is Kind.GAP else envelope.prev
-            try:
-                events = unpacker.feed(data, sequence)
-            except HoleError as exc:
-                logger.warning("what clients have missed is not all in the log: %s", exc)
-                unpacker.begin_anew()
-                # The rest of a piece whose first parts are missing is part of the hole.
-                floor = None
-                if envelope.part > 1:
-                    continue
-                events, floor = unpacker.feed(data, sequence), envelope.prev
             if changes := _without_messages(events):
                 yield changes
-        self.floor = self.begin() if floor is None else floor[1:]
+        begin = self._feed.begin
+        assert begin is not None
+        # The log may have let go of the last ones, too.
+        has_all = floor is not None and unpacker.last is not None and unpacker.last >= begin
+        self.floor = floor[1:] if floor is not None and has_all else self.begin()
 
     async def _envelopes(
         self, reader: LogReader, *, is_endless: bool = False
@@ -301,6 +307,22 @@ class LogPast:
 
 def _without_messages(events: Sequence[Event]) -> list[Event]:
     return [event for event in events if not isinstance(event, LogicalMessage)]
+
+
+def _messages_in(envelope: Envelope, sequence: int) -> list[LogicalMessage]:
+    """Return the messages of an envelope that are in no transaction; rows are not looked at.
+
+    Raises:
+        DecodeError: if it cannot be read.
+    """
+    decoder = ChangeDecoder(envelope.stream)
+    parts = [
+        part
+        for part in messages_of(envelope.body, sequence)
+        if part[0] == _MESSAGE and part[1:2] != _TRANSACTIONAL
+    ]
+    events = decoder.decode(parts)
+    return [event for event in events if isinstance(event, LogicalMessage)]
 
 
 async def _persist(step: Callable[[], Awaitable[Result]]) -> Result:

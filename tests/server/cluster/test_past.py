@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any
@@ -11,6 +12,7 @@ import attrs
 import pytest
 
 from realtime_core import LSN, Event, Gap, GapReason, Idle, LogicalMessage, Position, StreamIdentity
+from realtime_server.cluster.envelope import Envelope, Kind, decode, encode, write_message
 from realtime_server.cluster.errors import LogError
 from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader
@@ -52,7 +54,7 @@ class Stage:
         self.needed: Place | None = None
         self.past = LogPast(
             self._reader,
-            self.feed,  # type: ignore[arg-type]
+            self.feed,
             cluster=b"shop and more",
             node=NODE,
             others=lambda: self.others,
@@ -102,21 +104,24 @@ class Stage:
         return [event.position.lsn for event in events if isinstance(event, Idle)]
 
 
-def staged(test: Callable[[Stage], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    async def run() -> None:
+def staged(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    async def run(**given: Any) -> None:
         stage = Stage()
         await stage.begin()
         async with asyncio.timeout(600):
-            await test(stage)
+            await test(stage, **given)
         assert not stage.server.connections or all(
             connection.closed.is_set() for connection in stage.server.connections
         )
 
     @wraps(test)
-    def wrapped() -> None:
-        run_in_virtual_time(run())
+    def wrapped(**given: Any) -> None:
+        run_in_virtual_time(run(**given))
 
-    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    # What is parametrized is given by name, and the stage is not.
+    signature = inspect.signature(test)
+    _, *parameters = signature.parameters.values()
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapped
 
 
@@ -204,6 +209,66 @@ async def test_a_change_in_parts_is_below_the_floor_if_the_log_lets_go_of_some_o
             stage.server.expire_before(258)
         is_first = False
     assert stage.past.floor == (2999, 0)
+
+
+@staged
+async def test_what_is_lost_just_before_the_feed_begins_is_below_the_floor(stage: Stage) -> None:
+    stage.idle(*range(10, 101, 10))
+    stage.attach()
+    stage.idle(110)
+    for sequence in range(7, 11):
+        del stage.server.messages[sequence]
+    stage.needed = (5, 0)
+    assert await stage.read() == [10, 20, 30, 40, 50, 60]
+    assert stage.past.floor == stage.past.begin() == (100, 0)
+
+
+def broken(stage: Stage, lsn: int, body: bytes) -> bytes:
+    """Return an envelope that says that it has a message at an LSN, and has something else."""
+    place, before = (0, lsn - 1, 0), stage.packer.last
+    return encode(Envelope(Kind.CHANGES, place, place, before, STREAM, body))
+
+
+BROKEN = {
+    "no part": b"?",
+    "no whole message": write_message(b"M"),
+    "no message": write_message(b"M\0"),
+    "another place": write_message(b"C" * 30),
+}
+
+
+@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
+@staged
+async def test_what_cannot_be_read_is_passed_over(stage: Stage, body: bytes) -> None:
+    stage.message(10, b"one")
+    stage.idle(20)
+    # Nothing is missing behind this one.
+    stage.server.append(broken(stage, 25, body))
+    stage.idle(30)
+    stage.message(40, b"two")
+    stage.attach()
+    stage.needed = (15, 0)
+    assert await stage.read() == [20, 30]
+    assert stage.messages == [b"one", b"two"]
+    assert stage.past.floor == (9, 0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3], ids=["first", "middle", "last"])
+@staged
+async def test_what_is_missing_where_something_cannot_be_read_is_below_the_floor(
+    stage: Stage, number: int
+) -> None:
+    stage.idle(5)
+    for lsn in (10, 20, 30):
+        stage.message(lsn, b"x")
+    stage.attach()
+    # The first envelope has the idle place.
+    sequence = number + 1
+    good = decode(stage.server.messages[sequence])
+    stage.server.messages[sequence] = encode(attrs.evolve(good, body=b"?"))
+    stage.needed = (4, 0)
+    await stage.read()
+    assert stage.past.floor == (10 * number - 1, 0)
 
 
 @staged
