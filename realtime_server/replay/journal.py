@@ -74,6 +74,8 @@ class Journal:
         self._most = most = max(most // 2, 1)
         self.is_full = False
         """Whether a channel here was not noted because there were too many."""
+        # How often others were told that processes have ended.
+        self._endings = 0
         self._empty = EmptyStretches()
         self._own = OwnProcess(seal.slot, self._empty, most=most)
         # What has to be written.
@@ -277,10 +279,12 @@ class Journal:
     def boots_for(self, slots: Collection[bytes]) -> Iterator[bytes]:
         """Return, for each of some slots that processes with joined channels have, the record of
         one that has got it, so that everybody takes the former ones to have ended."""
+        # A process that had only stood still may end again.
+        self._endings += 1
         for slot in self._others.slots.intersection(slots):
             server = digest(self._seal.server.hex(), slot.hex())
             seal = attrs.evolve(self._seal, slot=slot, server=server)
-            yield from write_record(seal, 0, self._clock(), (Boot(),), self._empty)
+            yield from write_record(seal, self._endings, self._clock(), (Boot(),), self._empty)
 
     # Reading
 

@@ -348,6 +348,23 @@ def test_slots_are_those_whose_processes_have_not_ended_as_far_as_is_known() -> 
     assert here.slots == {digest("b")}
 
 
+def test_a_process_that_had_only_stood_still_ends_when_it_is_gone_again() -> None:
+    clock = Clock()
+    here, there, third = (
+        journal_of(number, slot, clock) for number, slot in ((1, "a"), (2, "b"), (3, "c"))
+    )
+    there.joined(1, KEY, 5, (10, 0))
+    for number in range(3):
+        tell(there, here, third, snapshot=True)
+        assert third.find(KEY)[0].may_be_there
+        clock.now += 20
+        for record in here.boots_for({digest("b")}):
+            for reader in (here, there, third):
+                read_message(reader, record)
+        assert here.slots == third.slots == set(), number
+        assert third.find(KEY)[0].since == clock.now
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["records", "snapshot"])
 def test_a_channel_that_has_another_key_now_is_found_by_that_alone(whole: bool) -> None:
     here, there = journal_of(1, "a"), journal_of(2, "b")
