@@ -244,7 +244,7 @@ class LogPast:
             try:
                 messages = _messages_in(whole, sequence)
             except DecodeError as exc:
-                logger.error("passing over what former processes have written: %s", exc)
+                logger.error("passing over a message of the log: %s", exc)
                 continue
             for message in messages:
                 yield message
@@ -265,7 +265,7 @@ class LogPast:
                     events = unpacker.feed(data, sequence)
             except EnvelopeError as exc:
                 # The next one says whether something is missing.
-                logger.error("passing over a part of what clients have missed: %s", exc)
+                logger.error("passing over a message of the log: %s", exc)
                 continue
             if floor is None and unpacker.last is not None:
                 # Where another stream begins, places of the former one say nothing.
