@@ -212,6 +212,9 @@ class LogPast:
                 try:
                     events = unpacker.feed(data, sequence)
                 except HoleError as exc:
+                    if envelope.part < envelope.parts:
+                        # The last part of the change says where that ends.
+                        continue
                     raise LostError(exc.until[1:]) from None
                 if events:
                     assert unpacker.last is not None

@@ -332,6 +332,21 @@ async def test_rounds_read_older_changes_behind_the_feeds_begin_as_well(stage: S
         await older(stage, (49, 0), 60)
 
 
+@pytest.mark.parametrize("lost", [1, 2], ids=["the first part", "all but the last part"])
+@staged
+async def test_a_change_in_parts_is_lost_as_a_whole(stage: Stage, lost: int) -> None:
+    stage.idle(10)
+    stage.message(20, b"x" * 2500)
+    stage.idle(30)
+    stage.attach()
+    # Its parts are the second message to the fourth one.
+    assert stage.server.last == 5
+    stage.server.expire_before(2 + lost)
+    with pytest.raises(LostError) as caught:
+        await older(stage, (10, 0), 30)
+    assert caught.value.until == (19, 0)
+
+
 @staged
 async def test_nats_may_be_away_for_a_while(stage: Stage) -> None:
     stage.idle(*range(10, 4000, 10))
