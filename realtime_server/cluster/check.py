@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from realtime_core import Finding
 
 from ..config import ClusterSettings
-from .errors import ApiError, LogError
+from .errors import NO_JETSTREAM, ApiError, LogError
 from .leader import check_payload
 from .log import differences
 from .login import OnError, connect
@@ -43,6 +43,8 @@ _SYNC: Final = 120_000
 """After how many milliseconds NATS writes a stream to its disk, unless it is set up otherwise:
 https://docs.nats.io/running-a-nats-service/configuration, ``sync_interval``."""
 _NO_STREAM: Final = 10059
+_NAMED: Final = 2
+"""How many missing permissions are named before all that a server needs."""
 _FULL: Final = 0.9
 """Which part of its bytes a log takes that lets go of changes for that reason."""
 
@@ -69,7 +71,7 @@ async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.
         Finding.warning(
             _CHECK,
             refusal,
-            remedy="start that server, or correct NATS_URL; the others serve meanwhile",
+            remedy="the servers use another one of NATS_URL meanwhile",
         )
         for refusal in refusals
     ]
@@ -119,30 +121,27 @@ async def _findings(
     stream = config.stream_name
     answer = await _ask_all(client, stream, denied)
     if denied:
-        missing = " or ".join(missing_permissions(stream, denied))
+        missing = list(missing_permissions(stream, denied))
+        what = " or ".join(missing)
+        if len(missing) > _NAMED:
+            what = f"use the stream {stream!r}"
         yield Finding.problem(
             _CHECK,
-            f"NATS does not let its user {missing}; permit it there: "
+            f"NATS does not let its user {what}; permit it there: "
             f"publish {', '.join(publish_permissions(stream))}, and subscribe "
             f"{', '.join(subscribe_permissions(stream))}",
+            remedy=f"or, if NATS permits this of another name than {stream}, set CLUSTER_NAME to "
+            "that name",
         )
         return
     if answer is None:
-        yield Finding.problem(
-            _CHECK,
-            "JetStream does not answer; enable it in the configuration of NATS (jetstream { "
-            "store_dir: … }), and for the user's account; of several NATS servers with JetStream "
-            "more than half have to be there",
-        )
+        yield Finding.problem(_CHECK, NO_JETSTREAM)
         return
     error = answer.get("error")
     if error is None:
         yield Finding.ok(_CHECK, f"NATS is reached, and keeps the stream {stream!r}")
         for difference in differences(answer["config"], log_settings(config)):
-            yield Finding.warning(
-                _CHECK,
-                f"{difference}; change one of both: nats stream edit {stream}, or the settings",
-            )
+            yield Finding.warning(_CHECK, difference)
         copies = int(answer["config"]["num_replicas"])
         for finding in (*missing_copies(stream, answer), *_of_replay(answer, replay_window)):
             yield finding

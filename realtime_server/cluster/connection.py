@@ -17,7 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from ..config import ClusterSettings
-from .errors import LogError, NoResponderError
+from .errors import NO_JETSTREAM, LogError, NoResponderError
 from .login import connect
 from .permissions import denied_by
 
@@ -170,8 +170,10 @@ class NatsConnection:
             del self._asked[token]
         if message.headers and message.headers.get("Status") == _NOBODY:
             raise NoResponderError(
-                f"nobody listens to {subject}: JetStream is not enabled for this account, or the "
-                "stream is missing"
+                # Others are also not answered where the stream, or its consumer, is missing.
+                NO_JETSTREAM
+                if subject.startswith("$JS.API.STREAM.")
+                else f"nobody listens to {subject}: JetStream is off, or the stream is missing"
             )
         return message
 

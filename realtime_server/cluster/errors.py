@@ -6,9 +6,21 @@ from typing import Final
 
 from realtime_core.errors import ServerError
 
-__all__ = ["ApiError", "FencedError", "LogError", "MissingError", "NoResponderError"]
+__all__ = [
+    "NO_JETSTREAM",
+    "ApiError",
+    "FencedError",
+    "LogError",
+    "MissingError",
+    "NoResponderError",
+]
 
-
+NO_JETSTREAM: Final = (
+    "JetStream does not answer; enable it in the configuration of NATS (jetstream { store_dir: … "
+    "}), and for the user's account; of several NATS servers with JetStream more than half have to "
+    "be there"
+)
+"""What is said where nobody listens to JetStream's requests about streams."""
 _REMEDIES: Final = {
     10008: "JetStream may be back in a moment; see what NATS has logged",
     10039: "enable JetStream for the account of the user, as with nsc edit account --js-enable 1",

@@ -309,14 +309,30 @@ def stream_config(settings: LogSettings) -> dict[str, Any]:
 
 
 def differences(config: dict[str, Any], settings: LogSettings) -> list[str]:
-    """Return how a stream differs from what it is to be, one sentence each."""
+    """Return how a stream differs from what it is to be, one sentence each, with what to do."""
     wanted = stream_config(settings)
-    named = ("subjects", "retention", "storage", "discard", "num_replicas", "max_bytes", "max_age")
-    return [
-        f"{field} of the stream {settings.name} is {config.get(field)!r}, not {wanted[field]!r}"
-        for field in named
+    name = settings.name
+    seconds = f"{settings.max_age / 1000}".removesuffix(".0")
+    variables = {
+        "num_replicas": ("NATS_REPLICAS", 1, "", f"--replicas={settings.replicas}"),
+        "max_bytes": ("LOG_MAX_BYTES", 1, " bytes", f"--max-bytes={settings.max_bytes}"),
+        "max_age": ("LOG_MAX_AGE", _NANOSECONDS, " ms", f"--max-age={seconds}s"),
+    }
+    told = [
+        f"{field} of the stream {name} is {config.get(field)!r}, not {wanted[field]!r}: another "
+        f"program has made or changed it; set another CLUSTER_NAME, or use nats stream edit {name}"
+        for field in ("subjects", "retention", "storage", "discard")
         if config.get(field) != wanted[field]
     ]
+    for field, (variable, factor, unit, option) in variables.items():
+        found = config.get(field)
+        if found != wanted[field]:
+            told.append(
+                f"{variable} is {wanted[field] // factor}{unit}, and the stream {name} has "
+                f"{int(found or 0) // factor}{unit}; set both alike, the stream by nats stream "
+                f"edit {name} {option}"
+            )
+    return told
 
 
 def _read(subject: str, data: bytes) -> dict[str, Any]:

@@ -8,7 +8,9 @@ want it, and nothing is sent before.
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -26,7 +28,14 @@ _CONNECT: Final = 2
 """Seconds that a server may take to accept a connection."""
 _CLOSE: Final = 1.0
 """Seconds that closing a connection may take. A server that stands still takes no more bytes."""
-_LOGIN: Final = "set what the server's configuration has of this user, or add the user there"
+_REFUSED: Final = (
+    "the login is refused; set what the server's configuration has of this user, or add the user "
+    "there"
+)
+_NO_LOGIN: Final = (
+    "the server asks for a login; set NATS_USER and NATS_PASSWORD, or NATS_CREDENTIALS, or "
+    "NATS_NKEY_SEED"
+)
 
 OnError = Callable[[Exception], Awaitable[None]]
 OnClosed = Callable[[], Awaitable[None]]
@@ -79,7 +88,7 @@ async def connect(
                     **options,
                 )
         except (OSError, ValueError, nats.errors.Error) as exc:
-            problems.append(f"{url}: {_reason(attempt.cause or exc)}")
+            problems.append(f"{url}: {_reason(attempt.cause or exc, config)}")
             await _close(client)
         except BaseException:
             # Whoever waits for the connection has given it up.
@@ -188,7 +197,7 @@ def _tls(config: ClusterSettings) -> ssl.SSLContext:
     return context
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, config: ClusterSettings) -> str:
     """Return why a connection has failed, and what to do."""
     text = " ".join(str(error).split())
     match error:
@@ -203,10 +212,18 @@ def _reason(error: Exception) -> str:
                 "the server does not accept this server's certificate; set NATS_TLS_CERT to one "
                 "that an authority of its ca_file has signed"
             )
-        case nats.errors.AuthorizationError():
-            return f"the login is refused; {_LOGIN}"
-        case nats.errors.Error() if "authorization violation" in text.lower():
-            return f"the login is refused; {_LOGIN}"
+        case nats.errors.Error() if (
+            isinstance(error, nats.errors.AuthorizationError)
+            or "authorization violation" in text.lower()
+        ):
+            # A certificate may be the login.
+            has_login = config.nats_tls_cert is not None or bool(_login(config))
+            return _REFUSED if has_login else _NO_LOGIN
+        case socket.gaierror():
+            return f"there is no such host ({error.strerror}); correct NATS_URL"
+        # A name may have several addresses, of which one error tells.
+        case OSError() if f"[Errno {errno.ECONNREFUSED}]" in text:
+            return "nothing listens there; start NATS, or correct NATS_URL"
         case TimeoutError():
             return "no answer in time; is this the address of a NATS server's clients?"
     return text or type(error).__name__

@@ -101,9 +101,9 @@ async def test_a_stream_that_differs_is_not_changed_but_named(nats: NatsServer) 
         Severity.WARNING,
     ]
     told = " ".join(finding.message for finding in found)
-    assert "max_bytes of the stream check_other is 1073741824, not 16777216" in told
-    assert "max_age of the stream check_other is" in told
-    assert "nats stream edit check_other" in told
+    assert "LOG_MAX_BYTES is 16777216 bytes, and the stream check_other has 1073741824" in told
+    assert "LOG_MAX_AGE is 900000 ms, and the stream check_other has 600000 ms" in told
+    assert "nats stream edit check_other --max-age=900s" in told
 
 
 async def test_one_copy_and_a_short_delay_may_lose_changes(nats: NatsServer) -> None:
@@ -127,7 +127,7 @@ async def test_each_server_that_does_not_accept_the_connection_is_named(nats: Na
     config = attrs.evolve(settings(nats, "check_gone"), nats_url=f"{gone},{nats.url}")
     found = await cluster_findings(config)
     assert [finding.severity for finding in found] == [Severity.OK, Severity.WARNING]
-    assert found[1].message.startswith(f"no connection to NATS: {gone}: [Errno")
+    assert found[1].message.startswith(f"no connection to NATS: {gone}: nothing listens there")
     assert found[1].remedy is not None
 
 
@@ -154,9 +154,13 @@ async def test_copies_that_cannot_be_are_named_and_one_alone_too(
 
 @pytest.mark.parametrize("program", [DEBIAN, LATEST], ids=["debian", "latest"])
 async def test_without_jetstream_there_is_no_log(new_nats: Start, program: Path) -> None:
-    finding = await only(settings(new_nats(program=program, jetstream=False), "shop"))
+    config = settings(new_nats(program=program, jetstream=False), "shop")
+    finding = await only(config)
     assert finding.severity is Severity.PROBLEM
     assert finding.message.startswith("JetStream does not answer; enable it")
+    async with await NatsConnection.open(config, name="tests") as connection:
+        with pytest.raises(LogError, match="JetStream does not answer; enable it"):
+            await Log(connection, log_settings(config)).prepare()
 
 
 async def test_messages_have_to_be_large_enough_for_the_largest_rows(new_nats: Start) -> None:
@@ -213,6 +217,15 @@ async def test_the_permissions_that_are_documented_are_enough(
     assert (await only(config)).severity is Severity.OK
     await make_stream(server, "shop", user="realtime", password="pw")
     assert (await only(config)).severity is Severity.OK
+
+
+async def test_of_another_name_all_permissions_are_missing(new_nats: Start) -> None:
+    config = settings(
+        new_nats(more=documented()), "other", nats_user="realtime", nats_password="pw"
+    )
+    finding = await only(config)
+    assert finding.message.startswith("NATS does not let its user use the stream 'other'; permit")
+    assert "set CLUSTER_NAME" in str(finding.remedy)
 
 
 def test_the_permissions_that_are_documented_are_those_that_the_check_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from nats.aio.client import Client
@@ -34,6 +35,47 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed() -> Non
             with pytest.raises(asyncio.CancelledError):
                 await connecting
             await has_ended.wait()
+
+
+async def refusal(url: str, **login: str) -> str:
+    config = ClusterSettings(nats_url=url, slot_name="s", **login)  # type: ignore[arg-type]
+    with pytest.raises(LogError) as caught:
+        await connect(config, name="test")
+    return str(caught.value)
+
+
+async def test_where_nothing_listens_it_is_said_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    url = f"nats://127.0.0.1:{port}"
+    assert await refusal(url) == (
+        f"no connection to NATS: {url}: nothing listens there; start NATS, or correct NATS_URL"
+    )
+
+
+async def test_a_host_that_is_not_there_is_said_to_be_a_mistake() -> None:
+    told = await refusal("nats://nonexistent.invalid:4222")
+    assert "nonexistent.invalid:4222: there is no such host (" in told
+    assert told.endswith("; correct NATS_URL")
+
+
+@pytest.mark.parametrize(
+    ("login", "told"),
+    [
+        ({}, "the server asks for a login; set NATS_USER and NATS_PASSWORD, or"),
+        ({"nats_user": "me", "nats_password": "x"}, "the login is refused; set what"),
+    ],
+)
+async def test_a_login_that_is_missing_is_no_wrong_one(login: dict[str, str], told: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.10.0","max_payload":1048576,"auth_required":true}\r\n')
+        await reader.readline()
+        writer.write(b"-ERR 'Authorization Violation'\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert told in await refusal(f"nats://127.0.0.1:{port}", **login)
 
 
 async def test_a_library_that_may_send_a_password_in_plain_text_is_refused(
