@@ -46,13 +46,12 @@ from .records import (
     read_part,
     write_record,
 )
+from .unwritten import Unwritten
 
 __all__ = ["MOST_CHANNELS", "Journal", "OtherChannel"]
 
 MOST_CHANNELS: Final = 800_000
 """Channels that a journal has at most: half of them of this process, half of them of others."""
-_MOST_ENTRIES: Final = 20_000
-"""Entries that may wait to be written. If there are more, a snapshot takes their place."""
 
 
 class Journal:
@@ -79,10 +78,8 @@ class Journal:
         self._empty = EmptyStretches()
         self._own = OwnProcess(seal.slot, self._empty, most=most)
         # What has to be written.
-        self._entries: list[Entry] = []
+        self._unwritten = Unwritten()
         self._low: Place | None = None
-        self.needs_snapshot = False
-        """Whether so much waits to be written that a snapshot takes less."""
         self._parts = RecordParts()
         self.refused = 0
         """How many messages with the prefix were none of this deployment's."""
@@ -151,8 +148,7 @@ class Journal:
         self._own.begin_anew(self._empty)
         self._parts.clear()
         self._others = self._new_others()
-        self._entries.clear()
-        self.needs_snapshot = True
+        self._unwritten.begin_anew()
 
     # What happens here
 
@@ -164,7 +160,12 @@ class Journal:
     @property
     def is_due(self) -> bool:
         """Whether anything has to be written."""
-        return bool(self._entries) or self._low is not None or self.needs_snapshot
+        return self._unwritten.is_due or self._low is not None
+
+    @property
+    def needs_snapshot(self) -> bool:
+        """Whether so much waits to be written that a snapshot takes less."""
+        return self._unwritten.needs_snapshot
 
     def joined(
         self,
@@ -209,12 +210,7 @@ class Journal:
 
     def add(self, entry: Entry) -> None:
         """Note an entry that is to be written once."""
-        if self.needs_snapshot:
-            return
-        self._entries.append(entry)
-        if len(self._entries) > _MOST_ENTRIES:
-            self._entries.clear()
-            self.needs_snapshot = True
+        self._unwritten.add(entry)
 
     def forget(self, number: int) -> bool:
         """Tell no more of a channel, since others know by themselves when it is over; return
@@ -260,18 +256,18 @@ class Journal:
             boot: whether this process has just got its slot.
             snapshot: whether to write all that is known instead.
         """
-        entries, self._entries = self._entries, []
         low, self._low = self._low, None
-        snapshot, self.needs_snapshot = snapshot or self.needs_snapshot, False
+        is_snapshot = boot or snapshot or self.needs_snapshot
+        entries = self._unwritten.take(snapshot=is_snapshot)
         own = self._own
         own.number += 1
         own.time = self._clock()
         if boot:
             self.booted_at = own.number
-        if boot or snapshot:
+        if is_snapshot:
             head = (Boot(),) if boot else ()
             everything = own.snapshot(self._seal.server), self._others.snapshot()
-            entries = [*chain(head, *everything, self.places_taken())]
+            entries = [*chain(head, *everything, self.places_taken(), entries)]
         elif low is not None:
             entries.append(Low(low))
         return write_record(self._seal, own.number, own.time, entries, self._empty)

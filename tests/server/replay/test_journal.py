@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from realtime_core import SourceStats, StreamIdentity
-from realtime_server.replay import journal, other_processes, record_parts, records
+from realtime_server.replay import other_processes, record_parts, records, unwritten
 from realtime_server.replay.empty_stretches import EmptyStretches
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.process import OtherChannel
@@ -20,6 +20,7 @@ from realtime_server.replay.records import (
     Entry,
     Joined,
     Low,
+    PlaceTaken,
     ProcessState,
     Seal,
     Shared,
@@ -77,6 +78,8 @@ ENTRIES: list[Entry] = [
     Ended(2**63),
     Taken(b"12345678", 9, 3.5),
     Asked(b"12345678", 2**63),
+    PlaceTaken(KEY, 3, (2**40, -1), 12.5, lacks_ref=True),
+    PlaceTaken(KEY, 0, (0, 7), 0.5, is_missed=True),
     Shared(KEY),
     Low((5, 6)),
     Boot(),
@@ -467,7 +470,7 @@ def test_a_record_counts_when_its_last_part_is_there(monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_written_is_bounded_and_a_snapshot_tells_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(journal, "_MOST_ENTRIES", 10)
+    monkeypatch.setattr(unwritten, "MOST_ENTRIES", 10)
     here, there = journal_of(1, "a"), journal_of(2, "b")
     here.joined(0, b"0" * 16, 5, (10, 0))
     tell(here, there)
@@ -787,3 +790,38 @@ def test_what_others_are_told_is_known_here() -> None:
     here.joined(1, KEY, 1, (3, 0), since=1.0, is_open=True)
     here.ended(1)
     assert (here.told_low(), [*here.told_open()]) == (None, [])
+
+
+@pytest.mark.parametrize("is_told_anew", [False, True])
+def test_a_snapshot_has_what_is_asked_and_missed_also_if_it_has_to_be_written_again(
+    is_told_anew: bool,
+) -> None:
+    """Nothing else would ever say that again."""
+    one, other = journal_of(1), journal_of(2)
+    asked: list[int] = []
+    missed: list[bytes] = []
+    other.on_asked = asked.append
+    other.on_place_taken = lambda places: missed.append(places.key)
+    one.add(Asked((2).to_bytes(8), 5))
+    one.add(PlaceTaken(KEY, 3, (9, 0), 1100.0, is_missed=True))
+    assert one.is_due
+    if is_told_anew:
+        # These records are lost.
+        for is_snapshot in (False, True):
+            list(one.write(snapshot=is_snapshot))
+    tell(one, other, snapshot=True)
+    assert (asked, missed) == ([5], [KEY])
+    tell(one, other)
+    assert (asked, missed) == ([5], [KEY])
+
+
+def test_what_is_asked_is_written_though_a_snapshot_takes_the_place_of_all_entries() -> None:
+    one, other = journal_of(1), journal_of(2)
+    asked: list[int] = []
+    other.on_asked = asked.append
+    for number in range(20_001):
+        one.add(Taken(b"12345678", number, 1.0))
+    one.add(Asked((2).to_bytes(8), 5))
+    assert one.needs_snapshot
+    tell(one, other)
+    assert asked == [5]
