@@ -21,6 +21,7 @@ from realtime_core.lsn import LSN
 from realtime_core.positions import LAST_INDEX
 from realtime_core.sources.stream_options import AskStart
 
+from ..replay.journal_reader import may_be_record
 from .connection import NatsConnection
 from .envelope import Envelope, begin_of_log, encode, position_at
 from .errors import FencedError, LogError
@@ -176,7 +177,10 @@ class Leader:
         self, tail: Envelope | None, stats: SourceStats, stream: StreamIdentity, log: Log
     ) -> tuple[Packer, list[Packed]]:
         """Return what packs the changes from now on, and what has to be appended before them."""
-        options: dict[str, Any] = {"max_payload": log.connection.max_payload - _HEADERS}
+        options: dict[str, Any] = {
+            "max_payload": log.connection.max_payload - _HEADERS,
+            "is_read": may_be_record,
+        }
         if tail is None:
             mark = begin_of_log(stats.confirmed_lsn, stream)
             packed = Packed(encode(mark), mark.last, None)

@@ -11,6 +11,7 @@ It does no I/O and reads no clock: whoever feeds it decides when an envelope is 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Final
 
@@ -78,6 +79,7 @@ class Packer:
         *,
         max_bytes: int = MAX_BYTES,
         max_payload: int = 1024 * 1024,
+        is_read: Callable[[LogicalMessage], bool] = lambda message: True,
     ) -> None:
         names = "\0".join(stream.publications).encode()
         if max_payload <= HEAD_BYTES + len(names):
@@ -85,6 +87,7 @@ class Packer:
         self.last = prev
         """Where the chain stands behind the envelopes that were returned."""
         self._stream = stream
+        self._is_read = is_read
         self._max_bytes = max_bytes
         self._max_body = max_payload - HEAD_BYTES - len(names)
         self._encoder = Encoder()
@@ -125,8 +128,9 @@ class Packer:
         elif isinstance(event, Commit):
             self._commit(event, full)
         elif isinstance(event, Truncate | LogicalMessage):
-            if event.transaction is None:
-                self._write(event, full)
+            if not isinstance(event, Truncate) and event.transaction is None:
+                is_read = self._is_read(event)
+                self._write(event if is_read else _without_content(event), full)
             else:
                 self._kept = event
         elif isinstance(event, Idle):
@@ -323,6 +327,10 @@ class Packer:
         end = Envelope(kind, first, last, prev, stream, pieces[-1], count, count)
         self.last = last
         return [*packed, Packed(encode(end), last, upto)]
+
+
+def _without_content(message: LogicalMessage) -> LogicalMessage:
+    return attrs.evolve(message, prefix="", content=b"")
 
 
 def _size(messages: tuple[bytes, ...]) -> int:

@@ -17,14 +17,22 @@ from realtime_core import LogicalMessage
 
 from ..fanout.turns import Turn
 from .journal import Journal
-from .records import PREFIX, Part
+from .records import MOST_BYTES, PREFIX, Part
 
-__all__ = ["JournalReader"]
+__all__ = ["JournalReader", "may_be_record"]
 
 logger = logging.getLogger("realtime.replay")
 
 _MOST_WAITING: Final = 16 * 1024 * 1024
 """Bytes of messages that wait to be read. When there are more, they are read at once."""
+
+
+def may_be_record(message: LogicalMessage) -> bool:
+    """Return whether a message may be a part of a record, as far as that shows without the secret.
+
+    Every role of the database may write messages of any length.
+    """
+    return message.prefix == PREFIX and len(message.content) <= MOST_BYTES
 
 
 class JournalReader:

@@ -12,6 +12,7 @@ import pytest
 from realtime_server.cluster import node, nodes
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.replay.journal import Journal
+from realtime_server.replay.records import PREFIX
 from realtime_server.replay.replay import Replay
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
@@ -266,6 +267,36 @@ async def test_what_the_log_does_not_have_any_more_is_a_gap(
         await client.until(4)
         await client.close()
     assert client.ids == [1, 4]
+
+
+async def test_messages_of_others_do_not_drive_changes_out_of_the_log(
+    item: Database, shared: dict[str, str]
+) -> None:
+    shared["LOG_MAX_BYTES"] = str(16 * 1024 * 1024)
+    client, witness = (ReplayClient(0, session=f"{SESSION}{one}") for one in "ab")
+    async with serve(item, shared) as one:
+        for each in (client, witness):
+            assert not await come_back(each, one.port)
+        await write(item, 1)
+        await client.until(1)
+        await cut(client, one)
+        await write(item, 2)
+        # Every role may write them, as many as it likes.
+        for prefix in ("of another", PREFIX):
+            query = (
+                "select count(pg_logical_emit_message(false, %s, repeat('x', 1000000)))"
+                " from generate_series(1, 20)"
+            )
+            await asyncio.to_thread(item.execute, query, (prefix,))
+        await write(item, 3)
+        await witness.until(3)
+        await witness.close()
+    async with serve(item, shared) as two:
+        assert await come_back(client, two.port)
+        await write(item, 4)
+        await client.until(4)
+        await client.close()
+    assert (client.ids, client.gaps) == ([1, 2, 3, 4], [])
 
 
 async def test_in_rls_mode_the_new_token_says_what_is_shown_of_what_was_missed(

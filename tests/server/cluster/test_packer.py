@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from realtime_core import LSN, LogicalMessage, StreamIdentity
 from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.envelope import HEAD_BYTES
 from realtime_server.cluster.packer import LEAST_PAYLOAD, Packer
+from realtime_server.cluster.unpacker import Unpacker
+from realtime_server.replay.journal_reader import may_be_record
+from realtime_server.replay.records import MOST_BYTES, PREFIX
 
 STREAM = StreamIdentity(7, 1, ("shop",))
 
@@ -18,6 +22,29 @@ def test_a_change_that_takes_too_many_messages_is_refused_in_words() -> None:
     packer.feed(message)
     with pytest.raises(ValueError, match="an envelope has 65535 parts at most"):
         packer.flush()
+
+
+def test_messages_that_nobody_reads_take_no_room() -> None:
+    contents = {
+        PREFIX: (b"r" * MOST_BYTES, b"r" * (MOST_BYTES + 1)),
+        f"{PREFIX}.": (b"x",),
+        "": (b"x" * 10_000,),
+    }
+    messages = [
+        LogicalMessage(LSN(20 + number), prefix, content, None, 0, STREAM)
+        for number, (prefix, content) in enumerate(
+            (prefix, content) for prefix, some in contents.items() for content in some
+        )
+    ]
+    packer = Packer((0, 10, LAST_INDEX), STREAM, is_read=may_be_record)
+    packed = [one for message in messages for one in packer.feed(message)] + packer.flush()
+    unpacker = Unpacker()
+    first, *others = (
+        event for number, one in enumerate(packed) for event in unpacker.feed(one.data, number)
+    )
+    assert first == messages[0]
+    # Their places are there all the same.
+    assert others == [attrs.evolve(one, prefix="", content=b"") for one in messages[1:]]
 
 
 def test_the_largest_change_of_postgresql_fits_into_what_is_asked_of_nats() -> None:
