@@ -163,9 +163,8 @@ class LogFeed:
         if tail is None:
             return
         self._stream, self.begin = tail.stream, tail.last
-        if self._reader.is_between_pieces:
-            # Otherwise the rest of a piece comes, without its first parts, and is passed over.
-            self._queue.unpacker = Unpacker(tail.last, tail.stream)
+        # If the rest of a piece comes, without its first parts, that is a hole.
+        self._queue.unpacker = Unpacker(tail.last, tail.stream)
         self._queue.wake()
 
     def _begin_with(self, first: Envelope) -> None:

@@ -52,11 +52,6 @@ class PatientReader:
         return self._reader.created
 
     @property
-    def is_between_pieces(self) -> bool:
-        """Whether this begins behind a whole piece, and not among the parts of one."""
-        return self._reader.is_between_pieces
-
-    @property
     def newer(self) -> VersionError | None:
         """Why the end of the log cannot be read, if a newer server has written it."""
         return self._reader.newer

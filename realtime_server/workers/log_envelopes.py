@@ -157,9 +157,8 @@ class LogEnvelopes:
             self._begin, self._stream = first.prev, first.stream
             return
         self._begin, self._stream = tail.last, tail.stream
-        if self._reader.is_between_pieces:
-            # Otherwise the rest of a piece comes, without its first parts, and is passed over.
-            self._chain = Chain(tail.last, tail.stream)
+        # If the rest of a piece comes, without its first parts, that is a hole.
+        self._chain = Chain(tail.last, tail.stream)
 
     def _take(self, read: Read) -> ToSend[int] | None:
         """Return the envelope that every worker is sent next, if this one completes it."""

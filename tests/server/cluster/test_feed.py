@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime_core import StreamIdentity
+from realtime_core import Gap, Idle, StreamIdentity
 from realtime_server.cluster.envelope import Envelope, Kind, encode
 from realtime_server.cluster.errors import LogError
 from realtime_server.cluster.feed import LogFeed
@@ -65,6 +65,28 @@ def test_who_waits_for_changes_hears_of_an_error_that_nobody_has_thought_of() ->
                 await anext(feed.batches())
             assert not feed.is_open
             assert not feed.stats().connected
+
+    run_in_virtual_time(play())
+
+
+def test_a_change_of_which_the_log_has_lost_the_begin_before_the_server_began_is_a_gap() -> None:
+    """Clients that come back to the server have not got it either."""
+
+    async def play() -> None:
+        server = FakeJetStream()
+        server.exists = True
+        before, place, behind = (0, 1, 0), (0, 2, 0), (0, 3, 0)
+        server.append(encode(Envelope(Kind.CHANGES, before, before, before, STREAM, b"x", 2, 3)))
+        async with feed_of(server) as feed:
+            await feed.attached()
+            assert feed.begin == before
+            server.append(encode(Envelope(Kind.CHANGES, place, place, before, STREAM, b"x", 3, 3)))
+            server.append(encode(Envelope(Kind.MARK, behind, behind, place, STREAM, b"")))
+            gap, event = await anext(feed.batches())
+            assert isinstance(gap, Gap)
+            assert (gap.until.lsn, gap.until.index) == (2, 1)
+            assert isinstance(event, Idle)
+            assert feed.log_stats().gaps == 1
 
     run_in_virtual_time(play())
 

@@ -305,3 +305,18 @@ async def test_what_waits_is_counted_right_when_the_log_was_made_anew() -> None:
         assert await read(two, 6) == [1, 2, 3, 4, 5, 6]
         await eventually(lambda: stage.source.handed_out == stage.nats.last)
         assert stage.source.log_stats().lag_bytes == 0
+
+
+async def test_a_large_row_that_has_lost_its_begin_before_the_supervisor_began_is_a_gap() -> None:
+    stage = Stage()
+    _, second, *parts = stage.pack(5000)
+    stage.append(second)
+    async with stage, stage.worker(1) as one, stage.worker(2) as two:
+        await soon(two.attached())
+        for part in parts:
+            stage.append(part)
+        stage.insert()
+        for feed in (one, two):
+            gap, *rows = await read(feed, 1)
+            assert isinstance(gap, Gap)
+            assert rows == [2]
