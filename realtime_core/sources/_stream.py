@@ -127,13 +127,20 @@ class StreamSource(EventQueue[E]):
         """Send the last acknowledgement, release the slot and close the connection."""
         self._closed = True
         self._queue.clear()
-        await self._attempts.aclose(_STOP_TIMEOUT)
-        if self._lag_guard is not None:
-            self._lag_guard.cancel()
-            await asyncio.gather(self._lag_guard, return_exceptions=True)
-        live = self._live
-        if live is None:
-            return
+        try:
+            await self._attempts.aclose(_STOP_TIMEOUT)
+            if self._lag_guard is not None:
+                self._lag_guard.cancel()
+                await asyncio.gather(self._lag_guard, return_exceptions=True)
+            if self._live is not None:
+                await self._stop(self._live)
+        finally:
+            # Where this was cancelled, nothing may go on to hold the slot.
+            if self._live is not None:
+                self._live.close()
+                self._live = None
+
+    async def _stop(self, live: LiveStream) -> None:
         live.connection.interrupt("the source was closed")
         # A task that was reading gets one iteration of the event loop to leave, since the rest of
         # the transaction is read here.

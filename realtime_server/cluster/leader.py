@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import attrs
@@ -138,7 +138,7 @@ class Leader:
         async def ask() -> Position | None:
             return await self._start(log, begin)
 
-        async with _closing(self._make_source(ask)) as source:
+        async with contextlib.aclosing(self._make_source(ask)) as source:
             await source.__aenter__()
             stream = source.stats().stream
             assert stream is not None
@@ -210,24 +210,6 @@ def check_payload(most: int) -> None:
             f"NATS takes messages of {most} bytes at most, too few for the largest rows; set "
             f"max_payload to {LEAST_PAYLOAD} or more in its configuration (1 MB by default)"
         )
-
-
-@contextlib.asynccontextmanager
-async def _closing(source: RawPgoutputSource) -> AsyncIterator[RawPgoutputSource]:
-    """Close a source at the end of the block, also if this is cancelled while it does.
-
-    An append may fail a moment before the connection to NATS is known to have ended. A source that
-    was closed halfway would keep the slot, and nobody could lead.
-    """
-    try:
-        yield source
-    finally:
-        closing = asyncio.ensure_future(source.aclose())
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait({closing})
-            raise
 
 
 async def _end_of(connection: NatsConnection) -> None:

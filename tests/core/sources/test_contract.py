@@ -894,6 +894,22 @@ async def test_closing_ends_a_waiting_reader_and_may_be_repeated(world: World) -
         await source.__aenter__()
 
 
+async def test_a_close_that_is_cancelled_frees_the_slot(world: World) -> None:
+    source = world.source()
+    async with source:
+        world.insert(1)
+        await take(source, 1)
+        closing = asyncio.create_task(source.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        # PostgreSQL takes a moment to notice that a connection was closed.
+        patience = {} if isinstance(world, MemoryWorld) else {"slot_in_use": "wait"}
+        async with world.source(**patience) as other:
+            world.insert(2)
+            assert await soon(take(other, 1))
+
+
 async def test_a_slot_has_one_source_and_is_free_once_that_is_closed(world: World) -> None:
     async with world.source() as source:
         world.insert(1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realtime_core import LSN, Gap, GapReason, Idle, Position, RawEvent, SourceStats, StreamIdentity
-from realtime_core.errors import PositionMismatchError, SourceError
+from realtime_core.errors import PositionMismatchError
 from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.envelope import Envelope, Kind, Place, decode, encode
 from realtime_server.cluster.leader import Leader
@@ -91,7 +91,6 @@ class Stage:
     def __init__(self) -> None:
         self.server = FakeJetStream()
         self.database = Database()
-        self.source: type[Source] = Source
 
     async def _connect(self) -> Any:
         return self.server.connect()
@@ -103,17 +102,17 @@ class Stage:
         await log(self.server.connect()).prepare()
         before = (0, END[1] - 1, 0)
         self.server.append(encode(Envelope(Kind.MARK, END, END, before, FORMER, b"")))
-        self.leader = Leader(
+        leader = Leader(
             self._connect,
             log,
-            lambda start_at: self.source(self.database, start_at),  # type: ignore[arg-type, return-value]
+            lambda start_at: Source(self.database, start_at),  # type: ignore[arg-type, return-value]
             publications=self.database.stream.publications,
             nodes=Nodes(10**9),
             ack_delay=0.0,
             repeat=100.0,
             clock=asyncio.get_running_loop().time,
         )
-        self.running = asyncio.create_task(self.leader.run())
+        self.running = asyncio.create_task(leader.run())
         if not refuses:
             return
         await self.database.has_refused.wait()
@@ -214,32 +213,3 @@ def test_a_server_does_not_lead_where_messages_are_too_small_for_large_rows(
     run_in_virtual_time(play())
     assert "NATS takes messages of 32767 bytes at most, too few" in caplog.text
     assert "set max_payload to 32768 or more" in caplog.text
-
-
-def test_the_slot_is_free_although_the_connection_ends_while_the_source_is_closed() -> None:
-    """An append fails, and a moment later NATS says that the connection has ended."""
-
-    class Slow(Source):
-        async def batches(self) -> AsyncIterator[list[RawEvent]]:
-            raise SourceError("the walsender was ended")
-            yield []
-
-        async def aclose(self) -> None:
-            stage.server.break_connections()
-            await asyncio.sleep(1)
-            await super().aclose()
-
-    stage = Stage()
-
-    async def play() -> None:
-        stage.database.stream = FORMER
-        stage.source = Slow
-        await stage.begin(refuses=False)
-        await asyncio.sleep(30)
-        stage.running.cancel()
-        await asyncio.gather(stage.running, return_exceptions=True)
-        await asyncio.sleep(2)
-        assert not stage.database.slot.locked()
-        assert stage.leader.stats.terms > 2
-
-    run_in_virtual_time(play())
