@@ -213,19 +213,22 @@ class TableLookup:
         if not reading.done():
             self._note_away(_TOO_LONG)
             return None
-        try:
-            found = reading.result()
-        except (psycopg.Error, SourceError) as exc:
-            self._note_away(one_line(exc))
+        # To raise the error here would make it refer to this task, and so to itself.
+        error = reading.exception()
+        if isinstance(error, psycopg.Error | SourceError):
+            self._note_away(one_line(error))
             return None
-        except Exception:
-            logger.exception("joins cannot be checked (a bug in realtime_server: please report it)")
+        if error is not None:
+            logger.error(
+                "joins cannot be checked (a bug in realtime_server: please report it)",
+                exc_info=error,
+            )
             self._note_away("see the error above")
             return None
         if self._away_until is not None:
             logger.info("joins are checked against the database again")
             self._away_until = None
-        return found
+        return reading.result()
 
     def _note_away(self, why: str) -> None:
         if self._away_until is None:
