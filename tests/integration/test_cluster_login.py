@@ -122,7 +122,7 @@ async def test_an_nkey_logs_in(new_nats: Start) -> None:
     public = nkeys.from_seed(bytearray(seed.encode())).public_key.decode()
     server = new_nats(more=f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
     assert await login(settings(server, nats_nkey_seed=seed))
-    assert "the login is refused" in await refusal(settings(server))
+    assert "the server asks for a login" in await refusal(settings(server))
 
 
 # Accounts that an operator has signed
