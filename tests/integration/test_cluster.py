@@ -86,7 +86,7 @@ async def test_nats_may_be_away(item: Database, new_nats: Callable[..., NatsServ
                 insert(item, 100 * turn + 51, 100 * turn + 100)
                 await eventually(lambda: not one.leads and not two.leads)
         await eventually(lambda: one.ids == two.ids == numbers(200))
-        assert one.node.stats().resyncs > 0
+        assert one.node.stats().log.resyncs > 0
     assert not one.gaps + two.gaps
 
 
