@@ -41,8 +41,11 @@ def untie_websocket(websocket: ServerConnection) -> None:
     """Let websockets' connection be freed, which is lost."""
     protocol = websocket.protocol
     stop_parser(protocol)
-    for exc in (websocket.connection_exc, protocol.parser_exc, protocol.handshake_exc):
-        untie_exception(exc)
+    # Version 16 of the library calls recv_exc what later ones call connection_exc.
+    for name in ("connection_exc", "recv_exc"):
+        untie_exception(getattr(websocket, name, None))
+    untie_exception(protocol.parser_exc)
+    untie_exception(protocol.handshake_exc)
 
 
 def untie_exception(exc: BaseException | None) -> None:
