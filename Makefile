@@ -8,9 +8,9 @@ CLIENTS := tests/e2e/clients
 EXAMPLES := examples
 OLDER := tests/postgres
 UNIT_TESTS := tests/core tests/server tests/property $(wildcard tests/test_*.py)
-# Most tests wait, for processes and for time limits, so two cores keep five workers busy. Tests of
+# Most tests wait, for processes and for time limits, so two cores keep three workers busy. Tests of
 # a server that others share, TEST_DSN's, come one after the other: some of them look at all of it.
-WORKERS ?= $(if $(TEST_DSN),0,5)
+WORKERS ?= $(if $(TEST_DSN),0,3)
 # To the server it means something else.
 unexport WORKERS
 # Files with a leading underscore are what the benchmarks share.

@@ -39,7 +39,7 @@ from tests.waiting import eventually
 
 FAULTS = int(os.environ.get("CLUSTER_FAULTS", "30"))
 SEED = int(os.environ.get("CLUSTER_FAULTS_SEED", "1"))
-FEW = FAULTS if "CLUSTER_FAULTS" in os.environ else 5
+FEW = FAULTS if "CLUSTER_FAULTS" in os.environ else 3
 RETURNS = FAULTS if "CLUSTER_FAULTS" in os.environ else 3
 WORKERS = os.environ.get("CLUSTER_WORKERS", "1")
 

@@ -1,6 +1,6 @@
 """docs/howto/exactly-once.md: the program is killed, and its table is the source's.
 
-KILLS says how often (20 by default), KILLS_SEED when.
+KILLS says how often (8 by default), KILLS_SEED when.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.waiting import eventually_sync
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PAGE = "docs/howto/exactly-once.md"
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = int(os.environ.get("KILLS", "8"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 
 # Hardly to be compressed, so PostgreSQL keeps it apart and sends it when it changes only.

@@ -29,7 +29,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-KILLS = int(os.environ.get("WEBHOOK_KILLS", "10"))
+KILLS = int(os.environ.get("WEBHOOK_KILLS", "5"))
 
 
 @pytest.fixture
