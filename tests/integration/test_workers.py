@@ -360,10 +360,10 @@ if "--worker" in sys.argv:
 
     feed = Unpacker.feed
 
-    def fails(self, data, sequence):
+    def fails(self, data, sequence, wants=None):
         if b"unreadable" in data:
             raise DecodeError("as if something were wrong with it")
-        return feed(self, data, sequence)
+        return feed(self, data, sequence, wants)
 
     Unpacker.feed = fails
 """
