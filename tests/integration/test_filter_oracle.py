@@ -33,7 +33,7 @@ from tests.filter_oracle import (
 from tests.fix_postgres import Server, unique_name
 from tests.server_helpers import make_relation
 
-pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
+pytestmark = pytest.mark.integration
 
 # A class, an escape or an option each, and what can be made of them.
 PATTERNS = [

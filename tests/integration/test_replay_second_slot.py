@@ -23,7 +23,7 @@ from tests.integration.replay_helpers import MEGABYTE, Node, open_node
 from tests.integration.source_helpers import ids, insert, open_source, wal_position
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
+pytestmark = pytest.mark.integration
 
 KEY = b"k" * 16
 BULK = "insert into %s select %s + g, repeat('x', 1000) from generate_series(1, 1000) g"

@@ -19,7 +19,7 @@ from tests.integration.conftest import fresh_database
 from tests.integration.test_rls_visibility import TIMEOUT, Scene, seen
 from tests.rls_helpers import at, roles
 
-pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
+pytestmark = pytest.mark.integration
 
 SUB = "current_setting('request.jwt.claims')::jsonb ->> 'sub'"
 WRONG = {

@@ -18,11 +18,7 @@ from tests.fix_rls import Stream
 from tests.integration.rls_stage import RlsStage, open_rls_stage
 from tests.rls_helpers import roles, wal
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.every_postgres,
-    pytest.mark.asyncio(loop_scope="module"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 EVIL = """
 create function evil(odd text) returns boolean language plpgsql as $body$

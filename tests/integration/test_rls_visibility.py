@@ -31,7 +31,7 @@ from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, roles
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
+pytestmark = pytest.mark.integration
 
 TIMEOUT = 0.5
 
