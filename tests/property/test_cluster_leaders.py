@@ -354,9 +354,15 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
         check(reader.events, expected, may_have_gaps=losses and ack_delay < DISK)
 
 
+def without_content(found: list[Any]) -> list[Any]:
+    """Leave out prefix and content of logical messages: of most, the log keeps the place alone."""
+    return [one[:-2] if one[0] == "message" else one for one in found]
+
+
 def check(events: list[Event], expected: list[Any], *, may_have_gaps: bool) -> None:
     gaps = [event for event in events if isinstance(event, Gap)]
-    found = [seen(event) for event in events if not isinstance(event, Gap | Idle)]
+    found = without_content([seen(event) for event in events if not isinstance(event, Gap | Idle)])
+    expected = without_content(expected)
     if not gaps:
         # Of a transaction that a later leader goes on with, the Begin may come again.
         assert without_begins(found) == without_begins(expected)

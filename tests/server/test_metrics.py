@@ -97,7 +97,7 @@ def test_the_reference_page_has_every_metric_and_no_other() -> None:
 @pytest.mark.slow
 def test_the_reference_page_has_every_limit() -> None:
     """What the sources count under, as they name it."""
-    pattern = re.compile(r"(?:\blimit|LimitError|_refuse)\(\s*\"(\w+)\"")
+    pattern = re.compile(r"(?:\b(?:on_)?limit|LimitError|_refuse)\(\s*\"(\w+)\"")
     counted = {
         name
         for path in (ROOT / "realtime_server").rglob("*.py")
