@@ -295,22 +295,13 @@ def parts_of(body: bytes, sequence: int) -> Iterator[bytes | Run]:
     Raises:
         EnvelopeError: if it is none.
     """
-    at, end = 0, len(body)
-    while at < end:
-        if end - at < _PART.size:
-            raise EnvelopeError("its body ends within a part", sequence)
-        kind, size = _PART.unpack_from(body, at)
-        at += _PART.size
-        behind = at + size
-        if behind > end or not size:
-            raise EnvelopeError(f"a part of its body has {size} bytes", sequence)
+    for kind, at, behind in _bounds(body, sequence):
         if kind == _IS_RUN:
             yield _read_run(body, at, behind, sequence)
         elif kind == _IS_MESSAGE and body[at] in _MESSAGES:
             yield body[at:behind]
         else:
             raise EnvelopeError(f"its body has a part of kind {kind}", sequence)
-        at = behind
 
 
 def messages_of(body: bytes, sequence: int) -> Iterator[bytes]:
@@ -323,6 +314,13 @@ def messages_of(body: bytes, sequence: int) -> Iterator[bytes]:
     Raises:
         EnvelopeError: if it is none.
     """
+    for kind, at, behind in _bounds(body, sequence):
+        if kind == _IS_MESSAGE:
+            yield body[at:behind]
+
+
+def _bounds(body: bytes, sequence: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the kind of each part of a body, and where its content begins and ends."""
     at, end = 0, len(body)
     while at < end:
         if end - at < _PART.size:
@@ -332,8 +330,7 @@ def messages_of(body: bytes, sequence: int) -> Iterator[bytes]:
         behind = at + size
         if behind > end or not size:
             raise EnvelopeError(f"a part of its body has {size} bytes", sequence)
-        if kind == _IS_MESSAGE:
-            yield body[at:behind]
+        yield kind, at, behind
         at = behind
 
 
