@@ -13,6 +13,8 @@ UNIT_TESTS := tests/core tests/server tests/property $(wildcard tests/test_*.py)
 WORKERS ?= $(if $(TEST_DSN),0,3)
 # To the server it means something else.
 unexport WORKERS
+# Tests start hundreds of servers, each of which would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
