@@ -35,6 +35,7 @@ from benchmarks.fanout import (
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.rooms import Member, Rooms
 from realtime_server.phoenix.actions import Join, Publish
+from realtime_server.phoenix.broadcasts import RoomName
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.serializers import SERIALIZERS
@@ -177,13 +178,15 @@ async def push(_: Bench) -> list[Row]:
         times = []
         for _ in range(50):
             rooms = Rooms(LocalBus(), later=lambda _, __: None, clock=time.perf_counter)
-            member = Member(TOPIC, serializer, _Nobody(), takes_bytes=True, hears_itself=False)
+            member = Member(
+                RoomName(TOPIC), serializer, _Nobody(), takes_bytes=True, hears_itself=False
+            )
             rooms.join(member)
             begin = time.perf_counter()
             for _ in range(200):
                 (action,) = state.receive(frame)
                 assert isinstance(action, Publish)
-                rooms.publish(((TOPIC, action.broadcast),), member)
+                rooms.publish(((member.room, action.broadcast),), member)
             times.append((time.perf_counter() - begin) / 200 * 1e6)
         rows.append({"frame": name, "us": round(statistics.median(times), 2)})
     return rows

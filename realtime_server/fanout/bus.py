@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..phoenix.broadcasts import Broadcast
+from ..phoenix.broadcasts import Broadcast, RoomName
 
 __all__ = ["Bus", "LocalBus"]
 
@@ -16,15 +16,15 @@ __all__ = ["Bus", "LocalBus"]
 class Bus(Protocol):
     """The way to the other servers. None of its methods waits or fails."""
 
-    def publish(self, topic: str, broadcast: Broadcast) -> None:
+    def publish(self, room: RoomName, broadcast: Broadcast) -> None:
         """Hand on a broadcast of this server's, in the room's order."""
         ...
 
-    def subscribe(self, topic: str) -> None:
+    def subscribe(self, room: RoomName) -> None:
         """Begin to take a room's broadcasts, as its first member has come."""
         ...
 
-    def unsubscribe(self, topic: str) -> None:
+    def unsubscribe(self, room: RoomName) -> None:
         """Take a room's broadcasts no more, as its last member has gone."""
         ...
 
@@ -32,11 +32,11 @@ class Bus(Protocol):
 class LocalBus:
     """The bus of a server that has no others."""
 
-    def publish(self, topic: str, broadcast: Broadcast) -> None:
+    def publish(self, room: RoomName, broadcast: Broadcast) -> None:
         pass
 
-    def subscribe(self, topic: str) -> None:
+    def subscribe(self, room: RoomName) -> None:
         pass
 
-    def unsubscribe(self, topic: str) -> None:
+    def unsubscribe(self, room: RoomName) -> None:
         pass

@@ -1,5 +1,7 @@
 """Rooms: the channels that have joined one topic with ``config``, and what is broadcast to them.
 
+Public and private channels of a topic are in two rooms, which never hear each other.
+
 All members of a room see its broadcasts in one order, that in which they were published here, and
 so one sender's in the order sent. What is published within one turn of the event loop is written
 together, with one write for each member, whatever rooms it is in: see
@@ -18,7 +20,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from ..phoenix.binary import encode_binary
-from ..phoenix.broadcasts import Broadcast, broadcast_json
+from ..phoenix.broadcasts import Broadcast, RoomName, broadcast_json
 from ..phoenix.messages import BROADCAST
 from ..phoenix.serializers import Serializer
 from .bus import Bus
@@ -39,7 +41,7 @@ Later = Callable[[float, Callable[[], None]], object]
 class Member:
     """A channel's membership of a room."""
 
-    topic: str
+    room: RoomName
     serializer: Serializer
     outbox: Outbox
     takes_bytes: bool
@@ -99,7 +101,7 @@ class _Group:
 
 
 class _Room:
-    """The members of one topic."""
+    """The members of one room."""
 
     __slots__ = ("_groups", "_topic")
 
@@ -115,7 +117,7 @@ class _Room:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(
-                member.topic, member.serializer, takes_bytes=member.takes_bytes
+                member.room.topic, member.serializer, takes_bytes=member.takes_bytes
             )
         group.add(member)
 
@@ -145,7 +147,7 @@ class _Room:
 class _Published(NamedTuple):
     """What waits to be written."""
 
-    topic: str
+    room: RoomName
     broadcast: Broadcast
     left_out: Outbox | None
     done: Callable[[], None] | None
@@ -164,7 +166,7 @@ class Rooms:
         self._bus = bus
         self._later = later
         self._clock = clock
-        self._rooms: dict[str, _Room] = {}
+        self._rooms: dict[RoomName, _Room] = {}
         self._members = 0
         self._published: list[_Published] = []
         self._waiting_bytes = 0
@@ -176,17 +178,17 @@ class Rooms:
         """Return the counts, as they are now."""
         return RoomStats(len(self._rooms), self._members, self._count)
 
-    def size(self, topic: str) -> int:
+    def size(self, name: RoomName) -> int:
         """Return how many members a room has."""
-        room = self._rooms.get(topic)
+        room = self._rooms.get(name)
         return 0 if room is None else len(room)
 
     def join(self, member: Member) -> None:
         """Send a member what is broadcast in its room from now on."""
-        room = self._rooms.get(member.topic)
+        room = self._rooms.get(member.room)
         if room is None:
-            room = self._rooms[member.topic] = _Room(member.topic)
-            self._bus.subscribe(member.topic)
+            room = self._rooms[member.room] = _Room(member.room.topic)
+            self._bus.subscribe(member.room)
         member.is_open = True
         room.add(member)
         self._members += 1
@@ -196,23 +198,23 @@ class Rooms:
         if not member.is_open:
             return
         member.is_open = False
-        room = self._rooms[member.topic]
+        room = self._rooms[member.room]
         room.remove(member)
         self._members -= 1
         if not len(room):
-            del self._rooms[member.topic]
-            self._bus.unsubscribe(member.topic)
+            del self._rooms[member.room]
+            self._bus.unsubscribe(member.room)
 
     def publish(
         self,
-        messages: Sequence[tuple[str, Broadcast]],
+        messages: Sequence[tuple[RoomName, Broadcast]],
         sender: Member | None = None,
         done: Callable[[], None] | None = None,
     ) -> bool:
         """Write broadcasts to the members of their rooms, in this order, in the next turn.
 
         Args:
-            messages: topics, each with what is broadcast there.
+            messages: rooms, each with what is broadcast there.
             sender: the member that sends them, which gets them only if it asked for that.
             done: called when they have been written to all members, here.
 
@@ -225,11 +227,11 @@ class Rooms:
         self._waiting_bytes += size
         left_out = None if sender is None or sender.hears_itself else sender.outbox
         last = len(messages) - 1
-        for place, (topic, broadcast) in enumerate(messages):
+        for place, (name, broadcast) in enumerate(messages):
             self._count += 1
-            self._bus.publish(topic, broadcast)
+            self._bus.publish(name, broadcast)
             self._published.append(
-                _Published(topic, broadcast, left_out, done if place == last else None)
+                _Published(name, broadcast, left_out, done if place == last else None)
             )
         if self._steps is None:
             self._steps = self._writing()
@@ -255,8 +257,8 @@ class Rooms:
         while self._published:
             published, self._published = self._published, []
             dispatch = Dispatch(self._clock)
-            for topic, broadcast, left_out, _ in published:
-                room = self._rooms.get(topic)
+            for name, broadcast, left_out, _ in published:
+                room = self._rooms.get(name)
                 if room is None:
                     continue
                 for members, frame in room.frames(broadcast):

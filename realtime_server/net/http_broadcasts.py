@@ -137,7 +137,7 @@ class HttpBroadcasts:
         if self._bucket is None:
             self._bucket = TokenBucket(most, loop.time())
         # One that nobody gets has been read, too.
-        cost = min(sum(max(rooms.size(topic), 1) for topic, _ in messages), most)
+        cost = min(sum(max(rooms.size(room), 1) for room, _ in messages), most)
         written = loop.create_future()
 
         def done() -> None:

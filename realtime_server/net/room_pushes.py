@@ -14,7 +14,7 @@ from functools import partial
 from ..config import ServerConfig
 from ..fanout.rooms import Member, Rooms
 from ..phoenix.actions import Action, Channel
-from ..phoenix.broadcasts import Broadcast
+from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import Message
 from ..phoenix.reasons import BroadcastReason
@@ -80,7 +80,7 @@ class RoomPushes:
         assert channel.config is not None
         asked = channel.config.broadcast
         member = self._members[channel] = Member(
-            channel.topic,
+            RoomName(channel.topic, channel.config.is_private),
             self._serializer,
             self._outbox,
             takes_bytes=asked.takes_bytes and self._serializer.takes_bytes,
@@ -108,7 +108,7 @@ class RoomPushes:
         most = self._config.max_deliveries_per_second
         if self._bucket is None:
             self._bucket = TokenBucket(most, self._clock())
-        cost = min(self._rooms.size(channel.topic), most)
+        cost = min(self._rooms.size(member.room), most)
         if not self._bucket.take(self._clock(), cost):
             self.refuse(channel, message, BroadcastReason.DELIVERIES)
             return
@@ -116,7 +116,7 @@ class RoomPushes:
         assert channel.config is not None  # it is a member
         acknowledges = channel.config.broadcast.acknowledges
         if not self._rooms.publish(
-            ((channel.topic, broadcast),), member, done if acknowledges else None
+            ((member.room, broadcast),), member, done if acknowledges else None
         ):
             self.refuse(channel, message, BroadcastReason.WAITING)
 

@@ -20,6 +20,7 @@ from .reasons import BroadcastReason
 __all__ = [
     "BinaryPush",
     "Broadcast",
+    "RoomName",
     "broadcast_json",
     "is_name",
     "read_binary_push",
@@ -30,6 +31,15 @@ __all__ = [
 
 _PUSH: Final = r'\{"type":"broadcast","event":"([^"\\]*)","payload":(?=\S)'
 _TYPE: Final = f'{{"type":"{BROADCAST}","event":'.encode()
+
+
+class RoomName(NamedTuple):
+    """Names a room. Each topic has two, one for private channels, which never hear each other."""
+
+    topic: str
+    """With ``realtime:``."""
+    is_private: bool = False
+    """Whether policies decide who may read and write there."""
 
 
 class Broadcast(NamedTuple):

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from .binary import MAX_NAME_BYTES
-from .broadcasts import Broadcast, is_name
+from .broadcasts import Broadcast, RoomName, is_name
 from .join_shape import flag
 from .json_text import check_json, items, members, start_of
 from .messages import CHANNEL_PREFIX
@@ -25,8 +25,8 @@ __all__ = ["MAX_MESSAGES", "HttpRefusal", "Messages", "read_batch", "read_names"
 MAX_MESSAGES: Final = 1000
 """Broadcasts of one batch."""
 
-Messages: TypeAlias = list[tuple[str, Broadcast]]
-"""Topics, with ``realtime:``, and what is broadcast there."""
+Messages: TypeAlias = list[tuple[RoomName, Broadcast]]
+"""Rooms, and what is broadcast there."""
 
 _MOST_TOLD: Final = 3
 _BLANK: Final = "can't be blank"
@@ -134,7 +134,7 @@ def read_single(
             if len(text.encode()) > MAX_NAME_BYTES:
                 why = f"should be at most {MAX_NAME_BYTES} bytes where the payload is bytes"
                 raise _invalid({name: [why]}, f"{name} {why}")
-    return [(CHANNEL_PREFIX + topic, broadcast)]
+    return [(RoomName(CHANNEL_PREFIX + topic), broadcast)]
 
 
 def read_batch(body: bytes, *, max_bytes: int) -> Messages:
@@ -184,7 +184,8 @@ def _read_batch(text: str, max_bytes: int) -> Messages:
         errors.append(message.errors)
         is_private = is_private or message.is_private
         if not message.errors:
-            found.append((CHANNEL_PREFIX + message.topic, message.broadcast()))
+            room = RoomName(CHANNEL_PREFIX + message.topic)
+            found.append((room, message.broadcast()))
     if any(errors):
         told = [
             f"messages[{place}].{name} {' and '.join(problems)}"

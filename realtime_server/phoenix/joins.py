@@ -123,6 +123,8 @@ class JoinConfig:
     """Seconds to wait for the subscription before the reply; None: reply at once."""
     broadcast: BroadcastConfig = BroadcastConfig()
     """How the channel broadcasts."""
+    is_private: bool = False
+    """Whether policies decide who may read and write there."""
 
     def response(self) -> dict[str, Any]:
         """Return the response for the reply: the bindings as they were sent, each with its id.

@@ -13,10 +13,13 @@ from realtime_server.fanout import rooms as rooms_module
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.frames import BinaryFrame, Frame, Frames, TextFrame
 from realtime_server.fanout.rooms import Member, Rooms, RoomStats
-from realtime_server.phoenix.broadcasts import Broadcast
+from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.phoenix.serializers import SERIALIZERS
 
-ROOM = "realtime:room"
+TOPIC = "realtime:room"
+ROOM = RoomName(TOPIC)
+OTHER = RoomName("realtime:2")
+PRIVATE = RoomName(TOPIC, is_private=True)
 V1, V2 = SERIALIZERS["1.0.0"], SERIALIZERS["2.0.0"]
 
 
@@ -48,16 +51,16 @@ class Inbox:
 
 class RecordingBus(LocalBus):
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.told: list[tuple[str | RoomName, str | RoomName]] = []
 
-    def publish(self, topic: str, broadcast: Broadcast) -> None:
-        self.told.append((topic, broadcast.event))
+    def publish(self, room: RoomName, broadcast: Broadcast) -> None:
+        self.told.append((room, broadcast.event))
 
-    def subscribe(self, topic: str) -> None:
-        self.told.append(("+", topic))
+    def subscribe(self, room: RoomName) -> None:
+        self.told.append(("+", room))
 
-    def unsubscribe(self, topic: str) -> None:
-        self.told.append(("-", topic))
+    def unsubscribe(self, room: RoomName) -> None:
+        self.told.append(("-", room))
 
 
 class Loop:
@@ -81,17 +84,17 @@ class Loop:
         """Take turns until nothing is left to do; return how many there were."""
         return next(number for number in count() if not self.turn())
 
-    def join(self, topic: str = ROOM, vsn: str = "2.0.0", **options: bool) -> Member:
+    def join(self, room: RoomName = ROOM, vsn: str = "2.0.0", **options: bool) -> Member:
         asked = {"takes_bytes": vsn == "2.0.0", "hears_itself": False, **options}
-        member = Member(topic, SERIALIZERS[vsn], Inbox(), **asked)
+        member = Member(room, SERIALIZERS[vsn], Inbox(), **asked)
         self.rooms.join(member)
         return member
 
     def send(
-        self, payload: Any, sender: Member | None = None, topic: str = ROOM, event: str = "m"
+        self, payload: Any, sender: Member | None = None, room: RoomName = ROOM, event: str = "m"
     ) -> bool:
         broadcast = Broadcast(event, json.dumps(payload).encode())
-        return self.rooms.publish([(topic, broadcast)], sender)
+        return self.rooms.publish([(room, broadcast)], sender)
 
 
 def inbox(member: Member) -> Inbox:
@@ -110,10 +113,10 @@ def test_all_but_the_sender_get_a_broadcast_in_their_own_form(loop: Loop) -> Non
     loop.turns()
     payload = '{"type":"broadcast","event":"m","payload":{"x": 1}}'
     (frame,) = inbox(other).frames
-    assert frame.payload.decode() == f'[null,null,"{ROOM}","broadcast",{payload}]'
+    assert frame.payload.decode() == f'[null,null,"{TOPIC}","broadcast",{payload}]'
     (frame,) = inbox(old).frames
     assert frame.payload.decode() == (
-        f'{{"topic":"{ROOM}","event":"broadcast","ref":null,"payload":{payload}}}'
+        f'{{"topic":"{TOPIC}","event":"broadcast","ref":null,"payload":{payload}}}'
     )
     assert inbox(sender).writes == []
 
@@ -133,11 +136,32 @@ def test_what_no_member_sent_goes_to_all(loop: Loop) -> None:
 
 
 def test_rooms_do_not_hear_each_other(loop: Loop) -> None:
-    here, there = loop.join(), loop.join("realtime:room:2")
-    loop.send(1, topic="realtime:room:2")
-    loop.send(2, topic="realtime:nobody")
+    here, there = loop.join(), loop.join(RoomName("realtime:room:2"))
+    loop.send(1, room=RoomName("realtime:room:2"))
+    loop.send(2, room=RoomName("realtime:nobody"))
     loop.turns()
     assert (inbox(here).writes, inbox(there).payloads()) == ([], [1])
+
+
+def test_public_and_private_members_of_a_topic_never_hear_each_other(loop: Loop) -> None:
+    public, private = loop.join(), loop.join(PRIVATE)
+    assert (loop.rooms.size(ROOM), loop.rooms.size(PRIVATE)) == (1, 1)
+    loop.send("public")
+    loop.send("private", room=PRIVATE)
+    loop.send("by a private member", private, PRIVATE)
+    loop.send("by a public member", public)
+    loop.turns()
+    assert (inbox(public).payloads(), inbox(private).payloads()) == (["public"], ["private"])
+    loop.rooms.leave(public)
+    loop.send("nobody's")
+    loop.send("private again", room=PRIVATE)
+    loop.turns()
+    assert inbox(private).payloads() == ["private", "private again"]
+    assert loop.bus.told == [
+        *(("+", ROOM), ("+", PRIVATE)),
+        *((ROOM, "m"), (PRIVATE, "m"), (PRIVATE, "m"), (ROOM, "m")),
+        *(("-", ROOM), (ROOM, "m"), (PRIVATE, "m")),
+    ]
 
 
 def test_bytes_go_to_those_who_can_read_them(loop: Loop) -> None:
@@ -167,12 +191,12 @@ def test_all_of_one_turn_is_one_write_in_one_order(loop: Loop) -> None:
 
 def test_an_outbox_in_several_rooms_gets_one_write(loop: Loop) -> None:
     ann = loop.join()
-    there = Member("realtime:2", V2, ann.outbox, takes_bytes=True, hears_itself=False)
+    there = Member(OTHER, V2, ann.outbox, takes_bytes=True, hears_itself=False)
     loop.rooms.join(there)
-    bob = loop.join("realtime:2")
+    bob = loop.join(OTHER)
     loop.send(1)
-    loop.send(2, bob, topic="realtime:2")
-    loop.send(3, there, topic="realtime:2")
+    loop.send(2, bob, room=OTHER)
+    loop.send(3, there, room=OTHER)
     loop.send(4)
     loop.turns()
     assert inbox(ann).payloads() == [1, 2, 4]

@@ -19,6 +19,7 @@ from realtime_server.fanout import rooms as rooms_module
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.rooms import Rooms
 from realtime_server.fanout.turns import call_later
+from realtime_server.phoenix.broadcasts import RoomName
 from tests.server.net.test_connection import Client, open_connection
 from tests.waiting import eventually
 
@@ -343,7 +344,7 @@ async def test_only_joins_with_config_make_members() -> None:
         await join(sender)
         await push(sender, v2("broadcast", broadcast(1)))
         assert topic_client.received() == []
-        assert rooms.size(TOPIC) == 1
+        assert rooms.size(RoomName(TOPIC)) == 1
 
 
 async def test_a_membership_ends_with_its_channel_and_with_its_connection() -> None:
@@ -351,13 +352,13 @@ async def test_a_membership_ends_with_its_channel_and_with_its_connection() -> N
     async with open_connection(rooms=rooms, vsn="2.0.0") as client:
         await join(client)
         await join(client)
-        assert rooms.size(TOPIC) == 1
+        assert rooms.size(RoomName(TOPIC)) == 1
         await push(client, v2("phx_leave", {}))
-        assert rooms.size(TOPIC) == 0
+        assert rooms.size(RoomName(TOPIC)) == 0
         received(client)
         await join(client)
-        assert rooms.size(TOPIC) == 1
-    await eventually(lambda: rooms.size(TOPIC) == 0)
+        assert rooms.size(RoomName(TOPIC)) == 1
+    await eventually(lambda: rooms.size(RoomName(TOPIC)) == 0)
 
 
 async def test_a_push_of_an_earlier_membership_is_ignored() -> None:

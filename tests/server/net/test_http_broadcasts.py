@@ -16,6 +16,7 @@ from realtime_server.auth.grant import Grant
 from realtime_server.errors import TokenError, UnavailableError
 from realtime_server.net.http import HttpRequest, Response
 from realtime_server.net.http_broadcasts import HttpBroadcasts
+from realtime_server.phoenix.broadcasts import RoomName
 from realtime_server.phoenix.reasons import RlsReason, TokenReason
 from tests.server.fanout.test_rooms import Loop, inbox
 from tests.server_helpers import make_metrics, open_config
@@ -89,7 +90,7 @@ def test_it_serves_its_paths_and_no_other(path: str, served: bool) -> None:
 
 async def test_a_single_one_reaches_all_members_before_the_answer() -> None:
     server = Server()
-    members = [server.loop.join("realtime:room:r"), server.loop.join("realtime:room:r")]
+    members = [server.loop.join(RoomName("realtime:room:r")) for _ in range(2)]
     path = "/realtime/v1/api/broadcast/room%3Ar/events/ev%2F1%20%C3%A9"
     response = await server.ask(path, {"a": 2})
     assert (response.status, response.body) == (HTTPStatus.ACCEPTED, b"")

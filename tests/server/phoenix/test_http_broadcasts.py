@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from realtime_server.phoenix.broadcasts import Broadcast
+from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.phoenix.http_broadcasts import (
     HttpRefusal,
     read_batch,
@@ -36,8 +36,8 @@ def test_a_batch_is_read_in_its_order_and_its_payloads_as_they_came() -> None:
         '{"payload":{"b":1,"a":2},"private":false,"event":"m","topic":"realtime:x","ids":1}]} '
     )
     assert batch(text) == [
-        ("realtime:room:1", Broadcast("é", b'{"n": 9007199254740993}')),
-        ("realtime:realtime:x", Broadcast("m", b'{"b":1,"a":2}')),
+        (RoomName("realtime:room:1"), Broadcast("é", b'{"n": 9007199254740993}')),
+        (RoomName("realtime:realtime:x"), Broadcast("m", b'{"b":1,"a":2}')),
     ]
     assert batch('{"messages":[]}') == []
 
@@ -147,11 +147,11 @@ def single(
 @pytest.mark.parametrize("body", [b'{"a":1}', b"[1,2]", b"7", b'"x"', b"null", b" 1 "])
 @pytest.mark.parametrize("kind", ["", "application/json", "Application/JSON; charset=utf-8"])
 def test_json_of_any_kind_is_the_payload(body: bytes, kind: str) -> None:
-    assert single(body, kind) == [("realtime:a", Broadcast("e", body))]
+    assert single(body, kind) == [(RoomName("realtime:a"), Broadcast("e", body))]
 
 
 def test_bytes_are_the_payload() -> None:
-    expected = [("realtime:a", Broadcast("e", b"\0\1\xff", is_json=False))]
+    expected = [(RoomName("realtime:a"), Broadcast("e", b"\0\1\xff", is_json=False))]
     assert single(b"\0\1\xff", "application/octet-stream") == expected
     assert single(b"", "application/octet-stream")[0][1].payload == b""
 
