@@ -36,6 +36,7 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "port": "Listening",
     "secure_channels": "Tokens",
     "nats_url": "Several servers",
+    "broadcast": "Rooms",
     "max_connections": "Limits",
     "expose_metrics": "Operation",
     "replay_window": "Replay",

@@ -1,8 +1,9 @@
 """ServerConfig: every environment variable, with its default and its meaning.
 
 The variables for the database, and for whom the server lets in, are in
-:mod:`.connection_settings`, those for several servers in :mod:`.cluster_settings`. The defaults are
-in these three modules and nowhere else. A variable's name is the field's name in capitals.
+:mod:`.connection_settings`, those for several servers in :mod:`.cluster_settings`, and those for
+rooms in :mod:`.room_settings`. The defaults are in these four modules and nowhere else. A
+variable's name is the field's name in capitals.
 """
 
 # ruff: noqa: RUF009 (variable() makes attrs fields)
@@ -30,7 +31,7 @@ from .choices import (
     RlsDelete,
     WhenFull,
 )
-from .cluster_settings import ClusterSettings
+from .room_settings import RoomSettings
 
 __all__ = ["ServerConfig"]
 
@@ -45,7 +46,7 @@ _MIB: Final = 1024 * 1024
 
 
 @attrs.frozen
-class ServerConfig(ClusterSettings):
+class ServerConfig(RoomSettings):
     """The settings of the server. Each variable's meaning is in its field."""
 
     # Limits
@@ -78,9 +79,6 @@ class ServerConfig(ClusterSettings):
     )
     max_messages_per_second: kinds.Number = variable(
         2000, "how many messages a second one connection may send"
-    )
-    max_deliveries_per_second: kinds.Number = variable(
-        200_000, "how many messages to members the broadcasts of one connection may be, a second"
     )
     max_frame_bytes: kinds.Bytes = variable(_MIB, "the size of a client's message or request body")
     max_payload_bytes: kinds.Bytes = variable(_MIB // 4, "the size of a message's payload")
@@ -116,10 +114,6 @@ class ServerConfig(ClusterSettings):
 
     # Operation
 
-    broadcast: kinds.Flag = variable(
-        True,
-        "let clients [broadcast](../topics/broadcast.md) to each other, if one process serves all",
-    )
     expose_metrics: kinds.Flag = variable(
         False, "serve [`/metrics`](metrics.md) for Prometheus", dev=True
     )
