@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--worker", type=_worker_links, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"realtime-core {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
-    migrate = commands.add_parser("migrate", help="set up the database for RLS mode")
+    migrate = commands.add_parser("migrate", help="set up the schema realtime in the database")
     migrate.add_argument(
         "--dry-run", action="store_true", help="report what is missing, and change nothing"
     )

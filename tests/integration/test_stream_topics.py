@@ -524,7 +524,10 @@ OWN_SCHEMA_IS_REFUSED = "the schema realtime is the server's own: its changes ar
 
 async def test_the_servers_own_schema_is_sent_to_nobody(one_pg: Server) -> None:
     # As RLS mode writes it, into a database that a server in STREAM mode reads, too.
-    wanted = [{"schema": "*"}, {"schema": "*", "table": "subscription"}]
+    wanted = [{"schema": "*"}] + [
+        {"schema": "*", "table": table}
+        for table in ("subscription", "messages", "messages_default")
+    ]
     payload = {"config": {"postgres_changes": [{"event": "*", **each} for each in wanted]}}
     async with open_stage(one_pg) as stage, stage.client() as client, stage.client() as bound:
         await migrated(stage.database.dsn)
@@ -537,9 +540,16 @@ async def test_the_servers_own_schema_is_sent_to_nobody(one_pg: Server) -> None:
             "update realtime.subscription set subscription_id = gen_random_uuid()",
             "delete from realtime.subscription",
             "truncate realtime.subscription, fence.fence",
+            "select realtime.send('{\"secret\": 1}', 'e', 'room', private) from"
+            " unnest(array[true, false]) as private",
+            "select realtime.send_binary('secret', 'e', 'room')",
+            "update realtime.messages set topic = 'other'",
+            "delete from realtime.messages",
+            "truncate realtime.messages, fence.fence",
         ]
         frames = await stage.frames(client, *statements)
         assert frames == []
+        assert await bound.drain() == []
 
 
 @pytest.mark.parametrize(

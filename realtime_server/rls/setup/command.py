@@ -1,12 +1,14 @@
-"""``python -m realtime_server migrate``: set up the database for RLS mode."""
+"""``python -m realtime_server migrate``: set up the database's schema ``realtime``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from ...config import ServerConfig
 from ...config.database.addresses import make_dsn
 from ...config.database.connections import connect
+from ...messages.partitions import keep_partitions
 from .migrations import LOCK, migrate, pending
 from .privileges import missing_privileges
 from .type_schemas import hidden_schemas, open_schemas
@@ -48,6 +50,11 @@ async def run_migrate(
                 tell(f"applied {migration}")
             for name in await open_schemas(connection, config.publications, lock=LOCK):
                 tell(f"realtime_nobody may use the schema {name} from now on")
+            upkeep = await keep_partitions(connection, datetime.now(UTC))
+            for name in () if upkeep is None else upkeep.made:
+                tell(f"made the partition realtime.{name}")
+            for failure in () if upkeep is None else upkeep.failed:
+                tell(f"a partition of realtime.messages is left for later: {failure}")
         if not await pending(connection):
             tell("the schema realtime is up to date")
         missing = await missing_privileges(connection, config.publications)

@@ -1,0 +1,1 @@
+"""The table ``realtime.messages``: what the database broadcasts, and its partitions."""
