@@ -134,7 +134,8 @@ class _Room:
         if not broadcast.is_json:
             takers = [group for group in self._groups.values() if group.takes_bytes]
             if takers:
-                frame = BinaryFrame(encode_binary(self._topic, broadcast.event, broadcast.payload))
+                event, payload, _, meta = broadcast
+                frame = BinaryFrame(encode_binary(self._topic, event, payload, meta))
                 for group in takers:
                     yield group.members, frame
             return

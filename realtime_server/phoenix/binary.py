@@ -76,12 +76,18 @@ def decode_binary(data: bytes) -> Message:
     return Message(topic, BROADCAST, push, ref or None, join_ref or None)
 
 
-def encode_binary(topic: str, event: str, payload: bytes) -> bytes:
+def encode_binary(topic: str, event: str, payload: bytes, metadata: bytes = b"") -> bytes:
     """Return a broadcast of bytes as the content of a binary frame.
 
+    Args:
+        topic: the room's.
+        event: what is broadcast.
+        payload: its bytes.
+        metadata: a JSON object, or nothing.
+
     Raises:
-        ValueError: if the topic or the event is longer than :data:`MAX_NAME_BYTES`.
+        ValueError: if any but the payload is longer than :data:`MAX_NAME_BYTES`.
     """
-    names = topic.encode(), event.encode()
-    header = bytes((_USER_BROADCAST, *map(len, names), 0, _BYTES))
-    return b"".join((header, *names, payload))
+    parts = topic.encode(), event.encode(), metadata
+    header = bytes((_USER_BROADCAST, *map(len, parts), _BYTES))
+    return b"".join((header, *parts, payload))

@@ -49,6 +49,9 @@ class Broadcast(NamedTuple):
     payload: bytes
     """A JSON text, or any bytes."""
     is_json: bool = True
+    meta: bytes = b""
+    """A JSON object that goes beside the payload, of messages that the database has; empty: none
+    does."""
 
     @property
     def size(self) -> int:
@@ -162,4 +165,5 @@ def is_name(value: Any) -> bool:
 def broadcast_json(broadcast: Broadcast) -> bytes:
     """Return a broadcast as the payload of a text frame, if its own payload is JSON."""
     event = orjson.dumps(broadcast.event)
-    return b"".join((_TYPE, event, b',"payload":', broadcast.payload, b"}"))
+    meta = b',"meta":' + broadcast.meta if broadcast.meta else b""
+    return b"".join((_TYPE, event, b',"payload":', broadcast.payload, meta, b"}"))

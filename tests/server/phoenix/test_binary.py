@@ -69,6 +69,18 @@ def test_bytes_go_out_with_the_names_before_them() -> None:
         encode_binary("t" * 256, "e", b"")
 
 
+def test_bytes_from_the_database_have_their_metadata() -> None:
+    # As v2 sends what `realtime.send_binary` has stored.
+    expected = (
+        "0412032d007265616c74696d653a636861742d726f6f6d62696e"
+        "7b226964223a2230303635353463652d643232642d343639632d383737612d383862656634373231346133227d"
+        "deadbeef00ff0102"
+    )
+    metadata = b'{"id":"006554ce-d22d-469c-877a-88bef47214a3"}'
+    data = bytes.fromhex("deadbeef00ff0102")
+    assert encode_binary("realtime:chat-room", "bin", data, metadata) == bytes.fromhex(expected)
+
+
 short = st.text(max_size=50)
 
 

@@ -40,6 +40,12 @@ def test_event_and_payload_go_on_as_they_came(text: str, event: str, payload: st
     assert broadcast_json(broadcast) == expected.encode()
 
 
+def test_what_is_known_of_a_message_stands_beside_its_payload() -> None:
+    broadcast = Broadcast("m", b"[1]", meta=b'{"id":"x"}')
+    expected = b'{"type":"broadcast","event":"m","payload":[1],"meta":{"id":"x"}}'
+    assert broadcast_json(broadcast) == expected
+
+
 @pytest.mark.parametrize(
     "text",
     [
