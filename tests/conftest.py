@@ -4,7 +4,8 @@ Workers of pytest-xdist take a file at a time, the longest first.
 
 Tests that are marked `every_postgres` run on each version of PostgreSQL that they are written for:
 they are of what differs between versions, as sources and SQL do. Each other file runs on one of
-them, so that about half of the files run on either; with EVERY_POSTGRES=1 all run on each.
+them, so that about half of the files run on either. In RLS mode all tests read pgoutput, and those
+that are marked `every_plugin` wal2json besides. With EVERY_POSTGRES=1 all run on each.
 
 With CI=true nothing may be skipped: there `make test` has installed all that
 the tests need, so a skip is a mistake that would hide the test for ever.
@@ -82,7 +83,8 @@ def runs_by_default(item: pytest.Item) -> bool:
         return True
     one = ("pg17", "pg18")[zlib.crc32(item.path.name.encode()) % 2]
     if (stream := versions.get("stream")) is not None:
-        return stream in ((one, "pgoutput"), ("pg17", "wal2json"))
+        also = item.get_closest_marker("every_plugin")
+        return stream == (one, "pgoutput") or bool(also and stream == ("pg17", "wal2json"))
     return versions.get("pg", one) in (one, "TEST_DSN")
 
 

@@ -133,6 +133,31 @@ def test_what_does_not_depend_on_postgresqls_version_runs_on_one(tmp_path: Path)
     assert "8 passed" in run(tmp_path, EVERY_POSTGRES="1").stdout
 
 
+PLUGINS = """
+import pytest
+
+STREAMS = [("pg17", "pgoutput"), ("pg18", "pgoutput"), ("pg17", "wal2json")]
+
+@pytest.fixture(params=STREAMS, ids="-".join)
+def stream(request):
+    return request.param
+
+def test_one(stream): ...
+
+@pytest.mark.every_plugin
+def test_each(stream): ...
+"""
+
+
+def test_what_does_not_depend_on_the_output_plugin_runs_with_pgoutput(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(PLUGINS)
+    few = run(tmp_path, "-v").stdout
+    assert "3 passed, 3 deselected" in few
+    assert "test_one[pg17-wal2json]" not in few
+    assert "test_each[pg17-wal2json] PASSED" in few
+    assert "6 passed" in run(tmp_path, EVERY_POSTGRES="1").stdout
+
+
 PROPERTY = """
 from hypothesis import given, strategies
 

@@ -25,6 +25,7 @@ from tests.rls_helpers import roles
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.every_plugin,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 

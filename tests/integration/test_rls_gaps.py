@@ -30,7 +30,7 @@ from tests.server_helpers import PhoenixClient, open_client
 from tests.tokens import make_token
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.every_plugin]
 
 TOPIC = "realtime:public:item"
 

@@ -87,6 +87,7 @@ async def join(server: ServerProcess, client: Any, token: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.every_plugin
 def test_a_server_that_is_killed_time_and_again_skips_nothing(shop: Shop, tmp_path: Path) -> None:
     record = tmp_path / "record"
     record.touch()

@@ -23,6 +23,7 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.every_plugin,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
