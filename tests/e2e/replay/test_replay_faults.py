@@ -30,7 +30,7 @@ from tests.nats_server import NatsServer
 from tests.rls_helpers import roles
 from tests.tokens import SECRET, make_token
 
-FAULTS = int(os.environ.get("REPLAY_FAULTS", "40"))
+FAULTS = int(os.environ.get("REPLAY_FAULTS", "25"))
 SEED = int(os.environ.get("REPLAY_FAULTS_SEED", "1"))
 MOST_IN_A_RUN = 50
 # Several servers, and servers without time, take the most time of a machine.
