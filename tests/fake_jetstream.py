@@ -16,19 +16,10 @@ from typing import Any
 
 import attrs
 
+from realtime_server.cluster.connection import Message
 from realtime_server.cluster.errors import LogError
 
 __all__ = ["FakeConnection", "FakeJetStream"]
-
-
-@attrs.define
-class Message:
-    """What arrives on a subscription."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: Mapping[str, str] | None = None
 
 
 @attrs.define
@@ -100,7 +91,7 @@ class FakeJetStream:
     def status(self, code: str, description: str = "") -> None:
         """Have every consumer send a status."""
         for consumer in self.consumers.values():
-            self._send(consumer, "", b"", {"Status": code, "Description": description})
+            self._send(consumer, "", b"", code, description)
 
     def deliver(self) -> None:
         """Send what was asked for."""
@@ -117,14 +108,16 @@ class FakeJetStream:
                 reply = f"$JS.ACK.log.{name}.{numbers}"
                 data = self.messages[consumer.next]
                 consumer.next += 1
-                self._send(consumer, reply, data, None)
+                self._send(consumer, reply, data)
 
     def _send(
-        self, consumer: _Consumer, reply: str, data: bytes, headers: Mapping[str, str] | None
+        self, consumer: _Consumer, reply: str, data: bytes, status: str = "", description: str = ""
     ) -> None:
         connection = consumer.connection
         if connection is not None and not connection.closed.is_set():
-            message = Message("log.log" if reply else consumer.inbox, reply, data, headers)
+            message = Message(
+                "log.log" if reply else consumer.inbox, reply, data, status, description
+            )
             take = connection.subscriptions.get(consumer.inbox)
             if take is not None:
                 asyncio.get_running_loop().call_soon(take, message)

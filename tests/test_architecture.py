@@ -112,6 +112,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "joserfc": ("realtime_server.auth",),
     "nats": (
         "realtime_server.cluster.check",
+        "realtime_server.cluster.client",
         "realtime_server.cluster.connection",
         "realtime_server.cluster.login",
     ),

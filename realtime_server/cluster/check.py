@@ -99,7 +99,7 @@ async def _connect_to_all(config: ClusterSettings, note: OnError) -> tuple[list[
     for attempt in attempts:
         if isinstance(attempt, BaseException) and not isinstance(attempt, LogError):
             raise attempt
-    clients = [attempt for attempt in attempts if isinstance(attempt, Client)]
+    clients: list[Client] = [attempt for attempt in attempts if isinstance(attempt, Client)]
     return clients, [str(attempt) for attempt in attempts if isinstance(attempt, LogError)]
 
 

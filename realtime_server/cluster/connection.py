@@ -1,22 +1,23 @@
 """NatsConnection: a connection to NATS that ends when it breaks.
 
 It never connects again by itself: whoever uses it has to look anew at what the log has before it
-goes on, and nothing may wait in a buffer that is sent to another server later. This module and
-:mod:`.login` alone know the client library; they are imported only where NATS_URL is set.
+goes on, and nothing may wait in a buffer that is sent to another server later. This module,
+:mod:`.client` and :mod:`.login` alone know the client library; they are imported only where
+NATS_URL is set.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 import nats.errors
-from nats.aio.client import Client
 
 from ..config import ClusterSettings
+from .client import Message, PromptClient, Take
 from .errors import NO_JETSTREAM, LogError, NoResponderError
 from .login import connect
 from .permissions import denied_by
@@ -35,17 +36,6 @@ _CLOSE: Final = 1.0
 """Seconds that closing may take. A server that stands still takes no more bytes."""
 
 
-class Message(Protocol):
-    """What arrives on a subscription."""
-
-    subject: str
-    reply: str
-    data: bytes
-
-    @property
-    def headers(self) -> Mapping[str, str] | None: ...
-
-
 class NatsConnection:
     """An open connection. Make it with :meth:`open`.
 
@@ -55,7 +45,9 @@ class NatsConnection:
         complaints: what the server complains about.
     """
 
-    def __init__(self, client: Client, closed: asyncio.Event, complaints: _Complaints) -> None:
+    def __init__(
+        self, client: PromptClient, closed: asyncio.Event, complaints: _Complaints
+    ) -> None:
         self.closed = closed
         """Set when the connection has ended, whoever has ended it."""
         self._client = client
@@ -168,7 +160,7 @@ class NatsConnection:
             ) from None
         finally:
             del self._asked[token]
-        if message.headers and message.headers.get("Status") == _NOBODY:
+        if message.status == _NOBODY:
             raise NoResponderError(
                 # Others are also not answered where the stream, or its consumer, is missing.
                 NO_JETSTREAM
@@ -198,26 +190,23 @@ class NatsConnection:
         except (OSError, nats.errors.Error) as exc:
             raise LogError(f"a message to {subject} cannot be sent: {_told(exc)}") from exc
 
-    async def subscribe(self, subject: str, take: Callable[[Message], None]) -> Subscription:
+    async def subscribe(self, subject: str, take: Take) -> Subscription:
         """Have a function called with each message of a subject.
 
         Nothing is dropped when many wait: whoever subscribes bounds what is sent to it.
 
+        Args:
+            subject: the subject.
+            take: the function, which must not raise.
+
         Raises:
             LogError: if that cannot be asked for.
         """
-
-        async def call(message: Any) -> None:
-            take(message)
-
         self._check()
         try:
-            subscription = await self._client.subscribe(
-                subject, cb=call, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            return Subscription(await self._client.hand_over(subject, take))
         except (OSError, nats.errors.Error) as exc:
             raise LogError(f"{subject} cannot be subscribed to: {_told(exc)}") from exc
-        return Subscription(subscription.unsubscribe)
 
     def on_closed(self, call: Callable[[], None]) -> None:
         """Have a function called when the connection has ended."""
@@ -288,7 +277,7 @@ class Subscription:
         end: ends it.
     """
 
-    def __init__(self, end: Callable[[], Any]) -> None:
+    def __init__(self, end: Callable[[], Awaitable[None]]) -> None:
         self._end = end
 
     async def aclose(self) -> None:
@@ -299,7 +288,7 @@ class Subscription:
             logger.debug("a subscription ended with its connection: %s", exc)
 
 
-async def _close(client: Client) -> None:
+async def _close(client: PromptClient) -> None:
     try:
         async with asyncio.timeout(_CLOSE):
             await client.close()

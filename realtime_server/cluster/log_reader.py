@@ -58,7 +58,6 @@ _INACTIVE: Final = 30
 """Seconds after which NATS drops a consumer that nobody asks."""
 _ENDS: Final = ("Message Size Exceeds MaxBytes", "Batch Completed")
 """What a 409 says at the end of a request that was filled."""
-_MESSAGE: Final = ""
 
 
 @attrs.define
@@ -307,14 +306,14 @@ class LogReader:
         found: list[Read] = []
         while self._arrived:
             message = self._arrived[0]
-            status, description = _status(message)
+            status = message.status
             try:
-                if status == _MESSAGE:
+                if not status:
                     found += self._envelope(message)
-                elif status in ("404", "408") or (status == "409" and description in _ENDS):
+                elif status in ("404", "408") or (status == "409" and message.description in _ENDS):
                     self._left = 0
                 elif status != "100":
-                    raise LogError(f"the log's consumer has ended: {status} {description}")
+                    raise LogError(f"the log's consumer has ended: {status} {message.description}")
             except RealtimeError:
                 if found:
                     # It comes again, since the message is still there.
@@ -368,13 +367,6 @@ class LogReader:
     def _took(self, delivered: int, pending: int) -> None:
         self._delivered, self.pending = delivered, pending
         self._left = max(self._left - 1, 0)
-
-
-def _status(message: Message) -> tuple[str, str]:
-    headers = message.headers
-    if not headers or "Status" not in headers:
-        return _MESSAGE, ""
-    return headers["Status"], headers.get("Description", "")
 
 
 def _cannot_follow(envelope: Envelope, place: Place, last: Envelope | None) -> bool:

@@ -20,6 +20,7 @@ import nats.errors
 from nats.aio.client import Client, RawCredentials
 
 from ..config import ClusterSettings
+from .client import PromptClient
 from .errors import LogError
 
 __all__ = ["OnError", "connect"]
@@ -48,7 +49,7 @@ async def connect(
     error_cb: OnError | None = None,
     closed_cb: OnClosed | None = None,
     **options: Any,
-) -> Client:
+) -> PromptClient:
     """Connect to one of the servers, each of which is tried once. Close what is returned.
 
     The connection is not made anew when it breaks.
@@ -69,7 +70,7 @@ async def connect(
     problems = []
     for url in random.sample(urls, len(urls)):
         attempt = _Attempt(error_cb, closed_cb)
-        client = Client()
+        client = PromptClient()
         if config.wants_nats_tls:
             client = _EncryptedClient(has_certificate=config.nats_tls_cert is not None)
             options["tls"] = _tls(config)
@@ -124,7 +125,7 @@ class _TlsError(nats.errors.Error):
     """TLS cannot begin as a server is set up; the text says what to do."""
 
 
-class _EncryptedClient(Client):
+class _EncryptedClient(PromptClient):
     """A client that sends nothing before TLS has begun.
 
     The library has no public way to that: the method is private, and another version may lack it.
