@@ -6,6 +6,7 @@ The texts that the client is told are in :mod:`realtime_server.phoenix.reasons`.
 
   * :exc:`BroadcastError`: a broadcast goes to nobody
   * :exc:`FrameError`: a WebSocket message is not a Phoenix message
+  * :exc:`PresenceError`: what a client tracks cannot be shown to others
   * :exc:`RefusedError`: a connection, a join or a message is not allowed
 
     * :exc:`AttachmentError`: a join has waited in vain for the database's changes
@@ -27,7 +28,7 @@ from typing import ClassVar, Final
 
 from realtime_core.errors import FilterError, RealtimeError
 
-from .phoenix.reasons import BroadcastReason, CloseReason, Told
+from .phoenix.reasons import BroadcastReason, CloseReason, PresenceReason, Told
 
 __all__ = [
     "AttachmentError",
@@ -37,6 +38,7 @@ __all__ = [
     "LimitError",
     "NotPublishedError",
     "NotThereError",
+    "PresenceError",
     "RefusedError",
     "TokenError",
     "TopicError",
@@ -89,6 +91,18 @@ class FrameError(RealtimeError):
     def of(cls, reason: CloseReason, **values: object) -> FrameError:
         """Make an error with the code of a reason, and the values of the reason's names."""
         return cls(reason.code, reason.told(**values))
+
+
+class PresenceError(RealtimeError):
+    """What a client tracks cannot be shown to others.
+
+    Attributes:
+        reason: why.
+    """
+
+    def __init__(self, reason: PresenceReason) -> None:
+        self.reason = reason
+        super().__init__(reason.template)
 
 
 class RefusedError(RealtimeError):

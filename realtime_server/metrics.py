@@ -27,7 +27,7 @@ from prometheus_client.utils import floatToGoString
 from realtime_core import SourceStats
 
 from .fanout.hub import HubStats
-from .fanout.rooms import RoomStats
+from .fanout.room_stats import RoomStats
 from .net.broadcast_metrics import BroadcastMetrics
 from .net.outbox import OutboxCounters
 from .net.slow_clients import Backlog

@@ -19,17 +19,16 @@ from .config import ReplicationMode, ServerConfig
 from .config.database.source import ServerSource, make_source
 from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
-from .fanout.bus import LocalBus
 from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
-from .fanout.rooms import Rooms, RoomStats
+from .fanout.room_stats import RoomStats
 from .fanout.source_attachment import Attachment, why_not_ready
 from .fanout.stream.mode import StreamMode
-from .fanout.turns import call_later
 from .metrics import Metrics
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
 from .net.listener import Listener, bind
+from .net.room_services import RoomServices, make_rooms
 from .net.services import Services
 from .net.site import make_site
 from .net.slow_clients import Backlog, OutboxLimits
@@ -154,9 +153,9 @@ class RealtimeServer:
             )
         )
         # Where clients broadcast to each other. With several processes, some would be missed.
-        rooms: Rooms | None = None
+        rooms: RoomServices | None = None
         if config.broadcast and worker is None and self._node is None:
-            rooms = Rooms(LocalBus(), later=call_later, clock=time.perf_counter)
+            rooms = make_rooms(config)
         self.metrics = Metrics(
             stats=source.stats,
             hub=self.hub.stats,
@@ -195,7 +194,8 @@ class RealtimeServer:
             config=config,
             metrics=self.metrics,
             replay=guarded,
-            rooms=rooms,
+            rooms=None if rooms is None else rooms.rooms,
+            presence=None if rooms is None else rooms.presence,
         )
         # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener

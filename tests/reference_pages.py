@@ -16,6 +16,7 @@ from realtime_server.phoenix.reasons import (
     BroadcastReason,
     CloseReason,
     ConfigReason,
+    PresenceReason,
     Reason,
     ReplyReason,
     RlsReason,
@@ -59,7 +60,7 @@ def reason_table(reasons: type[Reason], head: str) -> str:
     for reason in reasons:
         text = _FIELD.sub("…", reason.template)
         right = reason.remedy
-        if isinstance(reason, BroadcastReason):
+        if isinstance(reason, (BroadcastReason, PresenceReason)):
             right = f"`{reason.code}`; {right}" if right else f"`{reason.code}`"
         if isinstance(reason, CloseReason):
             right = f"{reason.code}, {right}" if right else str(reason.code)
@@ -80,6 +81,7 @@ PARTS: Mapping[tuple[str, str], Callable[[], str]] = {
         for name, reasons, head in (
             ("replies", ReplyReason, "what to do"),
             ("broadcasts", BroadcastReason, "code"),
+            ("presence", PresenceReason, "code"),
             ("tables", TableReason, "what to do"),
             ("config", ConfigReason, "what to do"),
             ("rls", RlsReason, "what to do"),

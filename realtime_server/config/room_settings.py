@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from . import _kinds as kinds
 from ._environment import variable
 from .cluster_settings import ClusterSettings
 
-__all__ = ["RoomSettings"]
+__all__ = ["STATES", "RoomSettings"]
+
+STATES: Final = 4
+"""How many times a room's state fits into what may wait for one client, unless a setting says how
+large it may be."""
 
 
 @attrs.frozen
@@ -19,8 +25,27 @@ class RoomSettings(ClusterSettings):
 
     broadcast: kinds.Flag = variable(
         True,
-        "let clients [broadcast](../topics/broadcast.md) to each other, if one process serves all",
+        "let clients [broadcast](../topics/broadcast.md) to each other, and see who is "
+        "[present](../topics/presence.md), if one process serves all",
     )
     max_deliveries_per_second: kinds.Number = variable(
         200_000, "how many messages to members the broadcasts of one connection may be, a second"
+    )
+    presence_interval: kinds.Milliseconds = variable(
+        100,
+        "the least time from one message about who is [present](../topics/presence.md) in a room "
+        "to the next; where more than 400 members get them it is longer, so that these get 4,000 a "
+        "second together",
+    )
+    max_presence_calls_per_second: kinds.Number = variable(
+        10, "how many times a second one channel may track or untrack"
+    )
+    max_presence_bytes: kinds.Bytes = variable(8 * 1024, "the size of what one channel tracks")
+    max_presence_members: kinds.Number = variable(
+        10_000, "how many channels of one room may be tracked"
+    )
+    max_presence_state_bytes: kinds.OptionalBytes = variable(
+        None,
+        "the size of all that the channels of one room track; unset: a quarter of "
+        "`OUTBOX_MAX_BYTES`, as each new channel is sent all of it",
     )

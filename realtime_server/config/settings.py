@@ -31,7 +31,7 @@ from .choices import (
     RlsDelete,
     WhenFull,
 )
-from .room_settings import RoomSettings
+from .room_settings import STATES, RoomSettings
 
 __all__ = ["ServerConfig"]
 
@@ -325,6 +325,11 @@ class ServerConfig(RoomSettings):
     def near_misses(cls, environ: Mapping[str, str]) -> list[str]:
         """Return a sentence for each set variable that looks like a misspelt one."""
         return near_misses(environ, cls, _FAMILIES)
+
+    @property
+    def presence_state_bytes(self) -> int:
+        """Bytes of all that the channels of one room may track."""
+        return self.max_presence_state_bytes or self.outbox_max_bytes // STATES
 
     @property
     def worker_count(self) -> int:

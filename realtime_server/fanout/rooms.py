@@ -14,8 +14,9 @@ ordinal, and no ping goes behind it: only changes are brought to clients that we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import attrs
 
@@ -23,12 +24,14 @@ from ..phoenix.binary import encode_binary
 from ..phoenix.broadcasts import Broadcast, RoomName, broadcast_json
 from ..phoenix.messages import BROADCAST
 from ..phoenix.serializers import Serializer
+from .audience import Audience
 from .bus import Bus
 from .dispatch import Dispatch, Members, Outbox
 from .frames import BinaryFrame, Frame, TextFrame
+from .room_stats import RoomStats
 from .turns import Steps
 
-__all__ = ["MAX_WAITING_BYTES", "Member", "RoomStats", "Rooms"]
+__all__ = ["MAX_WAITING_BYTES", "Later", "Member", "Rooms", "Writing"]
 
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 """Bytes of events and payloads that may wait to be written, of all rooms together."""
@@ -52,52 +55,15 @@ class Member:
     """Whether it has joined, and not left."""
 
 
-@attrs.frozen
-class RoomStats:
-    """The counts of all rooms."""
+class _Group(Audience):
+    """The members of a room that get the same bytes of its broadcasts."""
 
-    rooms: int = 0
-    """Rooms that have members now."""
-    members: int = 0
-    """Their members."""
-    broadcasts: int = 0
-    """Broadcasts that were published so far."""
-
-
-class _Group:
-    """The members of a room that get the same bytes."""
-
-    __slots__ = ("_current", "_members", "before", "behind", "takes_bytes")
+    __slots__ = ("before", "behind", "takes_bytes")
 
     def __init__(self, topic: str, serializer: Serializer, *, takes_bytes: bool) -> None:
+        super().__init__()
         self.before, self.behind = serializer.envelope(topic, BROADCAST)
         self.takes_bytes = takes_bytes
-        self._members: dict[Outbox, Member] = {}
-        self._current: Members | None = None
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    @property
-    def members(self) -> Members:
-        """The members now; the same object as long as none comes or goes."""
-        if self._current is None:
-            self._current = Members(self._members, is_current=True)
-        return self._current
-
-    def add(self, member: Member) -> None:
-        self._members[member.outbox] = member
-        self._change()
-
-    def remove(self, member: Member) -> None:
-        if self._members.get(member.outbox) is member:
-            del self._members[member.outbox]
-            self._change()
-
-    def _change(self) -> None:
-        if self._current is not None:
-            self._current.is_current = False
-            self._current = None
 
 
 class _Room:
@@ -146,12 +112,16 @@ class _Room:
 
 
 class _Published(NamedTuple):
-    """What waits to be written."""
+    """A broadcast that waits to be written."""
 
     room: RoomName
     broadcast: Broadcast
     left_out: Outbox | None
     done: Callable[[], None] | None
+
+
+Writing: TypeAlias = Callable[[], Iterable[tuple[Members, Frame]]]
+"""Makes frames when they are to be written, each with the members that get it."""
 
 
 class Rooms:
@@ -169,7 +139,8 @@ class Rooms:
         self._clock = clock
         self._rooms: dict[RoomName, _Room] = {}
         self._members = 0
-        self._published: list[_Published] = []
+        # What waits to be written, in order.
+        self._queue: deque[_Published | Writing] = deque()
         self._waiting_bytes = 0
         # What is being written; None while nothing is.
         self._steps: Steps | None = None
@@ -231,13 +202,21 @@ class Rooms:
         for place, (name, broadcast) in enumerate(messages):
             self._count += 1
             self._bus.publish(name, broadcast)
-            self._published.append(
+            self._queue.append(
                 _Published(name, broadcast, left_out, done if place == last else None)
             )
+        self._begin()
+        return True
+
+    def write(self, writing: Writing) -> None:
+        """Write what a function returns when its turn comes, in one order with all broadcasts."""
+        self._queue.append(writing)
+        self._begin()
+
+    def _begin(self) -> None:
         if self._steps is None:
             self._steps = self._writing()
             self._later(0.0, self._go_on)
-        return True
 
     def _go_on(self) -> None:
         assert self._steps is not None  # set with each call of this
@@ -246,29 +225,40 @@ class Rooms:
                 self._later(seconds, self._go_on)
                 return
         except BaseException:
-            # What was published together is lost; what comes next is not.
-            self._published.clear()
-            self._waiting_bytes = 0
+            # What was to be written together is lost; what comes next is not.
+            self._waiting_bytes = sum(
+                item.broadcast.size for item in self._queue if isinstance(item, _Published)
+            )
             self._steps = None
+            if self._queue:
+                self._begin()
             raise
         self._steps = None
 
     def _writing(self) -> Steps:
-        """Write all that is published, in steps, until nothing is left."""
-        while self._published:
-            published, self._published = self._published, []
+        """Write all that waits, in steps, until nothing is left."""
+        while self._queue:
             dispatch = Dispatch(self._clock)
-            for name, broadcast, left_out, _ in published:
-                room = self._rooms.get(name)
-                if room is None:
-                    continue
-                for members, frame in room.frames(broadcast):
+            published: list[_Published] = []
+            # What comes meanwhile is written after that.
+            for _ in range(len(self._queue)):
+                item = self._queue.popleft()
+                left_out = None
+                frames: Iterable[tuple[Members, Frame]]
+                if isinstance(item, _Published):
+                    published.append(item)
+                    left_out = item.left_out
+                    room = self._rooms.get(item.room)
+                    frames = () if room is None else room.frames(item.broadcast)
+                else:
+                    frames = item()
+                for members, frame in frames:
                     dispatch.add(members, frame, left_out)
                 if dispatch.is_due():
                     yield from dispatch.hand_out()
                     yield from dispatch.give_way()
             yield from dispatch.hand_out()
-            for _, broadcast, _, done in published:
-                self._waiting_bytes -= broadcast.size
-                if done is not None:
-                    done()
+            for item in published:
+                self._waiting_bytes -= item.broadcast.size
+                if item.done is not None:
+                    item.done()

@@ -1,6 +1,6 @@
-"""BroadcastMetrics: what is counted of broadcasts, for Prometheus.
+"""BroadcastMetrics: what is counted of broadcasts and presence, for Prometheus.
 
-No label has the name of a room or an event, which clients choose.
+No label has the name of a room, an event or a key, which clients choose.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..fanout.rooms import RoomStats
+from ..fanout.room_stats import RoomStats
 
 __all__ = ["BroadcastMetrics"]
 
 
 class BroadcastMetrics(Collector):
-    """The counts of broadcasts.
+    """The counts of broadcasts and presence.
 
     Args:
         registry: of the server's metrics.
@@ -38,6 +38,12 @@ class BroadcastMetrics(Collector):
             ["status"],
             registry=registry,
         )
+        self.refused_presence = Counter(
+            "realtime_presence_refused",
+            "Presence messages of clients that changed nothing, by the kind of reason.",
+            ["code"],
+            registry=registry,
+        )
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -48,4 +54,18 @@ class BroadcastMetrics(Collector):
         yield GaugeMetricFamily("realtime_room_members", "Their channels.", stats.members)
         yield CounterMetricFamily(
             "realtime_broadcasts", "Broadcasts that were taken, to be sent.", stats.broadcasts
+        )
+        presence = stats.presence
+        yield GaugeMetricFamily(
+            "realtime_presence_tracked", "Channels that track themselves.", presence.tracked
+        )
+        yield CounterMetricFamily(
+            "realtime_presence_flushes",
+            "Times that members of a room were told who is present, or what has changed of it.",
+            presence.flushes,
+        )
+        yield CounterMetricFamily(
+            "realtime_presence_rendered_bytes",
+            "Bytes of what they were told, each state or diff counted once, whoever got it.",
+            presence.rendered_bytes,
         )

@@ -34,9 +34,12 @@ from ..phoenix.actions import (
     RefuseBroadcast,
     RefuseEvent,
     RefusePayload,
+    RefusePresence,
     Release,
     Send,
     Subscribe,
+    Track,
+    Untrack,
 )
 from ..phoenix.message_handler import SocketState
 from ..phoenix.reasons import CloseReason
@@ -95,6 +98,7 @@ class Connection:
             serializer,
             max_payload_bytes=config.max_payload_bytes,
             serves_broadcast=services.rooms is not None,
+            max_presence_bytes=None if services.presence is None else config.max_presence_bytes,
         )
         self._peer = peer
         self._refusals = Refusals(self._peer, metrics, asyncio.get_running_loop().time)
@@ -124,7 +128,8 @@ class Connection:
             services=services,
         )
         self._rooms = services.rooms
-        # What its channels broadcast; made when one of them becomes a member of a room.
+        self._presence = services.presence
+        # What its channels send to their rooms; made when one of them becomes a member of a room.
         self._pushes: RoomPushes | None = None
 
     async def run(self) -> None:
@@ -223,6 +228,12 @@ class Connection:
                 self._pushes.publish(channel, message, broadcast)
             case RefuseBroadcast(channel, message, why) if self._pushes is not None:
                 self._pushes.refuse(channel, message, why)
+            case Track(channel, message, meta) if self._pushes is not None:
+                self._pushes.track(channel, message, meta)
+            case Untrack(channel, message) if self._pushes is not None:
+                self._pushes.untrack(channel, message)
+            case RefusePresence(message, refused) if self._pushes is not None:
+                self._pushes.refuse_presence(message, refused)
             case Subscribe(channel):
                 self._channels.subscribe(channel)
                 if self._rooms is not None and channel.config is not None:
@@ -251,5 +262,6 @@ class Connection:
                 outbox=self._outbox,
                 refusals=self._refusals,
                 perform=self._perform_all,
+                presence=self._presence,
             )
         self._pushes.join(channel)

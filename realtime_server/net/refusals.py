@@ -11,7 +11,7 @@ from ..fanout.topic_parser import shown_topic
 from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
-from ..phoenix.reasons import BroadcastReason, ReplyReason, Told
+from ..phoenix.reasons import BroadcastReason, PresenceReason, ReplyReason, Told
 from .token_bucket import TokenBucket
 
 __all__ = ["Refusals"]
@@ -109,6 +109,18 @@ class Refusals:
         self._metrics.broadcasts.refused.labels(reason.code).inc()
         exc = UnsupportedError(reason.told(most=most))
         self._of_message(message, exc, should_log=self._is_first(reason.name))
+
+    def of_presence(self, message: Message, reason: PresenceReason, most: int | None) -> Told:
+        """Count and log a presence push that changes nothing; return the reason for the client.
+
+        Args:
+            message: the push.
+            reason: why.
+            most: the limit that the reason names, if it names one.
+        """
+        self._metrics.broadcasts.refused_presence.labels(reason.code).inc()
+        exc = UnsupportedError(reason.told(most=most))
+        return self._of_message(message, exc, should_log=self._is_first(reason.name))
 
     def _of_message(self, message: Message, exc: RefusedError, *, should_log: bool) -> Told:
         if should_log and self._has_room():

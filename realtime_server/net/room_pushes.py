@@ -1,4 +1,6 @@
-"""RoomPushes: what one connection's channels broadcast, and that they get what others do.
+"""RoomPushes: what one connection's channels send to their rooms, and that they get what others do.
+
+What they track is in :mod:`.presence_pushes`.
 
 Each delivery costs the sender: what it pushes to a room of a thousand members counts a thousand
 times against what it may have delivered in a second. What fails is counted, and answered if the
@@ -12,14 +14,16 @@ from collections.abc import Callable
 from functools import partial
 
 from ..config import ServerConfig
+from ..fanout.presence import Presence
 from ..fanout.rooms import Member, Rooms
 from ..phoenix.actions import Action, Channel
 from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import Message
-from ..phoenix.reasons import BroadcastReason
+from ..phoenix.reasons import BroadcastReason, PresenceReason
 from ..phoenix.serializers import Serializer
 from .outbox import SocketOutbox
+from .presence_pushes import PresencePushes
 from .refusals import Refusals
 from .token_bucket import TokenBucket
 
@@ -27,7 +31,7 @@ __all__ = ["RoomPushes"]
 
 
 class RoomPushes:
-    """The broadcasts of one connection.
+    """The memberships of one connection's channels, and their broadcasts.
 
     Args:
         rooms: of the server.
@@ -37,6 +41,7 @@ class RoomPushes:
         outbox: of the connection.
         refusals: of the connection: counts and logs what is refused.
         perform: carries out actions of the state's that take no time.
+        presence: of the server; None if it has none.
     """
 
     __slots__ = (
@@ -46,6 +51,7 @@ class RoomPushes:
         "_members",
         "_outbox",
         "_perform",
+        "_presence",
         "_refusals",
         "_rooms",
         "_serializer",
@@ -62,6 +68,7 @@ class RoomPushes:
         outbox: SocketOutbox,
         refusals: Refusals,
         perform: Callable[[list[Action]], None],
+        presence: Presence | None,
     ) -> None:
         self._rooms = rooms
         self._config = config
@@ -72,6 +79,11 @@ class RoomPushes:
         self._perform = perform
         self._clock = asyncio.get_running_loop().time
         self._members: dict[Channel, Member] = {}
+        self._presence: PresencePushes | None = None
+        if presence is not None:
+            self._presence = PresencePushes(
+                presence, config, state, refusals=refusals, perform=perform
+            )
         # Made with the first push: most clients push nothing.
         self._bucket: TokenBucket | None = None
 
@@ -87,20 +99,44 @@ class RoomPushes:
             hears_itself=asked.hears_itself,
         )
         self._rooms.join(member)
+        if self._presence is not None:
+            self._presence.join(channel, member)
 
     def leave(self, channel: Channel) -> None:
         """End a channel's membership, if it has one."""
         member = self._members.pop(channel, None)
         if member is not None:
-            self._rooms.leave(member)
+            self._leave(channel, member)
 
     def close(self) -> None:
         """End all memberships, because the connection has ended."""
-        for member in self._members.values():
-            self._rooms.leave(member)
+        for channel, member in self._members.items():
+            self._leave(channel, member)
         self._members.clear()
+        if self._presence is not None:
+            self._presence.close()
         # Else they would refer to each other, and stay until a collection of garbage.
         self._perform = lambda actions: None
+
+    def _leave(self, channel: Channel, member: Member) -> None:
+        if self._presence is not None:
+            self._presence.leave(channel, member)
+        self._rooms.leave(member)
+
+    def track(self, channel: Channel, message: Message, meta: bytes) -> None:
+        """Show a channel's client to its room."""
+        if self._presence is not None:
+            self._presence.track(channel, self._members[channel], message, meta)
+
+    def untrack(self, channel: Channel, message: Message) -> None:
+        """Show a channel's client to its room no more."""
+        if self._presence is not None:
+            self._presence.untrack(channel, self._members[channel], message)
+
+    def refuse_presence(self, message: Message, reason: PresenceReason) -> None:
+        """Tell a channel that nothing has changed of what is shown of it."""
+        if self._presence is not None:
+            self._presence.refuse(message, reason)
 
     def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> None:
         """Send what a channel broadcasts to its room."""

@@ -10,6 +10,7 @@ import attrs
 from ..auth.authorizer import Authorizer
 from ..config import ServerConfig
 from ..fanout.hub import Hub
+from ..fanout.presence import Presence
 from ..fanout.registrar import Registrar
 from ..fanout.rooms import Rooms
 from ..fanout.source_attachment import Attachment
@@ -45,5 +46,7 @@ class Services:
     """Brings channels back to where they were; None if REPLAY_WINDOW is 0."""
     rooms: Rooms | None = None
     """Where clients broadcast to each other; None if they do not."""
+    presence: Presence | None = None
+    """Who is present in the rooms; None without rooms."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970, for the expiry of tokens."""

@@ -15,7 +15,7 @@ from ..auth.grant import Grant
 from .broadcasts import Broadcast
 from .joins import JoinConfig
 from .messages import CHANNEL_PREFIX, JOIN, Message, Ref
-from .reasons import BroadcastReason
+from .reasons import BroadcastReason, PresenceReason
 
 __all__ = [
     "Action",
@@ -29,9 +29,12 @@ __all__ = [
     "RefuseBroadcast",
     "RefuseEvent",
     "RefusePayload",
+    "RefusePresence",
     "Release",
     "Send",
     "Subscribe",
+    "Track",
+    "Untrack",
 ]
 
 
@@ -145,6 +148,35 @@ class RefuseBroadcast:
 
 
 @attrs.frozen
+class Track:
+    """The channel's client is to be shown to its room: answer the push with
+    :meth:`.SocketState.confirm`, or :meth:`.SocketState.refuse`."""
+
+    channel: Channel
+    message: Message
+    """The push."""
+    meta: bytes
+    """What is to be shown of it, a JSON object."""
+
+
+@attrs.frozen
+class Untrack:
+    """The channel's client is to be shown no more: answer the push likewise."""
+
+    channel: Channel
+    message: Message
+    """The push."""
+
+
+@attrs.frozen
+class RefusePresence:
+    """What a client tracks is not shown: answer with :meth:`.SocketState.refuse`."""
+
+    message: Message
+    reason: PresenceReason
+
+
+@attrs.frozen
 class RefuseEvent:
     """The server does not serve the message's event: answer with :meth:`.SocketState.refuse`."""
 
@@ -176,8 +208,11 @@ Action: TypeAlias = (
     | RefuseBroadcast
     | RefuseEvent
     | RefusePayload
+    | RefusePresence
     | CheckGrants
     | Subscribe
+    | Track
+    | Untrack
     | Release
     | Close
 )

@@ -1,7 +1,6 @@
 """The shape of a join's payload: what its members may be, and the words for what they are not.
 
-Members that are not named here are ignored, since clients add some. Those that are named but not
-used, such as ``presence``, are still refused if they have another type. A boolean may be the text
+Members that are not named here are ignored, since clients add some. A boolean may be the text
 ``true`` or ``false``, in any case.
 """
 

@@ -42,6 +42,7 @@ __all__ = [
     "Binding",
     "BroadcastConfig",
     "JoinConfig",
+    "PresenceConfig",
     "parse_join",
     "parsing_join",
 ]
@@ -64,6 +65,9 @@ DEFAULT_WAIT: Final = 15_000
 """Milliseconds for which a join with ``wait`` waits for its subscription if it names no timeout."""
 MAX_WAIT: Final = 20_000
 """Milliseconds that it may name at most."""
+
+MAX_KEY_BYTES: Final = 255
+"""Bytes of the key by which a channel's client is present."""
 
 _MAX_ID: Final = 2**31 - 1
 
@@ -112,6 +116,16 @@ class BroadcastConfig:
 
 
 @attrs.frozen
+class PresenceConfig:
+    """What a channel asks of presence: the member ``presence`` of ``config``."""
+
+    key: str = ""
+    """Names its client to others; several may have the same. Empty: it gets one of its own."""
+    is_enabled: bool = False
+    """Whether its client is told who is present, even if it tracks nothing itself."""
+
+
+@attrs.frozen
 class JoinConfig:
     """The ``config`` of a join."""
 
@@ -125,6 +139,8 @@ class JoinConfig:
     """How the channel broadcasts."""
     is_private: bool = False
     """Whether policies decide who may read and write there."""
+    presence: PresenceConfig = PresenceConfig()
+    """What it asks of presence."""
 
     def response(self) -> dict[str, Any]:
         """Return the response for the reply: the bindings as they were sent, each with its id.
@@ -185,22 +201,46 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
         ),
         _wait(options) if options is not None and options.wait else None,
         _broadcast(config.broadcast or {}),
+        presence=_presence(config.presence),
     )
 
 
+def _flag(place: str, value: Any) -> bool | None:
+    value = flag(value)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(place, "true or false", value)
+    return value
+
+
 def _broadcast(sent: dict[str, Any]) -> BroadcastConfig:
-    flags = {}
-    for name in ("ack", "self", "bytes"):
-        value = flag(sent.get(name))
-        if value is not None and not isinstance(value, bool):
-            raise _wrong(f"config.broadcast.{name}", "true or false", value)
-        flags[name] = value
+    flags = {
+        name: _flag(f"config.broadcast.{name}", sent.get(name)) for name in ("ack", "self", "bytes")
+    }
     replay = sent.get("replay")
     if replay is not None:
         if not isinstance(replay, dict):
             raise _wrong("config.broadcast.replay", "an object", replay)
         raise JoinError(ReplyReason.NO_BROADCAST_REPLAY.told())
     return BroadcastConfig(bool(flags["ack"]), bool(flags["self"]), flags["bytes"] is not False)
+
+
+def _presence(sent: dict[str, Any] | None) -> PresenceConfig:
+    if sent is None:
+        return _NO_PRESENCE
+    key = sent.get("key")
+    if key is not None and not isinstance(key, str):
+        if not isinstance(key, (int, float)):
+            raise _wrong("config.presence.key", "a string", key)
+        key = orjson.dumps(key).decode()
+    key = key or ""
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise _wrong("config.presence.key", f"{MAX_KEY_BYTES} bytes at most", key)
+    # supabase-js before 2.54 sends no such member.
+    is_enabled = _flag("config.presence.enabled", sent.get("enabled"))
+    return PresenceConfig(key, is_enabled is not False)
+
+
+_NO_PRESENCE: Final = PresenceConfig()
 
 
 def _wrong(place: str, right: str, value: Any) -> JoinError:

@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..auth.grant import Grant
-from ..errors import BroadcastError, FrameError
+from ..errors import BroadcastError, FrameError, PresenceError
 from .actions import (
     Action,
     Channel,
@@ -40,9 +40,12 @@ from .actions import (
     RefuseBroadcast,
     RefuseEvent,
     RefusePayload,
+    RefusePresence,
     Release,
     Send,
     Subscribe,
+    Track,
+    Untrack,
 )
 from .broadcasts import BinaryPush, read_binary_push
 from .joins import JoinConfig
@@ -66,7 +69,8 @@ from .messages import (
     subscription_failed,
 )
 from .payloads import access_token, size_of
-from .reasons import BroadcastReason, ReplyReason, Told
+from .presence_pushes import read_presence_push
+from .reasons import BroadcastReason, PresenceReason, ReplyReason, Told
 from .serializers import Serializer
 
 __all__ = ["SocketState"]
@@ -82,6 +86,7 @@ class SocketState:
         serializer: the wire format that the socket speaks.
         max_payload_bytes: of a message, as JSON.
         serves_broadcast: whether the server has rooms, in which clients send to each other.
+        max_presence_bytes: of what a client tracks; None: the server has no presence.
     """
 
     def __init__(
@@ -90,10 +95,12 @@ class SocketState:
         *,
         max_payload_bytes: int,
         serves_broadcast: bool = False,
+        max_presence_bytes: int | None = None,
     ) -> None:
         self._serializer = serializer
         self._max_payload = max_payload_bytes
         self._serves_broadcast = serves_broadcast
+        self._max_presence = max_presence_bytes
         self.channels: dict[str, Channel] = {}
         """The channels that are joined, and those whose join was postponed, by topic."""
         self.last_ref = 0
@@ -139,16 +146,13 @@ class SocketState:
         if isinstance(message.payload, bytes):
             return [RefuseEvent(message, is_binary=True)]
         channel = self.channels.get(message.topic)
-        if (
-            message.event == BROADCAST
-            and self._serves_broadcast
-            and channel is not None
-            and channel.is_joined
-            and channel.config is not None
-        ):
+        if self._is_to_room(channel, message):
+            assert channel is not None  # then it is not
             if _is_outdated(message, channel.join_ref):
                 return []
-            return [self._broadcast(channel, message, data)]
+            if message.event == BROADCAST:
+                return [self._broadcast(channel, message, data)]
+            return [self._presence(channel, message, data)]
         # A character is four bytes at most: what is short need not be measured.
         if len(data) * 4 > self._max_payload and self._is_too_large(message, data):
             return [RefusePayload(message)]
@@ -161,6 +165,14 @@ class SocketState:
         if _is_outdated(message, channel.join_ref):
             return []
         return self._to_channel(channel, message)
+
+    def _is_to_room(self, channel: Channel | None, message: Message) -> bool:
+        """Return whether a message is for other members of its channel's room."""
+        if channel is None or not channel.is_joined or channel.config is None:
+            return False
+        if message.event == BROADCAST:
+            return self._serves_broadcast
+        return message.event == PRESENCE and self._max_presence is not None
 
     def _is_too_large(self, message: Message, data: str | bytes) -> bool:
         payload = message.payload
@@ -221,6 +233,10 @@ class SocketState:
         if not asked or self.channels.get(channel.topic) is not channel:
             return []
         return [Send(message.reply(status, response))]
+
+    def confirm(self, message: Message) -> list[Action]:
+        """Answer a message that was carried out."""
+        return [Send(message.reply("ok", {}))]
 
     def refuse(self, message: Message, reason: Told) -> list[Action]:
         """Answer a message that is no join with an error."""
@@ -308,6 +324,21 @@ class SocketState:
         if len(data) * 4 > self._max_payload and broadcast.size > self._max_payload:
             return RefuseBroadcast(channel, message, BroadcastReason.TOO_LARGE)
         return Publish(channel, message, broadcast)
+
+    def _presence(self, channel: Channel, message: Message, data: str | bytes) -> Action:
+        most = self._max_presence
+        assert most is not None
+        assert isinstance(data, str)  # binary frames are broadcasts
+        if len(data) > most + _MOST_BESIDES:
+            return RefusePresence(message, PresenceReason.TOO_LARGE)
+        try:
+            at = self._serializer.payload_at(data)
+            meta = read_presence_push(data, at, max_bytes=most)
+        except PresenceError as exc:
+            return RefusePresence(message, exc.reason)
+        except RecursionError:
+            return RefusePresence(message, PresenceReason.DEPTH)
+        return Untrack(channel, message) if meta is None else Track(channel, message, meta)
 
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:

@@ -18,6 +18,10 @@ __all__ = [
     "PHOENIX",
     "POSTGRES_CHANGES",
     "PRESENCE",
+    "PRESENCE_DIFF",
+    "PRESENCE_STATE",
+    "REF",
+    "REF_BEFORE",
     "REPLY",
     "SYSTEM",
     "Message",
@@ -40,6 +44,12 @@ ACCESS_TOKEN: Final = "access_token"
 BROADCAST: Final = "broadcast"
 POSTGRES_CHANGES: Final = "postgres_changes"
 PRESENCE: Final = "presence"
+PRESENCE_DIFF: Final = "presence_diff"
+PRESENCE_STATE: Final = "presence_state"
+REF: Final = "phx_ref"
+"""The member of a presence's metadata that names this version of it."""
+REF_BEFORE: Final = "phx_ref_prev"
+"""The member that names the version before it."""
 SYSTEM: Final = "system"
 
 CHANNEL_PREFIX: Final = "realtime:"

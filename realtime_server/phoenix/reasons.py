@@ -13,6 +13,7 @@ __all__ = [
     "BroadcastReason",
     "CloseReason",
     "ConfigReason",
+    "PresenceReason",
     "Reason",
     "ReplyReason",
     "RlsReason",
@@ -72,8 +73,8 @@ class ReplyReason(Reason):
     )
     UNSUPPORTED_EVENT = (
         "UnsupportedEvent: this server has no {event}; it sends postgres_changes",
-        "do without presence, or without broadcast where `BROADCAST` is false, or several servers "
-        "or processes share the clients",
+        "do without broadcast and presence where `BROADCAST` is false, or several servers or "
+        "processes share the clients",
     )
     BINARY_PUSH = (
         "UnsupportedEvent: a binary push of kind 0; broadcasts are text frames, or of kind 3",
@@ -168,6 +169,51 @@ class BroadcastReason(Reason):
     PERSIST = (
         "persist_unavailable",
         "this server does not store broadcasts; send it without persist",
+    )
+
+
+class PresenceReason(Reason):
+    """Why a ``track`` or ``untrack`` was refused.
+
+    Attributes:
+        code: what the metrics count it as.
+    """
+
+    def __init__(self, code: str, template: str, remedy: str = "") -> None:
+        super().__init__(template, remedy)
+        self.code = code
+
+    NO_OBJECT = "invalid", "Presence track payload must be a map", "an object"
+    EVENT = "invalid", "the event of a presence message is track or untrack", "in any case"
+    TEXT = (
+        "invalid",
+        "the presence payload has half a character, or a number that is too large",
+        "others could not read the room's state",
+    )
+    DEPTH = (
+        "invalid",
+        "the presence payload is nested more than {most} deep",
+        "the same",
+    )
+    TOO_LARGE = (
+        "too_large",
+        "PresenceTooLarge: the presence payload is larger than {most} bytes (MAX_PRESENCE_BYTES)",
+    )
+    CALLS = (
+        "rate_limited",
+        "ClientPresenceRateLimitReached: more than {most} presence messages of a channel in a "
+        "second (MAX_PRESENCE_CALLS_PER_SECOND); wait",
+        "the channel stays joined",
+    )
+    MEMBERS = (
+        "limit_reached",
+        "PresenceLimitReached: {most} members of the room are tracked, the most there may be "
+        "(MAX_PRESENCE_MEMBERS)",
+    )
+    STATE = (
+        "limit_reached",
+        "PresenceLimitReached: the state of the room would be larger than {most} bytes "
+        "(MAX_PRESENCE_STATE_BYTES)",
     )
 
 

@@ -19,7 +19,7 @@ from ..errors import FrameError
 from .binary import decode_binary
 from .broadcasts import Broadcast, read_text_push, read_usual_push, usual_push
 from .json_text import items, load_leniently, members, start_of
-from .messages import BROADCAST, Message, Ref
+from .messages import BROADCAST, PRESENCE, Message, Ref
 from .reasons import CloseReason
 
 __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
@@ -52,6 +52,14 @@ class Serializer(Protocol):
         """
         ...
 
+    def payload_at(self, data: str) -> int:
+        """Return where the payload of a text frame begins, which has been read.
+
+        Raises:
+            RecursionError: if something is nested too deeply.
+        """
+        ...
+
     def read_broadcast(self, data: str) -> Broadcast:
         """Return what is broadcast by a text frame, which has been read.
 
@@ -71,8 +79,8 @@ class Serializer(Protocol):
 
 
 def _load(data: str) -> tuple[Any, bool]:
-    """Read a text frame; return what is in it, and whether only a broadcast may be written so:
-    with half a character, or a number beyond a double. Its payload is not read but relayed."""
+    """Read a text frame; return what is in it, and whether only a message for a room may be written
+    so: with half a character, or a number beyond a double."""
     try:
         return orjson.loads(data), False
     except orjson.JSONDecodeError as exc:
@@ -88,7 +96,7 @@ def _message(
     if not (isinstance(topic, str) and isinstance(event, str)):
         raise FrameError.of(CloseReason.NO_STRINGS)
     message = Message(topic, event, payload, _ref(ref), _ref(join_ref))
-    if is_lenient and not (event == BROADCAST and _can_be_answered(message)):
+    if is_lenient and not (event in (BROADCAST, PRESENCE) and _can_be_answered(message)):
         raise FrameError.of(CloseReason.NO_JSON)
     return message
 
@@ -149,15 +157,16 @@ class V1Serializer:
             frame["topic"], frame["event"], frame["payload"], ref, join_ref, is_lenient=is_lenient
         )
 
+    def payload_at(self, data: str) -> int:
+        at = 0
+        for name, _, begin, _ in members(data, start_of(data)):
+            if name == "payload":
+                at = begin
+        return at
+
     def read_broadcast(self, data: str) -> Broadcast:
         found = read_usual_push(data, _USUAL_V1)
-        if found is None:
-            at = 0
-            for name, _, begin, _ in members(data, start_of(data)):
-                if name == "payload":
-                    at = begin
-            found = read_text_push(data, at)
-        return found
+        return read_text_push(data, self.payload_at(data)) if found is None else found
 
     def encode(self, message: Message) -> bytes:
         return orjson.dumps(
@@ -191,12 +200,13 @@ class V2Serializer:
             join_ref, ref, *_ = _load_exact(data)
         return _message(topic, event, payload, ref, join_ref, is_lenient=is_lenient)
 
+    def payload_at(self, data: str) -> int:
+        *_, (_, at, _) = items(data, start_of(data))
+        return at
+
     def read_broadcast(self, data: str) -> Broadcast:
         found = read_usual_push(data, _USUAL_V2)
-        if found is None:
-            *_, (_, at, _) = items(data, start_of(data))
-            found = read_text_push(data, at)
-        return found
+        return read_text_push(data, self.payload_at(data)) if found is None else found
 
     def encode(self, message: Message) -> bytes:
         refs = [_number(message.join_ref), _number(message.ref)]

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime_server.fanout.rooms import Member
+from realtime_server.phoenix.broadcasts import RoomName
 from tests.server.fanout.test_rooms import Loop, inbox
 
-TOPICS = ["realtime:a", "realtime:b"]
+ROOMS = [RoomName("realtime:a"), RoomName("realtime:a", is_private=True), RoomName("realtime:b")]
 
 steps = st.lists(
-    st.tuples(st.just("join"), st.sampled_from(TOPICS), st.sampled_from(["1.0.0", "2.0.0"]))
+    st.tuples(st.just("join"), st.sampled_from(ROOMS), st.sampled_from(["1.0.0", "2.0.0"]))
     | st.tuples(st.just("leave"), st.integers(0, 7), st.none())
     | st.tuples(st.just("send"), st.integers(0, 7), st.none())
-    | st.tuples(st.just("request"), st.sampled_from(TOPICS), st.none())
+    | st.tuples(st.just("request"), st.sampled_from(ROOMS), st.none())
     | st.tuples(st.just("turn"), st.none(), st.none()),
     max_size=60,
 )
@@ -33,13 +34,13 @@ def test_each_member_gets_all_others_broadcasts_in_the_rooms_order(
     loop = Loop()
     members: list[Member] = []
     expected: dict[int, list[int]] = defaultdict(list)
-    waiting: list[tuple[str, int, Member | None]] = []
+    waiting: list[tuple[RoomName, int, Member | None]] = []
 
     def turn() -> None:
         loop.turns()
-        for topic, number, sender in waiting:
+        for room, number, sender in waiting:
             for place, member in enumerate(members):
-                if not member.is_open or member.topic != topic:
+                if not member.is_open or member.room != room:
                     continue
                 if member is not sender or hears_itself:
                     expected[place].append(number)
@@ -51,14 +52,14 @@ def test_each_member_gets_all_others_broadcasts_in_the_rooms_order(
         elif what == "turn":
             turn()
         elif what == "request":
-            loop.send(number, topic=who)
+            loop.send(number, room=who)
             waiting.append((who, number, None))
         elif who < len(members) and members[who].is_open:
             if what == "leave":
                 loop.rooms.leave(members[who])
             else:
-                loop.send(number, members[who], topic=members[who].topic)
-                waiting.append((members[who].topic, number, members[who]))
+                loop.send(number, members[who], room=members[who].room)
+                waiting.append((members[who].room, number, members[who]))
     turn()
     for place, member in enumerate(members):
         assert inbox(member).payloads() == expected[place]

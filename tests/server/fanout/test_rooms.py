@@ -12,7 +12,8 @@ import pytest
 from realtime_server.fanout import rooms as rooms_module
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.frames import BinaryFrame, Frame, Frames, TextFrame
-from realtime_server.fanout.rooms import Member, Rooms, RoomStats
+from realtime_server.fanout.room_stats import RoomStats
+from realtime_server.fanout.rooms import Member, Rooms
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.phoenix.serializers import SERIALIZERS
 

@@ -19,6 +19,7 @@ from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.presence import Presence
 from realtime_server.fanout.registrar import Registrar
 from realtime_server.fanout.rooms import Rooms
 from realtime_server.fanout.source_attachment import Attachment
@@ -120,6 +121,7 @@ async def open_connection(
     attached: asyncio.Event | None = None,
     registrar: Registrar | None = None,
     rooms: Rooms | None = None,
+    presence: Presence | None = None,
     vsn: str = "1.0.0",
     **settings: int,
 ) -> AsyncIterator[Client]:
@@ -143,6 +145,7 @@ async def open_connection(
             metrics=metrics,
             clock=clock,
             rooms=rooms,
+            presence=presence,
         ),
         peer="10.0.0.1:4321",
     )

@@ -17,6 +17,7 @@ from realtime_server.phoenix.joins import (
     Binding,
     BroadcastConfig,
     JoinConfig,
+    PresenceConfig,
     parse_join,
     parsing_join,
 )
@@ -447,6 +448,38 @@ def test_how_a_channel_broadcasts(sent: Any, expected: BroadcastConfig) -> None:
 )
 def test_a_broadcast_that_is_not_understood_is_refused(sent: Any, reason: str) -> None:
     assert refusal({"config": {"broadcast": sent}}) == reason
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (None, PresenceConfig("", is_enabled=False)),
+        ({}, PresenceConfig("", is_enabled=True)),
+        ({"key": None, "enabled": None}, PresenceConfig("", is_enabled=True)),
+        ({"key": "", "enabled": False}, PresenceConfig("", is_enabled=False)),
+        ({"key": "é" * 127, "enabled": "TRUE"}, PresenceConfig("é" * 127, is_enabled=True)),
+        ({"key": 7, "enabled": "false"}, PresenceConfig("7", is_enabled=False)),
+        ({"key": 1.5}, PresenceConfig("1.5", is_enabled=True)),
+        ({"key": False, "other": 1}, PresenceConfig("false", is_enabled=True)),
+    ],
+)
+def test_what_a_channel_asks_of_presence(sent: Any, expected: PresenceConfig) -> None:
+    assert config(presence=sent).presence == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ({"key": []}, "config.presence.key must be a string, not []"),
+        (
+            {"key": "é" * 128},
+            f'config.presence.key must be 255 bytes at most, not "{"é" * 39}…',
+        ),
+        ({"enabled": 1}, "config.presence.enabled must be true or false, not 1"),
+    ],
+)
+def test_presence_that_is_not_understood_is_refused(sent: Any, reason: str) -> None:
+    assert refusal({"config": {"presence": sent}}) == reason
 
 
 @pytest.mark.parametrize("private", ["true", "TRUE"])

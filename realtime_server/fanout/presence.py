@@ -1,0 +1,293 @@
+"""Presence: who is present in the rooms, and the members that are told of it.
+
+A member that asks for it, or tracks itself, gets its room's state, and from then on diffs. A room
+is flushed (:mod:`.presence_state`) as soon as something changes, but not again before an interval
+has passed, which is longer for large rooms. So a room's members get so many frames a second at
+most, however many come, go, and change what they track; and each frame's payload is made once for
+all of them. The flushes have one order with the room's broadcasts.
+
+What a member tracked stays for one interval after it has left. If it is back by then, its key does
+not vanish in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import count
+from typing import Final
+
+import attrs
+
+from ..phoenix.broadcasts import RoomName
+from ..phoenix.messages import PRESENCE_DIFF, PRESENCE_STATE
+from ..phoenix.reasons import PresenceReason
+from ..phoenix.serializers import Serializer
+from .audience import Audience
+from .dispatch import Members
+from .frames import Frame, TextFrame
+from .presence_state import Entry, Node, PresenceState
+from .room_stats import PresenceStats
+from .rooms import Later, Member, Rooms
+
+__all__ = ["Presence", "PresenceLimits"]
+
+_FRAMES_PER_SECOND: Final = 4000
+"""How many frames a second a room's members get together, at most."""
+
+Told = Callable[[RoomName, Mapping[int, Entry | None]], None]
+"""Is told what a flush changed of a server's own entries in a room; None: gone."""
+
+
+@attrs.frozen(kw_only=True)
+class PresenceLimits:
+    """How much there may be of presence in one room."""
+
+    interval: float
+    """Seconds from one flush to the next, at least."""
+    members: int
+    """Members that track themselves."""
+    state_bytes: int
+    """Bytes of the state."""
+
+
+class _Audiences:
+    """Those members of a room with one serializer that are told who is present."""
+
+    __slots__ = ("diff", "seeing", "state", "waiting")
+
+    def __init__(self, topic: str, serializer: Serializer) -> None:
+        # What goes before and after the payload.
+        self.diff = serializer.envelope(topic, PRESENCE_DIFF)
+        self.state = serializer.envelope(topic, PRESENCE_STATE)
+        self.seeing = Audience()
+        self.waiting = Audience()
+
+    def __len__(self) -> int:
+        return len(self.seeing) + len(self.waiting)
+
+
+class _Room:
+    __slots__ = ("audiences", "departed", "is_flushing", "next_flush", "state", "tracked")
+
+    def __init__(self, own: Node) -> None:
+        self.state = PresenceState(own)
+        self.audiences: dict[Serializer, _Audiences] = {}
+        # The memberships of those who track themselves, and, by key, of those who have left.
+        self.tracked: dict[Member, int] = {}
+        self.departed: dict[bytes, set[int]] = {}
+        self.is_flushing = False
+        """Whether a flush is going to come."""
+        self.next_flush = 0.0
+        """When it may come, at the earliest."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.audiences.values()))
+
+
+class Presence:
+    """Who is present in all rooms of a server.
+
+    Args:
+        rooms: of the server, whose order the flushes are in.
+        limits: of each room.
+        later: calls a function later.
+        clock: seconds of any clock that only goes forward.
+        new_ref: returns 16 characters that no other entry has, on any server, at any time.
+        node: this server.
+        told: is told of each flush; None if nobody has to know.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        limits: PresenceLimits,
+        *,
+        later: Later,
+        clock: Callable[[], float],
+        new_ref: Callable[[], str],
+        node: Node = ("", 0),
+        told: Told | None = None,
+    ) -> None:
+        self.limits = limits
+        """The limits of each room."""
+        self._all_rooms = rooms
+        self._later = later
+        self._clock = clock
+        self._new_ref = new_ref
+        self._node = node
+        self._told = told
+        self._rooms: dict[RoomName, _Room] = {}
+        self._memberships = count()
+        self._tracked = 0
+        self._flushes = 0
+        self._rendered = 0
+
+    def stats(self) -> PresenceStats:
+        """Return the counts, as they are now."""
+        return PresenceStats(self._tracked, self._flushes, self._rendered)
+
+    def watch(self, member: Member) -> None:
+        """Send a member its room's state, and then diffs. One that gets them already is ignored."""
+        room = self._room(member.room)
+        audiences = room.audiences.get(member.serializer)
+        if audiences is None:
+            audiences = _Audiences(member.room.topic, member.serializer)
+            room.audiences[member.serializer] = audiences
+        if member not in audiences.seeing and member not in audiences.waiting:
+            audiences.waiting.add(member)
+            self._flush_soon(member.room, room)
+
+    def track(self, member: Member, key: bytes, meta: bytes) -> PresenceReason | None:
+        """Show a member to its room, or show something else of it.
+
+        Args:
+            member: of a room.
+            key: as JSON; always the same for the same member.
+            meta: a JSON object without refs.
+
+        Returns:
+            Why it is not shown; None if it is.
+        """
+        room = self._room(member.room)
+        state = room.state
+        membership = room.tracked.get(member)
+        former = None if membership is None else state.get(membership)
+        if former is None or former.meta != meta:
+            # Who is back is not there twice.
+            for departed in room.departed.pop(key, ()):
+                state.put(departed, None)
+            entry = Entry(key, meta, self._new_ref())
+            size = state.size - (0 if former is None else former.size) + entry.size
+            why = None
+            if former is None and state.members >= self.limits.members:
+                why = PresenceReason.MEMBERS
+            elif size > self.limits.state_bytes:
+                why = PresenceReason.STATE
+            else:
+                if membership is None:
+                    membership = room.tracked[member] = next(self._memberships)
+                    self._tracked += 1
+                state.put(membership, entry)
+            self._flush_soon(member.room, room)
+            if why is not None:
+                return why
+        self.watch(member)
+        return None
+
+    def untrack(self, member: Member) -> None:
+        """Show a member no more; it is still told of others."""
+        room = self._rooms.get(member.room)
+        membership = None if room is None else room.tracked.pop(member, None)
+        if room is not None and membership is not None:
+            self._tracked -= 1
+            room.state.put(membership, None)
+            self._flush_soon(member.room, room)
+
+    def leave(self, member: Member) -> None:
+        """End a member's part in its room's presence, if it has any."""
+        room = self._rooms.get(member.room)
+        if room is None:
+            return
+        audiences = room.audiences.get(member.serializer)
+        if audiences is not None:
+            audiences.seeing.remove(member)
+            audiences.waiting.remove(member)
+            if not audiences:
+                del room.audiences[member.serializer]
+        membership = room.tracked.pop(member, None)
+        entry = None if membership is None else room.state.get(membership)
+        if membership is None or entry is None:
+            self._forget(member.room, room)
+            return
+        self._tracked -= 1
+        room.departed.setdefault(entry.key, set()).add(membership)
+        depart = partial(self._depart, member.room, room, entry.key, membership)
+        self._later(self.limits.interval, depart)
+
+    def _depart(self, name: RoomName, room: _Room, key: bytes, membership: int) -> None:
+        departed = room.departed.get(key)
+        if departed is None or membership not in departed:
+            # Somebody has taken its key, and its place.
+            return
+        departed.discard(membership)
+        if not departed:
+            del room.departed[key]
+        room.state.put(membership, None)
+        self._flush_soon(name, room)
+
+    # Other servers
+
+    def own(self, name: RoomName) -> Mapping[int, Entry]:
+        """Return what this server's own members of a room track."""
+        room = self._rooms.get(name)
+        return {} if room is None else room.state.own
+
+    def put(self, name: RoomName, node: Node, changes: Mapping[int, Entry | None]) -> None:
+        """Note what has changed of another server's entries in a room; None: gone."""
+        room = self._room(name)
+        for membership, entry in changes.items():
+            room.state.put(membership, entry, node)
+        self._flush_soon(name, room)
+
+    def replace(self, name: RoomName, node: Node, entries: Mapping[int, Entry]) -> None:
+        """Note all of another server's entries in a room."""
+        room = self._room(name)
+        room.state.replace(node, entries)
+        self._flush_soon(name, room)
+
+    def drop(self, node: Node) -> None:
+        """Note that another server is gone, and all its members with it."""
+        for name, room in self._rooms.items():
+            room.state.drop(node)
+            self._flush_soon(name, room)
+
+    # Flushes
+
+    def _room(self, name: RoomName) -> _Room:
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = _Room(self._node)
+        return room
+
+    def _forget(self, name: RoomName, room: _Room) -> None:
+        """Keep nothing of a room where nothing is left, and nothing is going to happen."""
+        if not (room.is_flushing or room.state.members or len(room)):
+            self._rooms.pop(name, None)
+
+    def _flush_soon(self, name: RoomName, room: _Room) -> None:
+        """Flush a room as soon as it may be."""
+        if room.is_flushing:
+            return
+        room.is_flushing = True
+        within = room.next_flush - self._clock()
+        flush = partial(self._all_rooms.write, partial(self._flush, name, room))
+        if within > 0:
+            self._later(within, flush)
+        else:
+            flush()
+
+    def _flush(self, name: RoomName, room: _Room) -> Iterator[tuple[Members, Frame]]:
+        """Flush a room; yield the frames, each with the members that get it."""
+        room.is_flushing = False
+        room.next_flush = self._clock() + max(self.limits.interval, len(room) / _FRAMES_PER_SECOND)
+        diff, own = room.state.flush()
+        if own and self._told is not None:
+            self._told(name, own)
+        state = b""
+        if any(len(audiences.waiting) for audiences in room.audiences.values()):
+            state = room.state.rendered()
+        if not any(len(audiences.seeing) for audiences in room.audiences.values()):
+            diff = b""
+        self._flushes += bool(state or diff)
+        self._rendered += len(state) + len(diff)
+        for audiences in room.audiences.values():
+            if diff and len(audiences.seeing):
+                before, behind = audiences.diff
+                yield audiences.seeing.members, TextFrame(b"".join((before, diff, behind)))
+            if len(audiences.waiting):
+                before, behind = audiences.state
+                frame = TextFrame(b"".join((before, state, behind)))
+                yield audiences.waiting.members, frame
+                audiences.seeing.take_over(audiences.waiting)
+        self._forget(name, room)

@@ -1,0 +1,181 @@
+"""PresenceState: who is present in one room, as its members are shown it.
+
+Each member that tracks itself has one entry, which belongs to the server that the member is
+connected to. So two servers never change the same entry, and the room's state is what all of them
+have, put together.
+
+What members are shown changes in flushes alone. :meth:`PresenceState.flush` compares what was shown
+with what is there now: what came and went in between is never told, and what changed more than once
+is told once. A member that is given the state after a flush, and from then on each flush's diff,
+has the room's state.
+
+It knows no clock, no sockets, and not who gets what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+import attrs
+
+from ..phoenix.messages import REF, REF_BEFORE
+
+__all__ = ["Entry", "Flush", "Node", "PresenceState"]
+
+Node: TypeAlias = tuple[str, int]
+"""A server: its name, and which of its lives it is."""
+_Owner: TypeAlias = tuple[Node, int]
+
+_REF: Final = f'"{REF}":"'.encode()
+_REF_BEFORE: Final = f'","{REF_BEFORE}":"'.encode()
+_AROUND: Final = 96
+"""Bytes of the state around an entry's key and metadata, at most, with its refs of 16 bytes."""
+
+
+@attrs.define(eq=False)
+class Entry:
+    """What one member tracks."""
+
+    key: bytes
+    """Its key, as JSON; several members may have the same."""
+    meta: bytes
+    """What it tracks: a JSON object without refs."""
+    ref: str
+    """Names this version of it, and no other."""
+    before: str = ""
+    """The ref of the version that was shown before it; empty: none."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in the state, at most."""
+        return len(self.key) + len(self.meta) + _AROUND
+
+    def rendered(self) -> bytes:
+        """Return it as one of the ``metas`` of its key."""
+        parts = [self.meta[:-1], b"," if len(self.meta) > 2 else b"", _REF, self.ref.encode()]
+        if self.before:
+            parts += (_REF_BEFORE, self.before.encode())
+        parts.append(b'"}')
+        return b"".join(parts)
+
+
+class Flush(NamedTuple):
+    """What changed with one flush."""
+
+    diff: bytes
+    """The payload of the diff; empty if nothing changed that was shown, or is."""
+    own: Mapping[int, Entry | None]
+    """What changed of this server's own entries, by membership; None: gone."""
+
+
+class PresenceState:
+    """The entries of one room, by server.
+
+    Args:
+        own: this server.
+    """
+
+    __slots__ = ("_changed", "_nodes", "_own", "_shown", "members", "size")
+
+    def __init__(self, own: Node) -> None:
+        self._own = own
+        self._nodes: dict[Node, dict[int, Entry]] = {own: {}}
+        # What is shown, by key; and of entries that have changed since, what was shown of each.
+        self._shown: dict[bytes, dict[_Owner, Entry]] = {}
+        self._changed: dict[_Owner, Entry | None] = {}
+        self.members = 0
+        """How many members there are now, of all servers."""
+        self.size = 0
+        """How many bytes the state would take now, at most."""
+
+    @property
+    def own(self) -> Mapping[int, Entry]:
+        """This server's entries now, by membership."""
+        return self._nodes[self._own]
+
+    def get(self, membership: int) -> Entry | None:
+        """Return what one of this server's members tracks."""
+        return self.own.get(membership)
+
+    def put(self, membership: int, entry: Entry | None, node: Node | None = None) -> None:
+        """Note what a member tracks from now on; None: nothing any more.
+
+        Args:
+            membership: which of its server's it is.
+            entry: a new one, which nobody else holds.
+            node: its server; None: this one.
+        """
+        node = self._own if node is None else node
+        entries = self._nodes.setdefault(node, {})
+        former = entries.get(membership)
+        if former is None:
+            if entry is None:
+                return
+            self.members += 1
+        else:
+            if entry is not None and entry.ref == former.ref:
+                return
+            self.size -= former.size
+        self._changed.setdefault((node, membership), former)
+        if entry is None:
+            del entries[membership]
+            self.members -= 1
+        else:
+            entries[membership] = entry
+            self.size += entry.size
+
+    def replace(self, node: Node, entries: Mapping[int, Entry]) -> None:
+        """Note all that the members of another server track."""
+        for membership in self._nodes.get(node, {}).keys() - entries.keys():
+            self.put(membership, None, node)
+        for membership, entry in entries.items():
+            self.put(membership, entry, node)
+
+    def drop(self, node: Node) -> None:
+        """Note that another server is gone, and all its members with it."""
+        self.replace(node, {})
+        self._nodes.pop(node, None)
+
+    def flush(self) -> Flush:
+        """Show what there is now."""
+        joins: dict[bytes, list[bytes]] = {}
+        leaves: dict[bytes, list[bytes]] = {}
+        own: dict[int, Entry | None] = {}
+        for owner, shown in self._changed.items():
+            node, membership = owner
+            entry = self._nodes.get(node, {}).get(membership)
+            if entry is shown:
+                # It came and went.
+                continue
+            if node == self._own:
+                own[membership] = entry
+            if shown is not None:
+                leaves.setdefault(shown.key, []).append(shown.rendered())
+                self._hide(owner, shown.key)
+            if entry is not None:
+                entry.before = "" if shown is None else shown.ref
+                joins.setdefault(entry.key, []).append(entry.rendered())
+                self._shown.setdefault(entry.key, {})[owner] = entry
+        self._changed = {}
+        diff = b""
+        if joins or leaves:
+            diff = b'{"joins":%b,"leaves":%b}' % (_by_key(joins), _by_key(leaves))
+        return Flush(diff, own)
+
+    def _hide(self, owner: _Owner, key: bytes) -> None:
+        entries = self._shown[key]
+        del entries[owner]
+        if not entries:
+            del self._shown[key]
+
+    def rendered(self) -> bytes:
+        """Return what is shown, as the payload of a state."""
+        return _by_key(
+            {key: map(Entry.rendered, entries.values()) for key, entries in self._shown.items()}
+        )
+
+
+def _by_key(metas: Mapping[bytes, Iterable[bytes]]) -> bytes:
+    found = (b'%b:{"metas":[%b]}' % (key, b",".join(each)) for key, each in metas.items())
+    return b"{%b}" % b",".join(found)

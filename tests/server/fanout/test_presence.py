@@ -1,0 +1,363 @@
+"""Presence: who gets a room's state and its diffs, when, and in how many frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
+
+import pytest
+
+from realtime_server.fanout.bus import LocalBus
+from realtime_server.fanout.frames import Frame, Frames
+from realtime_server.fanout.presence import Presence, PresenceLimits
+from realtime_server.fanout.presence_state import Entry, Node
+from realtime_server.fanout.room_stats import PresenceStats
+from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.phoenix.broadcasts import Broadcast, RoomName
+from realtime_server.phoenix.reasons import PresenceReason
+from realtime_server.phoenix.serializers import SERIALIZERS
+
+ROOM = RoomName("realtime:room")
+THERE: Node = ("there", 1)
+INTERVAL = 0.1
+
+
+class Inbox:
+    """An outbox that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.is_behind = False
+
+    def write(self, frames: Frames) -> None:
+        self.frames += frames.frames
+
+    def take(self) -> list[tuple[str, Any]]:
+        """Return events and payloads that came since the last call."""
+        found = []
+        for frame in self.frames:
+            message = json.loads(frame.payload)
+            if isinstance(message, dict):
+                assert message["ref"] is None
+                found.append((message["event"], message["payload"]))
+            else:
+                assert message[:3] == [None, None, ROOM.topic]
+                found.append((message[3], message[4]))
+        self.frames.clear()
+        return found
+
+
+class World:
+    """One server's presence, and its time."""
+
+    def __init__(self, told: list[Any] | None = None, **limits: float) -> None:
+        self.now = 100.0
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        refs = (f"ref-{number:012}" for number in count(1))
+        self.rooms = Rooms(LocalBus(), later=self.later, clock=lambda: self.now)
+        asked: dict[str, Any] = {
+            **{"interval": INTERVAL, "members": 10_000, "state_bytes": 1 << 21},
+            **limits,
+        }
+        self.presence = Presence(
+            self.rooms,
+            PresenceLimits(**asked),
+            later=self.later,
+            clock=lambda: self.now,
+            new_ref=lambda: next(refs),
+            told=None if told is None else lambda *what: told.append(what),
+        )
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._calls.append((self.now + seconds, next(self._order), call))
+
+    def run(self, seconds: float = 0.0) -> None:
+        """Let time pass, and do all that is due by then."""
+        until = self.now + seconds
+        while self._calls:
+            when, order, call = min(self._calls, key=lambda each: each[:2])
+            if when > until:
+                break
+            self._calls.remove((when, order, call))
+            self.now = max(self.now, when)
+            call()
+        self.now = until
+
+    def join(self, vsn: str = "2.0.0", *, watches: bool = True) -> Member:
+        member = Member(ROOM, SERIALIZERS[vsn], Inbox(), takes_bytes=True, hears_itself=False)
+        self.rooms.join(member)
+        if watches:
+            self.presence.watch(member)
+        return member
+
+    def track(self, member: Member, key: str = "ann", **meta: Any) -> PresenceReason | None:
+        encoded = json.dumps(key).encode(), json.dumps(meta).encode()
+        return self.presence.track(member, *encoded)
+
+    def leave(self, member: Member) -> None:
+        self.presence.leave(member)
+        self.rooms.leave(member)
+
+
+def take(member: Member) -> list[tuple[str, Any]]:
+    assert isinstance(member.outbox, Inbox)
+    return member.outbox.take()
+
+
+def names(state: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the metadata of a state without refs, by key."""
+    return {
+        key: [
+            {name: value for name, value in meta.items() if not name.startswith("phx_ref")}
+            for meta in found["metas"]
+        ]
+        for key, found in state.items()
+    }
+
+
+def told(member: Member) -> list[Any]:
+    """Return what came: states as they are, diffs as joins and leaves; without refs."""
+    found: list[Any] = []
+    for event, payload in take(member):
+        if event == "presence_state":
+            found.append(names(payload))
+        else:
+            assert event == "presence_diff"
+            assert payload.keys() == {"joins", "leaves"}
+            found.append((names(payload["joins"]), names(payload["leaves"])))
+    return found
+
+
+def test_a_member_gets_the_state_and_then_diffs() -> None:
+    world = World()
+    ann = world.join()
+    world.run()
+    assert told(ann) == [{}]
+    world.run(1)
+    assert world.track(ann, n=1) is None
+    world.run()
+    assert told(ann) == [({"ann": [{"n": 1}]}, {})]
+    bob = world.join("1.0.0")
+    world.run(1)
+    assert (told(bob), told(ann)) == ([{"ann": [{"n": 1}]}], [])
+    world.track(bob, "bob")
+    world.run(1)
+    assert told(ann) == told(bob) == [({"bob": [{}]}, {})]
+    world.presence.untrack(ann)
+    world.run()
+    assert told(ann) == told(bob) == [({}, {"ann": [{"n": 1}]})]
+
+
+def test_the_first_change_goes_out_at_once_and_the_next_ones_together() -> None:
+    world = World()
+    ann, bob = world.join(), world.join()
+    world.run(1)
+    take(ann), take(bob)
+    world.track(ann, n=1)
+    world.run()
+    assert len(told(bob)) == 1
+    for number in range(2, 9):
+        world.run(0.01)
+        world.track(ann, n=number)
+    assert told(bob) == []
+    world.run(0.03)
+    assert told(bob) == [({"ann": [{"n": 8}]}, {"ann": [{"n": 1}]})]
+
+
+def test_who_comes_while_others_change_gets_no_diff_ahead_of_the_state() -> None:
+    world = World()
+    ann = world.join()
+    world.track(ann, n=1)
+    world.run()
+    take(ann)
+    late = world.join()
+    world.track(ann, n=2)
+    assert told(late) == []
+    world.run(INTERVAL)
+    assert told(late) == [{"ann": [{"n": 2}]}]
+    assert told(ann) == [({"ann": [{"n": 2}]}, {"ann": [{"n": 1}]})]
+
+
+def test_who_does_not_ask_is_told_from_its_first_track_on() -> None:
+    world = World()
+    asks, quiet = world.join(), world.join(watches=False)
+    world.run(1)
+    world.track(asks, "asks")
+    world.run(1)
+    assert told(quiet) == []
+    world.track(quiet, "quiet")
+    world.run(1)
+    assert told(quiet) == [{"asks": [{}], "quiet": [{}]}]
+    world.presence.untrack(quiet)
+    world.run(1)
+    assert told(quiet) == [({}, {"quiet": [{}]})]
+
+
+def test_the_same_again_is_not_told() -> None:
+    world = World()
+    ann = world.join()
+    world.track(ann, n=1)
+    world.run(1)
+    take(ann)
+    assert world.track(ann, n=1) is None
+    world.run(1)
+    assert take(ann) == []
+
+
+def test_who_leaves_is_told_with_others_and_gets_nothing_more() -> None:
+    world = World()
+    stays = world.join()
+    leaving = [world.join() for _ in range(5)]
+    for number, member in enumerate(leaving):
+        world.track(member, f"key {number}")
+    world.run(1)
+    take(stays)
+    for member in leaving:
+        take(member)
+        world.leave(member)
+        world.run(0.01)
+    world.run(1)
+    ((joins, first), (none, rest)) = told(stays)
+    assert (joins, none) == ({}, {})
+    assert {*first, *rest} == {f"key {number}" for number in range(5)}
+    assert all(take(member) == [] for member in leaving)
+    assert world.presence.stats().tracked == 0
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.09])
+def test_a_key_does_not_vanish_where_its_member_joins_again(pause: float) -> None:
+    world = World()
+    other, ann = world.join(), world.join()
+    world.track(ann, n=1)
+    world.run(1)
+    take(other)
+    world.leave(ann)
+    again = world.join()
+    world.run(pause)
+    world.track(again, n=2)
+    world.run(1)
+    assert told(other) == [({"ann": [{"n": 2}]}, {"ann": [{"n": 1}]})]
+    assert told(again)[-1] in ({"ann": [{"n": 2}]}, ({"ann": [{"n": 2}]}, {"ann": [{"n": 1}]}))
+
+
+def test_frames_and_renderings_do_not_grow_with_changes() -> None:
+    world = World()
+    members = [world.join(("1.0.0", "2.0.0")[number % 2]) for number in range(50)]
+    world.run(1)
+    for member in members:
+        take(member)
+    for number, member in enumerate(members):
+        for version in range(3):
+            world.track(member, str(number), version=version)
+    late = world.join()
+    world.run()
+    frames = {id(frame) for each in members for frame in each.outbox.frames}  # type: ignore[attr-defined]
+    assert len(frames) == 2
+    assert [len(take(member)) for member in (*members, late)] == [1] * 51
+
+
+def test_a_large_room_is_flushed_less_often() -> None:
+    world = World()
+    members = [world.join() for _ in range(1000)]
+    world.run(1)
+    before = world.presence.stats().flushes
+    for number in range(200):
+        world.track(members[number], str(number))
+        world.run(0.01)
+    # 2 seconds, and 1,000 members: 4,000 frames a second are four flushes.
+    assert 8 <= world.presence.stats().flushes - before <= 9
+
+
+def test_one_order_with_broadcasts() -> None:
+    world = World()
+    ann, bob = world.join(), world.join()
+    world.run(1)
+    take(ann), take(bob)
+    world.rooms.publish([(ROOM, Broadcast("m", b"1"))], bob)
+    world.track(bob, "bob")
+    world.rooms.publish([(ROOM, Broadcast("m", b"2"))], bob)
+    world.run()
+    assert [event for event, _ in take(ann)] == ["broadcast", "presence_diff", "broadcast"]
+
+
+def test_members_and_bytes_are_bounded_and_whoever_is_there_stays() -> None:
+    world = World(members=2, state_bytes=600)
+    members = [world.join() for _ in range(3)]
+    assert world.track(members[0], "0") is None
+    assert world.track(members[1], "1") is None
+    assert world.track(members[2], "2") is PresenceReason.MEMBERS
+    assert world.track(members[1], "1", x="x" * 500) is PresenceReason.STATE
+    assert world.track(members[1], "1", x="x" * 300) is None
+    world.run(1)
+    assert told(members[2]) == [{"0": [{}], "1": [{"x": "x" * 300}]}]
+    world.leave(members[0])
+    world.run(1)
+    assert world.track(members[2], "2") is None
+
+
+def test_nothing_is_kept_of_a_room_that_all_have_left() -> None:
+    world = World()
+    members = [world.join(), world.join("1.0.0"), world.join(watches=False)]
+    for member in members[:2]:
+        world.track(member)
+    world.run(1)
+    assert world.presence.stats().tracked == 2
+    for member in members:
+        world.leave(member)
+        world.leave(member)
+    world.run(1)
+    stats = world.presence.stats()
+    assert (stats.tracked, world.presence._rooms) == (0, {})
+    assert stats.flushes > 0
+    assert PresenceStats() != stats
+
+
+def test_a_failure_of_others_does_not_end_a_rooms_flushes() -> None:
+    world = World()
+    ann = world.join()
+    world.run(1)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    world.rooms.publish([(ROOM, Broadcast("m", b"1"))], done=fail)
+    with pytest.raises(ZeroDivisionError):
+        world.run()
+    world.rooms.publish([(ROOM, Broadcast("m", b"1"))], done=fail)
+    world.track(ann, n=1)
+    with pytest.raises(ZeroDivisionError):
+        world.run()
+    world.run(1)
+    world.track(ann, n=2)
+    world.run(1)
+    events = [event for event, _ in take(ann)]
+    assert events.count("presence_diff") >= 1
+
+
+def test_other_servers_members_are_shown_and_they_are_told_of_ones_own() -> None:
+    heard: list[tuple[RoomName, Mapping[int, Entry | None]]] = []
+    world = World(heard)
+    ann = world.join()
+    world.track(ann, n=1)
+    world.run(1)
+    ((room, changes),) = heard
+    ((membership, entry),) = changes.items()
+    assert (room, entry) == (ROOM, world.presence.own(ROOM)[membership])
+    take(ann)
+    there = Entry(b'"bob"', b"{}", "r" * 16)
+    world.presence.replace(ROOM, THERE, {1: there})
+    world.run(1)
+    assert told(ann) == [({"bob": [{}]}, {})]
+    world.presence.put(ROOM, THERE, {1: Entry(b'"bob"', b'{"n":2}', "s" * 16)})
+    world.run(1)
+    assert told(ann) == [({"bob": [{"n": 2}]}, {"bob": [{}]})]
+    world.presence.drop(THERE)
+    world.run(1)
+    assert told(ann) == [({}, {"bob": [{"n": 2}]})]
+    assert len(heard) == 1
+    world.leave(ann)
+    world.run(1)
+    assert heard[1:] == [(ROOM, {membership: None})]

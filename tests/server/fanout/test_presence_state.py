@@ -1,0 +1,140 @@
+"""Who is present in one room: what is shown, and what is told of changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from realtime_server.fanout.presence_state import Entry, Node, PresenceState
+
+HERE: Node = ("here", 1)
+THERE: Node = ("there", 1)
+
+
+def entry(ref: str, key: str = "ann", **meta: Any) -> Entry:
+    return Entry(json.dumps(key).encode(), json.dumps(meta).encode(), ref)
+
+
+def meta(ref: str, before: str = "", **meta: Any) -> dict[str, Any]:
+    return {**meta, "phx_ref": ref, **({"phx_ref_prev": before} if before else {})}
+
+
+def diff(state: PresenceState) -> Any:
+    return json.loads(state.flush().diff or "null")
+
+
+def shown(state: PresenceState) -> Any:
+    return json.loads(state.rendered())
+
+
+def test_nobody_is_present() -> None:
+    state = PresenceState(HERE)
+    assert (state.flush(), state.rendered()) == ((b"", {}), b"{}")
+
+
+def test_members_come_change_and_go() -> None:
+    state = PresenceState(HERE)
+    state.put(1, entry("r1", n=1))
+    state.put(2, entry("r2", "bob"))
+    assert shown(state) == {}
+    assert diff(state) == {
+        "joins": {"ann": {"metas": [meta("r1", n=1)]}, "bob": {"metas": [meta("r2")]}},
+        "leaves": {},
+    }
+    state.put(1, entry("r3", n=2))
+    assert diff(state) == {
+        "joins": {"ann": {"metas": [meta("r3", "r1", n=2)]}},
+        "leaves": {"ann": {"metas": [meta("r1", n=1)]}},
+    }
+    assert shown(state) == {
+        "bob": {"metas": [meta("r2")]},
+        "ann": {"metas": [meta("r3", "r1", n=2)]},
+    }
+    state.put(1, None)
+    state.put(2, None)
+    # Those who leave have their metadata with them, as it was shown.
+    assert diff(state) == {
+        "joins": {},
+        "leaves": {"ann": {"metas": [meta("r3", "r1", n=2)]}, "bob": {"metas": [meta("r2")]}},
+    }
+    assert (shown(state), state.members, state.size) == ({}, 0, 0)
+
+
+def test_what_is_not_shown_in_between_is_never_told() -> None:
+    state = PresenceState(HERE)
+    state.put(1, entry("r1"))
+    state.put(1, None)
+    assert state.flush() == (b"", {})
+    state.put(1, entry("r2", n=1))
+    state.flush()
+    for number in range(3, 6):
+        state.put(1, entry(f"r{number}", n=number))
+    state.put(1, None)
+    state.put(1, entry("r9", n=9))
+    assert diff(state) == {
+        "joins": {"ann": {"metas": [meta("r9", "r2", n=9)]}},
+        "leaves": {"ann": {"metas": [meta("r2", n=1)]}},
+    }
+
+
+def test_members_share_a_key_and_a_key_stays_when_one_comes_back() -> None:
+    state = PresenceState(HERE)
+    state.put(1, entry("r1"))
+    state.flush()
+    state.put(1, None)
+    state.put(2, entry("r2"))
+    assert diff(state) == {
+        "joins": {"ann": {"metas": [meta("r2")]}},
+        "leaves": {"ann": {"metas": [meta("r1")]}},
+    }
+    state.put(3, entry("r3"))
+    state.flush()
+    assert shown(state) == {"ann": {"metas": [meta("r2"), meta("r3")]}}
+    state.put(2, None)
+    state.flush()
+    assert shown(state) == {"ann": {"metas": [meta("r3")]}}
+
+
+def test_the_same_version_changes_nothing() -> None:
+    state = PresenceState(HERE)
+    state.put(7, entry("r1"), THERE)
+    state.flush()
+    state.put(7, entry("r1"), THERE)
+    state.put(8, None, THERE)
+    assert state.flush() == (b"", {})
+
+
+def test_what_other_servers_have_is_put_together() -> None:
+    state = PresenceState(HERE)
+    state.put(1, entry("r1"))
+    state.replace(THERE, {1: entry("r2"), 2: entry("r3", "bob")})
+    flush = state.flush()
+    assert {*flush.own} == {1}
+    assert shown(state) == {
+        "ann": {"metas": [meta("r1"), meta("r2")]},
+        "bob": {"metas": [meta("r3")]},
+    }
+    assert state.members == 3
+    # Another life of the server has none of what the former had.
+    state.replace(("there", 2), {1: entry("r4", "bob")})
+    state.drop(THERE)
+    flush = state.flush()
+    assert flush.own == {}
+    assert json.loads(flush.diff) == {
+        "joins": {"bob": {"metas": [meta("r4")]}},
+        "leaves": {"ann": {"metas": [meta("r2")]}, "bob": {"metas": [meta("r3")]}},
+    }
+    state.replace(("there", 2), {})
+    state.put(1, None)
+    assert state.flush().own == {1: None}
+    assert (shown(state), state.members, state.size) == ({}, 0, 0)
+
+
+def test_a_state_is_no_larger_than_its_size() -> None:
+    state = PresenceState(HERE)
+    for number in range(50):
+        state.put(number, entry("x" * 16, f'"{number}"', a="é" * number))
+        state.flush()
+        state.put(number, entry("y" * 16, f'"{number}"', a="é" * number))
+    state.flush()
+    assert 0.5 * state.size < len(state.rendered()) <= state.size + 2
