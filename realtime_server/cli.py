@@ -46,9 +46,9 @@ __all__ = ["main"]
 
 logger = logging.getLogger("realtime.server")
 
-WorkerLinks: TypeAlias = tuple[int, int, int, str]
+WorkerLinks: TypeAlias = tuple[int, int, int, int, str]
 """How a supervisor starts a worker: the number of the worker, the file descriptors of its links for
-changes and for everything else, and the name of its process."""
+changes, for rooms and for everything else, and the name of its process."""
 CUT_OFF: Final = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else signal.SIGTERM
 """The signal by which a supervisor has its workers cut their clients off."""
 _SPARE_FILES: Final = 100
@@ -228,7 +228,8 @@ async def _check(config: ServerConfig) -> int:
             from .cluster.check import cluster_findings
 
             window = config.replay_window / 1000 if config.keeps_journal else 0.0
-            more += await cluster_findings(config, replay_window=window)
+            most = config.max_payload_bytes * config.broadcast
+            more += await cluster_findings(config, replay_window=window, broadcast_bytes=most)
         if diagnosis.database is not None:
             more += await missing_slots(config, dsn)
             if is_rls:
@@ -273,8 +274,8 @@ def _raise_file_limit(connections: int) -> None:
 
 def _worker_links(text: str) -> WorkerLinks:
     *numbers, name = text.split(",")
-    number, changes, control = map(int, numbers)
-    return number, changes, control, name
+    number, changes, rooms, control = map(int, numbers)
+    return number, changes, rooms, control, name
 
 
 async def _serve(config: ServerConfig, *, dev: bool, links: WorkerLinks | None) -> None:

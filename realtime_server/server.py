@@ -152,10 +152,12 @@ class RealtimeServer:
                 or memory_limit() // _SHARE // config.worker_count,
             )
         )
-        # Where clients broadcast to each other. With several processes, some would be missed.
+        # Where clients broadcast to each other.
         rooms: RoomServices | None = None
-        if config.broadcast and worker is None and self._node is None:
-            rooms = make_rooms(config)
+        if config.broadcast:
+            rooms = make_rooms(config, None if worker is None else worker.rooms)
+        self.bus = None if rooms is None else rooms.bus
+        """Brings what clients broadcast to other processes; None if there are none."""
         self.metrics = Metrics(
             stats=source.stats,
             hub=self.hub.stats,
@@ -195,7 +197,8 @@ class RealtimeServer:
             metrics=self.metrics,
             replay=guarded,
             rooms=None if rooms is None else rooms.rooms,
-            presence=None if rooms is None else rooms.presence,
+            # Other processes are not told of it.
+            presence=None if rooms is None or self.bus is not None else rooms.presence,
         )
         # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener
@@ -203,6 +206,8 @@ class RealtimeServer:
         self._replaying: asyncio.Task[None] | None = None
         # Looks for what replay may have left over; in a worker, hears the supervisor; likewise.
         self._looking: asyncio.Task[None]
+        # Brings what is broadcast to other processes, and theirs here.
+        self._carrying: asyncio.Task[None] | None = None
         self.port = config.port
         """The port that the server listens on, once it is open."""
 
@@ -235,6 +240,8 @@ class RealtimeServer:
             metrics=self.metrics,
             backlog=self._services.backlog,
         )
+        if self.bus is not None:
+            self._carrying = asyncio.create_task(self.bus.run())
         await self._listener.start()
         await self.mode.__aenter__()
         if self._node is not None:
@@ -287,6 +294,8 @@ class RealtimeServer:
                 await self._services.replay.aclose()
         finally:
             await leaving
+            if self._carrying is not None:
+                await cancel_within({self._carrying}, 0)
             await self.mode.__aexit__(exc_type, exc, traceback)
             await closing
 
@@ -330,6 +339,8 @@ class RealtimeServer:
             tasks.add(self._looking)
         if self._node is not None:
             tasks |= self._node.running
+        if self._carrying is not None:
+            tasks.add(self._carrying)
         # A cancellation of this ends none of them.
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:

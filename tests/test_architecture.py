@@ -93,9 +93,12 @@ CLUSTER = (
     "realtime_server.cluster.envelope",
     "realtime_server.cluster.nodes",
     "realtime_server.cluster.packer",
+    "realtime_server.cluster.room_messages",
     "realtime_server.cluster.unpacker",
     "realtime_server.workers.frames",
     "realtime_server.workers.in_flight",
+    "realtime_server.workers.pieces",
+    "realtime_server.workers.room_frames",
 )
 
 HOMES: dict[str, tuple[str, ...]] = {

@@ -42,6 +42,8 @@ _ANSWER: Final = 3.0
 _SYNC: Final = 120_000
 """After how many milliseconds NATS writes a stream to its disk, unless it is set up otherwise:
 https://docs.nats.io/running-a-nats-service/configuration, ``sync_interval``."""
+_NAMES: Final = 1024
+"""Bytes that the message of a broadcast has besides, unless its topic is very long."""
 _NO_STREAM: Final = 10059
 _NAMED: Final = 2
 """How many missing permissions are named before all that a server needs."""
@@ -49,13 +51,16 @@ _FULL: Final = 0.9
 """Which part of its bytes a log takes that lets go of changes for that reason."""
 
 
-async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.0) -> list[Finding]:
+async def cluster_findings(
+    config: ClusterSettings, *, replay_window: float = 0.0, broadcast_bytes: int = 0
+) -> list[Finding]:
     """Check whether NATS does what a server with these settings needs.
 
     Args:
         config: the settings, with ``NATS_URL``.
         replay_window: seconds for which a client may be away that gets what it missed from the log;
             0: none does.
+        broadcast_bytes: how large a broadcast of a client may be; 0: none sends any.
     """
     denied: set[Denied] = set()
 
@@ -77,7 +82,8 @@ async def cluster_findings(config: ClusterSettings, *, replay_window: float = 0.
     ]
     try:
         findings = _findings(config, clients[0], denied, replay_window)
-        return [*[finding async for finding in findings], *unreached]
+        found = [finding async for finding in findings]
+        return [*found, *_of_broadcasts(clients[0], broadcast_bytes), *unreached]
     except (nats.errors.Error, OSError) as exc:
         return [Finding.problem(_CHECK, f"the connection to NATS has ended: {exc}")]
     finally:
@@ -189,6 +195,17 @@ def missing_copies(stream: str, info: Mapping[str, Any]) -> Iterator[Finding]:
             )
 
 
+def _of_broadcasts(client: Client, most: int) -> Iterator[Finding]:
+    if most and client.max_payload < most + _NAMES:
+        yield Finding.warning(
+            _CHECK,
+            f"NATS takes messages of {client.max_payload} bytes at most, and clients may broadcast "
+            f"{most} (MAX_PAYLOAD_BYTES): what is larger is refused",
+            remedy=f"set max_payload to {most + _NAMES} or more in its configuration, or a smaller "
+            "MAX_PAYLOAD_BYTES",
+        )
+
+
 def _of_the_number_of_copies(config: ClusterSettings, copies: int) -> Iterator[Finding]:
     assert config.nats_url is not None
     if copies > 1:
@@ -238,7 +255,7 @@ async def _ask_all(client: Client, stream: str, denied: set[Denied]) -> Mapping[
     If something was denied, its answer is not waited for.
     """
     inbox = await client.subscribe(client.new_inbox())
-    beats = await client.subscribe(f"{stream}.beat.*")
+    others = [await client.subscribe(f"{stream}.{kind}") for kind in ("beat.*", "rt.check")]
     for verb, name in (
         ("STREAM.INFO", stream),
         ("STREAM.CREATE", stream),
@@ -247,13 +264,15 @@ async def _ask_all(client: Client, stream: str, denied: set[Denied]) -> Mapping[
         ("CONSUMER.MSG.NEXT", f"{stream}.check"),
     ):
         await client.publish(f"$JS.API.{verb}.{name}", b"{}", reply=inbox.subject)
+    await client.publish(f"{stream}.rt.check", b"")
     # A stream of another name does not take it.
     elsewhere = {"Nats-Expected-Stream": f"{stream} is not checked"}
     await client.publish(f"{stream}.log", b"", reply=inbox.subject, headers=elsewhere)
     # NATS complains before it answers the ping.
     await client.flush()
     await inbox.unsubscribe()
-    await beats.unsubscribe()
+    for subscription in others:
+        await subscription.unsubscribe()
     if denied:
         return None
     with suppress(nats.errors.TimeoutError, nats.errors.NoRespondersError):

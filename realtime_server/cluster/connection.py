@@ -67,6 +67,7 @@ class NatsConnection:
         *,
         name: str,
         complaint: Callable[[Exception], None] | None = None,
+        no_echo: bool = False,
     ) -> Self:
         """Connect to one of the servers.
 
@@ -74,6 +75,7 @@ class NatsConnection:
             config: where, and as whom.
             name: what the servers' monitoring calls the connection.
             complaint: called with what the server complains about.
+            no_echo: whether what is sent on the connection does not come back on it.
 
         Raises:
             LogError: if none accepts the connection.
@@ -91,6 +93,7 @@ class NatsConnection:
             closed_cb=end,
             ping_interval=_PING,
             max_outstanding_pings=2,
+            no_echo=no_echo,
         )
         connection = cls(client, closed, complaints)
         complaints.hear = connection._complained

@@ -26,7 +26,7 @@ class RoomSettings(ClusterSettings):
     broadcast: kinds.Flag = variable(
         True,
         "let clients [broadcast](../topics/broadcast.md) to each other, and see who is "
-        "[present](../topics/presence.md), if one process serves all",
+        "[present](../topics/presence.md)",
     )
     max_deliveries_per_second: kinds.Number = variable(
         200_000, "how many messages to members the broadcasts of one connection may be, a second"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["PresenceStats", "RoomStats"]
+__all__ = ["BusStats", "PresenceStats", "RoomStats"]
 
 
 @attrs.frozen
@@ -20,6 +20,20 @@ class PresenceStats:
 
 
 @attrs.frozen
+class BusStats:
+    """The counts of a bus."""
+
+    sent: int = 0
+    """Messages that were handed over to be brought to other processes."""
+    received: int = 0
+    """Messages of other processes that were taken."""
+    lost: int = 0
+    """Messages that did not go on: the way was broken, or too much waited already."""
+    strange: int = 0
+    """Messages that came and were left, as no server of these writes them."""
+
+
+@attrs.frozen
 class RoomStats:
     """The counts of all rooms."""
 
@@ -31,3 +45,5 @@ class RoomStats:
     """Broadcasts that were published so far."""
     presence: PresenceStats = PresenceStats()
     """Who is present in them."""
+    bus: BusStats = BusStats()
+    """What goes to other processes, and comes from them."""

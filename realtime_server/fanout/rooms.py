@@ -23,6 +23,7 @@ import attrs
 from ..phoenix.binary import encode_binary
 from ..phoenix.broadcasts import Broadcast, RoomName, broadcast_json
 from ..phoenix.messages import BROADCAST
+from ..phoenix.reasons import BroadcastReason
 from ..phoenix.serializers import Serializer
 from .audience import Audience
 from .bus import Bus
@@ -31,10 +32,14 @@ from .frames import BinaryFrame, Frame, TextFrame
 from .room_stats import RoomStats
 from .turns import Steps
 
-__all__ = ["MAX_WAITING_BYTES", "Later", "Member", "Rooms", "Writing"]
+__all__ = ["MAX_WAITING_BYTES", "Done", "Later", "Member", "Rooms", "Writing"]
 
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 """Bytes of events and payloads that may wait to be written, of all rooms together."""
+
+Done: TypeAlias = Callable[[BroadcastReason | None], None]
+"""Is told when broadcasts have been written to all members here, and why not to those of other
+processes; None: they were handed on to these."""
 
 Later = Callable[[float, Callable[[], None]], object]
 """Calls a function after so many seconds; 0: in the next turn of the event loop."""
@@ -117,7 +122,9 @@ class _Published(NamedTuple):
     room: RoomName
     broadcast: Broadcast
     left_out: Outbox | None
-    done: Callable[[], None] | None
+    done: Done | None
+    problem: BroadcastReason | None
+    """What ``done`` is told."""
 
 
 Writing: TypeAlias = Callable[[], Iterable[tuple[Members, Frame]]]
@@ -128,7 +135,7 @@ class Rooms:
     """All rooms of a server.
 
     Args:
-        bus: the way to the other servers.
+        bus: the way to the other processes; it begins with this.
         later: calls a function later.
         clock: seconds of any clock that only goes forward, for giving way in time.
     """
@@ -145,10 +152,11 @@ class Rooms:
         # What is being written; None while nothing is.
         self._steps: Steps | None = None
         self._count = 0
+        bus.begin(self._take)
 
     def stats(self) -> RoomStats:
         """Return the counts, as they are now."""
-        return RoomStats(len(self._rooms), self._members, self._count)
+        return RoomStats(len(self._rooms), self._members, self._count, bus=self._bus.stats())
 
     def size(self, name: RoomName) -> int:
         """Return how many members a room has."""
@@ -181,8 +189,8 @@ class Rooms:
         self,
         messages: Sequence[tuple[RoomName, Broadcast]],
         sender: Member | None = None,
-        done: Callable[[], None] | None = None,
-    ) -> bool:
+        done: Done | None = None,
+    ) -> BroadcastReason | None:
         """Write broadcasts to the members of their rooms, in this order, in the next turn.
 
         Args:
@@ -191,22 +199,37 @@ class Rooms:
             done: called when they have been written to all members, here.
 
         Returns:
-            Whether they are going to be written: not if too much waits for that already.
+            Why they go to nobody; None if they are going to be written.
         """
-        size = sum(broadcast.size for _, broadcast in messages)
-        if self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES:
-            return False
-        self._waiting_bytes += size
+        if not self._has_room(sum(broadcast.size for _, broadcast in messages)):
+            return BroadcastReason.WAITING
+        for name, broadcast in messages:
+            if not self._bus.fits(name, broadcast):
+                return BroadcastReason.TOO_LARGE_TO_CARRY
         left_out = None if sender is None or sender.hears_itself else sender.outbox
         last = len(messages) - 1
+        problem: BroadcastReason | None = None
         for place, (name, broadcast) in enumerate(messages):
             self._count += 1
-            self._bus.publish(name, broadcast)
-            self._queue.append(
-                _Published(name, broadcast, left_out, done if place == last else None)
-            )
-        self._begin()
+            problem = self._bus.publish(name, broadcast) or problem
+            done_now = done if place == last else None
+            self._add(_Published(name, broadcast, left_out, done_now, problem))
+        return None
+
+    def _take(self, name: RoomName, broadcast: Broadcast) -> bool:
+        """Write what another process has broadcast, unless too much waits already."""
+        if not self._has_room(broadcast.size):
+            return False
+        self._add(_Published(name, broadcast, None, None, None))
         return True
+
+    def _has_room(self, size: int) -> bool:
+        return not self._waiting_bytes or self._waiting_bytes + size <= MAX_WAITING_BYTES
+
+    def _add(self, published: _Published) -> None:
+        self._waiting_bytes += published.broadcast.size
+        self._queue.append(published)
+        self._begin()
 
     def write(self, writing: Writing) -> None:
         """Write what a function returns when its turn comes, in one order with all broadcasts."""
@@ -261,4 +284,4 @@ class Rooms:
             for item in published:
                 self._waiting_bytes -= item.broadcast.size
                 if item.done is not None:
-                    item.done()
+                    item.done(item.problem)

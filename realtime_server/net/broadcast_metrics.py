@@ -69,3 +69,16 @@ class BroadcastMetrics(Collector):
             "Bytes of what they were told, each state or diff counted once, whoever got it.",
             presence.rendered_bytes,
         )
+        bus = stats.bus
+        for name, meaning, count in (
+            ("sent", "Messages about rooms that were handed over to other processes.", bus.sent),
+            ("received", "Messages about rooms that came from other processes.", bus.received),
+            (
+                "lost",
+                "Messages about rooms that did not reach other processes, or came from these while "
+                "too much waited.",
+                bus.lost,
+            ),
+            ("strange", "Messages about rooms that came and that no server writes.", bus.strange),
+        ):
+            yield CounterMetricFamily(f"realtime_bus_{name}", meaning, count)

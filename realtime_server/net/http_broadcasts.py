@@ -23,6 +23,7 @@ from ..fanout.rooms import Rooms
 from ..fanout.turns import Turns
 from ..metrics import Metrics
 from ..phoenix.http_broadcasts import HttpRefusal, Messages, read_batch, read_names, read_single
+from ..phoenix.reasons import BroadcastReason
 from .http import HttpRequest, Response
 from .origins import is_allowed
 from .token_bucket import TokenBucket
@@ -110,7 +111,7 @@ class HttpBroadcasts:
         except RefusedError:
             return _answer(HTTPStatus.UNAUTHORIZED, {"message": "Unauthorized"})
         if self._rooms is None:
-            told = "This server has no broadcast: BROADCAST is false, or several processes serve it"
+            told = "This server has no broadcast: BROADCAST is false"
             return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": told})
         try:
             messages = self._read(request, query)
@@ -138,16 +139,23 @@ class HttpBroadcasts:
             self._bucket = TokenBucket(most, loop.time())
         # One that nobody gets has been read, too.
         cost = min(sum(max(rooms.size(room), 1) for room, _ in messages), most)
-        written = loop.create_future()
+        written: asyncio.Future[BroadcastReason | None] = loop.create_future()
 
-        def done() -> None:
+        def done(problem: BroadcastReason | None) -> None:
             if not written.done():
-                written.set_result(None)
+                written.set_result(problem)
 
-        if not self._bucket.take(loop.time(), cost) or not rooms.publish(messages, done=done):
+        problem: BroadcastReason | None = BroadcastReason.WAITING
+        if self._bucket.take(loop.time(), cost):
+            problem = rooms.publish(messages, done=done)
+        if problem is BroadcastReason.WAITING:
             self._metrics.limit("deliveries")
             return _answer(HTTPStatus.TOO_MANY_REQUESTS, _RATE_LIMITED, ("retry-after", "1"))
-        await written
+        if problem is not None:
+            return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, {"message": problem.told()})
+        problem = await written
+        if problem is not None:
+            return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": problem.told()})
         return Response(HTTPStatus.ACCEPTED)
 
 

@@ -151,10 +151,11 @@ class RoomPushes:
         done = partial(self._acknowledge, channel, message)
         assert channel.config is not None  # it is a member
         acknowledges = channel.config.broadcast.acknowledges
-        if not self._rooms.publish(
+        problem = self._rooms.publish(
             ((member.room, broadcast),), member, done if acknowledges else None
-        ):
-            self.refuse(channel, message, BroadcastReason.WAITING)
+        )
+        if problem is not None:
+            self.refuse(channel, message, problem)
 
     def refuse(self, channel: Channel, message: Message, reason: BroadcastReason) -> None:
         """Tell a channel that its broadcast goes to nobody, if it asked for answers."""
@@ -164,5 +165,11 @@ class RoomPushes:
         self._refusals.of_broadcast(message, reason, most)
         self._perform(self._state.fail_broadcast(channel, message, reason, most=most))
 
-    def _acknowledge(self, channel: Channel, message: Message) -> None:
-        self._perform(self._state.acknowledge(channel, message))
+    def _acknowledge(
+        self, channel: Channel, message: Message, problem: BroadcastReason | None
+    ) -> None:
+        if problem is None:
+            self._perform(self._state.acknowledge(channel, message))
+        else:
+            # It is counted where it was lost: the members here have it.
+            self._perform(self._state.fail_broadcast(channel, message, problem, most=0))

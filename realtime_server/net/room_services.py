@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -14,6 +14,10 @@ from ..fanout.presence import Presence, PresenceLimits
 from ..fanout.room_stats import RoomStats
 from ..fanout.rooms import Rooms
 from ..fanout.turns import call_later
+
+if TYPE_CHECKING:
+    from ..cluster.carrier import Carrier
+    from ..cluster.room_bus import RoomBus
 
 __all__ = ["RoomServices", "make_rooms"]
 
@@ -27,15 +31,28 @@ class RoomServices:
 
     rooms: Rooms
     presence: Presence
+    bus: RoomBus | None
+    """The way to other processes; None if there are none."""
 
     def stats(self) -> RoomStats:
         """Return the counts, as they are now."""
         return attrs.evolve(self.rooms.stats(), presence=self.presence.stats())
 
 
-def make_rooms(config: ServerConfig) -> RoomServices:
-    """Make the rooms of a server that shares its clients with no other."""
-    rooms = Rooms(LocalBus(), later=call_later, clock=time.perf_counter)
+def make_rooms(config: ServerConfig, link: Carrier | None) -> RoomServices:
+    """Make the rooms of a server process.
+
+    Args:
+        config: of the server.
+        link: a worker's way to its supervisor; None for a process that is no worker.
+    """
+    bus: RoomBus | None = None
+    if link is not None or config.nats_url is not None:
+        # Only then is anything needed of what brings messages to others.
+        from ..cluster.room_setup import make_room_bus
+
+        bus = make_room_bus(config, link)
+    rooms = Rooms(bus or LocalBus(), later=call_later, clock=time.perf_counter)
     limits = PresenceLimits(
         interval=config.presence_interval / 1000,
         members=config.max_presence_members,
@@ -48,4 +65,4 @@ def make_rooms(config: ServerConfig) -> RoomServices:
         clock=time.perf_counter,
         new_ref=lambda: secrets.token_urlsafe(_REF_BYTES),
     )
-    return RoomServices(rooms, presence)
+    return RoomServices(rooms, presence, bus)

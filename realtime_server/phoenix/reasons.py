@@ -130,7 +130,8 @@ class ReplyReason(Reason):
 
 
 class BroadcastReason(Reason):
-    """Why a broadcast went to nobody. With ``ack``, the reply has the code and the text.
+    """Why a broadcast went to nobody, or not to all. With ``ack``, the reply has the code and the
+    text.
 
     Attributes:
         code: what programs read, as ``error`` in the reply.
@@ -165,6 +166,21 @@ class BroadcastReason(Reason):
         "rate_limited",
         "too many broadcasts wait to be written to their members; wait",
         "of all clients together, 16 MiB of payloads at most",
+    )
+    TOO_LARGE_TO_CARRY = (
+        "payload_size_exceeded",
+        "the broadcast is larger than what NATS lets servers tell each other (its max_payload)",
+    )
+    AWAY = (
+        "other_servers_unavailable",
+        "the other servers cannot be reached now: only members at this server get the broadcast",
+        "these get it once more if it is sent again",
+    )
+    BEHIND = (
+        "other_servers_unavailable",
+        "too many broadcasts wait to be sent to the other servers: only members at this server "
+        "get this one",
+        "these get it once more if it is sent again",
     )
     PERSIST = (
         "persist_unavailable",

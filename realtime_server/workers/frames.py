@@ -16,9 +16,8 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from realtime_core.errors import ServerError
-
 from .in_flight import Behind
+from .pieces import MAX_FRAME, Pieces, unreadable
 
 __all__ = [
     "MAX_FRAME",
@@ -32,9 +31,6 @@ __all__ = [
     "ReadyFrame",
     "encode_frame",
 ]
-
-MAX_FRAME: Final = 1 << 31
-"""The most bytes of a frame: a row may have 1 GB, and PostgreSQL writes it as up to twice that."""
 
 EnumOrders: TypeAlias = Mapping[tuple[str, str], tuple[str, ...]]
 """The labels of enum types in their declared order, by schema and name."""
@@ -120,7 +116,7 @@ class FrameBuffer:
     """Puts frames together from whatever pieces of bytes come."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._pieces = Pieces()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take bytes; yield the frames that they complete. Exhaust the iterator.
@@ -128,22 +124,7 @@ class FrameBuffer:
         Raises:
             ServerError: if they are no frames: the other process runs another version.
         """
-        buffer = self._data
-        buffer += data
-        at = 0
-        try:
-            while len(buffer) - at >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer, at)
-                if not 0 < length <= MAX_FRAME:
-                    raise _unreadable(f"a frame has {length} bytes")
-                start = at + _LENGTH.size
-                if len(buffer) < start + length:
-                    return
-                content = bytes(buffer[start : start + length])
-                at = start + length
-                yield _read(content)
-        finally:
-            del buffer[:at]
+        return map(_read, self._pieces.feed(data))
 
 
 def _read(content: bytes) -> Frame:
@@ -158,7 +139,7 @@ def _read(content: bytes) -> Frame:
             listed: list[list[Any]] = json.loads(content[len(_ENUMS) :])
             return EnumsFrame({(item[0], item[1]): tuple(item[2:]) for item in listed})
         except (ValueError, TypeError, IndexError) as exc:
-            raise _unreadable(str(exc)) from exc
+            raise unreadable(str(exc)) from exc
     if content == _READY:
         return ReadyFrame()
     if kind in (_ENVELOPE, _BEHIND_HOLE, _HANDED_OUT) and len(content) >= _NUMBERED.size:
@@ -167,11 +148,4 @@ def _read(content: bytes) -> Frame:
             return EnvelopeFrame(sequence, content[_NUMBERED.size :], kind == _BEHIND_HOLE)
         if len(content) == _NUMBERED.size:
             return HandedOutFrame(sequence)
-    raise _unreadable(f"a frame of kind {kind!r} and {len(content)} bytes")
-
-
-def _unreadable(problem: str) -> ServerError:
-    return ServerError(
-        f"the link between supervisor and worker cannot be read ({problem}): run one version of "
-        "the server in all of its processes, and start it anew"
-    )
+    raise unreadable(f"a frame of kind {kind!r} and {len(content)} bytes")

@@ -21,6 +21,7 @@ from realtime_core.errors import ServerError
 from .control import ControlLink
 from .links import Links
 from .metric_sums import MetricSums
+from .room_switch import RoomSwitch
 
 __all__ = ["Pace", "Processes"]
 
@@ -86,6 +87,7 @@ class Processes:
         command: what starts one, without the arguments that say which one it is.
         environment: of the workers.
         links: serves the links that bring the changes.
+        rooms: serves the links for what clients broadcast.
         names: gets a name for each process, 16 hexadecimal digits, for as long as it runs.
         metrics: returns the supervisor's own metrics, which are added to those of the workers.
     """
@@ -97,6 +99,7 @@ class Processes:
         command: Sequence[str],
         environment: Mapping[str, str],
         links: Links[Any],
+        rooms: RoomSwitch,
         names: set[str],
         metrics: Callable[[], bytes],
     ) -> None:
@@ -104,6 +107,7 @@ class Processes:
         self._command = command
         self._environment = environment
         self._links = links
+        self._rooms = rooms
         self._names = names
         self._metrics = metrics
         self._running: dict[int, _Running] = {}
@@ -287,21 +291,27 @@ class Processes:
             self._names.discard(name)
 
     async def _run_as(self, worker: int, name: str) -> int:
-        with _pair() as (changes, theirs), _pair() as (control, their_control):
+        with (
+            _pair() as (changes, their_changes),
+            _pair() as (rooms, their_rooms),
+            _pair() as (control, their_control),
+        ):
+            theirs = their_changes, their_rooms, their_control
+            files = [link.fileno() for link in theirs]
             control_link = await ControlLink.over(control.dup())
             try:
                 process = await asyncio.create_subprocess_exec(
                     *self._command,
                     "--worker",
-                    f"{worker},{theirs.fileno()},{their_control.fileno()},{name}",
+                    ",".join(map(str, (worker, *files, name))),
                     env=dict(self._environment),
-                    pass_fds=(theirs.fileno(), their_control.fileno()),
+                    pass_fds=files,
                 )
             except OSError:
                 control_link.close()
                 raise
-            theirs.close()
-            their_control.close()
+            for each in theirs:
+                each.close()
             # From now on it gets signals.
             running = self._running[worker] = _Running(process, control_link)
             if self._stopping.is_set():
@@ -309,9 +319,14 @@ class Processes:
             if self._told is not None:
                 running.control.send("stats", **self._told)
             link = await asyncio.open_connection(sock=changes.dup())
+            room_link = await asyncio.open_connection(sock=rooms.dup())
         talking = [
             asyncio.create_task(self._talk(worker, process, talk))
-            for talk in (self._links.serve(worker, *link), self._listen(worker, running))
+            for talk in (
+                self._links.serve(worker, *link),
+                self._rooms.serve(worker, *room_link),
+                self._listen(worker, running),
+            )
         ]
         try:
             code = await process.wait()

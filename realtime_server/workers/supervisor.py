@@ -18,9 +18,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ..cluster.room_setup import make_outside
 from ..cluster.source_stats import stats_to_json
 from ..config import ReplicationMode, ServerConfig
 from ..config.database.source import make_raw_source
+from ..fanout.cancellation import cancel_within
 from ..fanout.hub import HubStats
 from ..fanout.source_attachment import why_not_ready
 from ..metrics import Metrics
@@ -32,6 +34,7 @@ from ..webhooks.stats import WebhookStats
 from .in_flight import InFlight
 from .links import EnvelopeSource, Links
 from .processes import Processes
+from .room_switch import RoomSwitch
 from .slot_envelopes import SlotEnvelopes
 from .stats import WorkerStats
 
@@ -90,12 +93,15 @@ class Supervisor:
             self._webhooks = make_webhooks(config, others=self.source.stats)
         # Nothing is sent to clients here.
         backlog = Backlog(OutboxLimits(max_bytes=1, max_age=1.0, total_bytes=1))
+        # Passes on what clients broadcast at other workers and machines.
+        self._rooms = RoomSwitch(make_outside(config) if config.broadcast else None)
         self._metrics = Metrics(
             stats=self.source.stats,
             hub=HubStats,
             backlog=backlog,
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
             workers=self._worker_stats,
+            rooms=self._rooms.stats,
             cluster=None if self._node is None else self._node.stats,
         )
         # In RLS mode a worker waits while the database cannot say who may see a change.
@@ -112,6 +118,8 @@ class Supervisor:
         # The task that reads changes, and the one that tells the workers of the source.
         self._reading: asyncio.Task[None]
         self._telling: asyncio.Task[None]
+        # The task that carries what clients broadcast to other machines, if there are any.
+        self._carrying: asyncio.Task[None]
         # The task that looks for what replay may have left over.
         self._warning: asyncio.Task[None]
         # Keeps the port.
@@ -139,6 +147,7 @@ class Supervisor:
             command=(sys.executable, "-m", "realtime_server", *(("--dev",) if self._dev else ())),
             environment={**environment, "PORT": str(self.port)},
             links=self._links,
+            rooms=self._rooms,
             names=self._node.writers if self._node and config.keeps_journal else set(),
             metrics=self._metrics.render,
         )
@@ -148,6 +157,7 @@ class Supervisor:
         self._warning = asyncio.create_task(warn_of_leftovers(config, self.source.attached))
         self._reading = asyncio.create_task(self._links.run())
         self._telling = asyncio.create_task(self._tell_for_ever())
+        self._carrying = asyncio.create_task(self._rooms.run())
         self._processes.start()
         if self._webhooks is not None:
             await self._webhooks.__aenter__()
@@ -171,10 +181,8 @@ class Supervisor:
             await self._processes.stop(self.config.drain_timeout / 1000 + _PATIENCE)
         finally:
             await leaving
-            tasks = (self._reading, self._telling, self._warning)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            tasks = {self._reading, self._telling, self._warning, self._carrying}
+            await cancel_within(tasks, 0)
             await self.source.aclose()
             self._reserved.close()
             await closing
@@ -202,7 +210,7 @@ class Supervisor:
             RealtimeError: if the stream cannot go on, or a worker cannot.
         """
         workers = asyncio.create_task(self._processes.wait())
-        tasks = {self._reading, self._telling, workers}
+        tasks = {self._reading, self._telling, self._carrying, workers}
         if self._webhooks is not None:
             tasks.add(self._webhooks.running)
         if self._node is not None:

@@ -20,6 +20,7 @@ from ..replay.one_of_several import OneOfSeveral
 from ..replay.past import Shared
 from .control import ControlLink
 from .feed import LinkFeed
+from .room_link import RoomLink
 
 __all__ = ["Worker"]
 
@@ -38,6 +39,7 @@ class Worker:
     Args:
         number: of the worker, from 1 on.
         source: the changes, which the supervisor reads.
+        rooms: the way to the other workers.
         control: the link for everything else.
         name: of the process, 16 hexadecimal digits.
         clock: seconds, which only grow.
@@ -47,6 +49,7 @@ class Worker:
         self,
         number: int,
         source: LinkFeed,
+        rooms: RoomLink,
         control: ControlLink,
         *,
         name: str,
@@ -56,6 +59,8 @@ class Worker:
         """The worker's number, from 1 on. One that takes the place of another has the same."""
         self.source = source
         """The changes, which the supervisor reads."""
+        self.rooms = rooms
+        """The way to the other workers, and with NATS_URL to other machines."""
         self._control = control
         self._clock = clock
         self._heard_at = clock()
@@ -70,7 +75,7 @@ class Worker:
 
     @classmethod
     async def open(
-        cls, config: ServerConfig, number: int, changes: int, control: int, name: str
+        cls, config: ServerConfig, number: int, changes: int, rooms: int, control: int, name: str
     ) -> Self:
         """Return a worker on the links that the supervisor has made.
 
@@ -80,6 +85,7 @@ class Worker:
             config: of the server.
             number: of the worker.
             changes: file descriptor of the link that brings the changes.
+            rooms: file descriptor of the link for what clients broadcast.
             control: file descriptor of the link for everything else.
             name: of the process.
         """
@@ -87,9 +93,12 @@ class Worker:
         # port, and the system would go on giving it a share of the new connections.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         link = await asyncio.open_connection(sock=socket.socket(fileno=changes))
-        feed = LinkFeed(*link, tells_holes=config.nats_url is not None)
+        is_cluster = config.nats_url is not None
+        feed = LinkFeed(*link, tells_holes=is_cluster)
+        link = await asyncio.open_connection(sock=socket.socket(fileno=rooms))
+        room_link = RoomLink(*link, is_away=is_cluster)
         control_link = await ControlLink.over(socket.socket(fileno=control))
-        return cls(number, feed, control_link, name=name)
+        return cls(number, feed, room_link, control_link, name=name)
 
     def share(self, config: ServerConfig) -> Shared | None:
         """Return what replay has to know of the worker; None where there is no journal."""

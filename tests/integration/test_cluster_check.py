@@ -164,9 +164,12 @@ async def test_without_jetstream_there_is_no_log(new_nats: Start, program: Path)
 
 
 async def test_messages_have_to_be_large_enough_for_the_largest_rows(new_nats: Start) -> None:
-    found = await cluster_findings(settings(new_nats(more="max_payload: 20000"), "shop"))
-    assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.OK]
+    nats = new_nats(more="max_payload: 20000")
+    found = await cluster_findings(settings(nats, "shop"), broadcast_bytes=20_000)
+    severities = [finding.severity for finding in found]
+    assert severities == [Severity.PROBLEM, Severity.OK, Severity.WARNING]
     assert "set max_payload to 32768 or more" in found[0].message
+    assert "clients may broadcast 20000 (MAX_PAYLOAD_BYTES)" in found[-1].message
 
 
 @pytest.mark.parametrize(

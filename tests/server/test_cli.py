@@ -243,7 +243,7 @@ def test_a_worker_leaves_it_to_its_supervisor_to_warn(
     assert cli.main(["--dev", "--print-config"]) == 0
     assert "did you mean PUBLICATIONS?" in caplog.text
     caplog.clear()
-    assert cli.main(["--dev", "--worker", "1,3,4,0123456789abcdef", "--print-config"]) == 0
+    assert cli.main(["--dev", "--worker", "1,3,4,5,0123456789abcdef", "--print-config"]) == 0
     assert caplog.text == ""
 
 

@@ -16,7 +16,7 @@ from realtime_server.fanout.presence_state import Entry, Node
 from realtime_server.fanout.room_stats import PresenceStats
 from realtime_server.fanout.rooms import Member, Rooms
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
-from realtime_server.phoenix.reasons import PresenceReason
+from realtime_server.phoenix.reasons import BroadcastReason, PresenceReason
 from realtime_server.phoenix.serializers import SERIALIZERS
 
 ROOM = RoomName("realtime:room")
@@ -320,7 +320,7 @@ def test_a_failure_of_others_does_not_end_a_rooms_flushes() -> None:
     ann = world.join()
     world.run(1)
 
-    def fail() -> None:
+    def fail(_: BroadcastReason | None) -> None:
         raise ZeroDivisionError
 
     world.rooms.publish([(ROOM, Broadcast("m", b"1"))], done=fail)

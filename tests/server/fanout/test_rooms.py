@@ -15,6 +15,7 @@ from realtime_server.fanout.frames import BinaryFrame, Frame, Frames, TextFrame
 from realtime_server.fanout.room_stats import RoomStats
 from realtime_server.fanout.rooms import Member, Rooms
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
+from realtime_server.phoenix.reasons import BroadcastReason
 from realtime_server.phoenix.serializers import SERIALIZERS
 
 TOPIC = "realtime:room"
@@ -95,7 +96,7 @@ class Loop:
         self, payload: Any, sender: Member | None = None, room: RoomName = ROOM, event: str = "m"
     ) -> bool:
         broadcast = Broadcast(event, json.dumps(payload).encode())
-        return self.rooms.publish([(room, broadcast)], sender)
+        return self.rooms.publish([(room, broadcast)], sender) is None
 
 
 def inbox(member: Member) -> Inbox:
@@ -209,7 +210,7 @@ def test_done_means_that_all_members_have_been_written_to(loop: Loop) -> None:
     member = loop.join()
     seen: list[Any] = []
     broadcasts = [(ROOM, Broadcast("m", b"1")), (ROOM, Broadcast("m", b"2"))]
-    loop.rooms.publish(broadcasts, done=lambda: seen.extend(inbox(member).payloads()))
+    loop.rooms.publish(broadcasts, done=lambda _: seen.extend(inbox(member).payloads()))
     assert seen == []
     loop.turns()
     assert seen == [1, 2]
@@ -291,7 +292,7 @@ def test_what_waits_is_bounded(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> N
 def test_after_a_failure_the_rooms_go_on(loop: Loop) -> None:
     member = loop.join()
 
-    def fail() -> None:
+    def fail(problem: BroadcastReason | None) -> None:
         raise ZeroDivisionError
 
     loop.rooms.publish([(ROOM, Broadcast("m", b"1"))], done=fail)

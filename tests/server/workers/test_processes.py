@@ -24,6 +24,7 @@ from realtime_server.workers.control import ControlLink
 from realtime_server.workers.in_flight import InFlight
 from realtime_server.workers.links import Links
 from realtime_server.workers.processes import Pace, Processes
+from realtime_server.workers.room_switch import RoomSwitch
 from realtime_server.workers.worker import Worker
 from tests.server_helpers import make_metrics
 from tests.waiting import eventually
@@ -32,7 +33,7 @@ NAME = "0123456789abcdef"
 WORKER = """\
 import json, os, pathlib, signal, sys, time
 
-_, changes, control = map(int, sys.argv[2].split(",")[:3])
+_, changes, rooms, control = map(int, sys.argv[2].split(",")[:4])
 signal.signal(signal.SIGHUP, lambda *_: pathlib.Path("hangup").touch())
 pathlib.Path("pid").write_text(str(os.getpid()))
 while not os.path.exists("go"):
@@ -71,6 +72,7 @@ async def one_worker(directory: Path, names: set[str] | None = None) -> AsyncIte
         command=[str(program)],
         environment=os.environ,
         links=Links(source, InFlight[Any](), clock=time.monotonic, stalled=lambda _: None),
+        rooms=RoomSwitch(),
         names=set() if names is None else names,
         metrics=make_metrics().render,
     )
@@ -168,7 +170,8 @@ async def test_a_worker_says_that_it_is_alive_until_the_supervisor_has_ended() -
     ours, theirs = socket.socketpair()
     supervisor, control = await ControlLink.over(ours), await ControlLink.over(theirs)
     feed: Any = None
-    running = asyncio.create_task(Worker(1, feed, control, name=NAME).run(bytes))
+    rooms: Any = None
+    running = asyncio.create_task(Worker(1, feed, rooms, control, name=NAME).run(bytes))
     supervisor.send("ping")
     async with asyncio.timeout(30):
         assert await anext(supervisor.messages()) == {"kind": "pong"}
@@ -187,8 +190,9 @@ async def test_a_worker_says_that_its_supervisor_stands_still(
     ours, theirs = socket.socketpair()
     supervisor, control = await ControlLink.over(ours), await ControlLink.over(theirs)
     feed: Any = None
+    rooms: Any = None
     now = 0.0
-    worker = Worker(1, feed, control, name=NAME, clock=lambda: now)
+    worker = Worker(1, feed, rooms, control, name=NAME, clock=lambda: now)
     running = asyncio.create_task(worker.run(bytes))
     assert worker.why_not_ready() is None
     now = 12.0

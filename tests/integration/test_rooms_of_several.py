@@ -1,0 +1,254 @@
+"""Rooms whose members are at several servers: workers of one machine, and machines on one NATS.
+
+None of it needs the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from realtime_server.cluster.connection import NatsConnection
+from realtime_server.cluster.room_messages import broadcast_subject, encode_broadcast
+from realtime_server.phoenix.broadcasts import Broadcast, RoomName
+from realtime_server.server import RealtimeServer
+from tests.integration.test_rooms import TOPIC, heard, member, post, status
+from tests.integration.test_stream_http import NOWHERE, exchange
+from tests.integration.test_workers import Workers
+from tests.nats_server import LATEST, NatsServer
+from tests.server_helpers import PhoenixClient, dev_config
+from tests.waiting import eventually, eventually_sync
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
+
+on_latest = pytest.mark.parametrize("nats", [LATEST], indirect=True, ids=["latest"])
+JSON = b"Content-Type: application/json"
+BYTES = b"Content-Type: application/octet-stream"
+
+
+def settings(nats: NatsServer, name: str) -> dict[str, str]:
+    return {"NATS_URL": nats.url, "SLOT_NAME": name, "CLUSTER_ROLE": "server"}
+
+
+@contextlib.asynccontextmanager
+async def machines(nats: NatsServer, name: str) -> AsyncIterator[list[RealtimeServer]]:
+    """Have two servers that share a NATS."""
+    config = dev_config(NOWHERE, **settings(nats, name))
+    async with RealtimeServer(config) as one, RealtimeServer(config) as two:
+        await reached(one)
+        await reached(two)
+        yield [one, two]
+
+
+async def reached(server: RealtimeServer, *, is_away: bool = False) -> None:
+    """Wait until a server reaches the others, or does so no more."""
+    assert server.bus is not None
+    carrier: Any = server.bus.carrier
+    await eventually(lambda: carrier.is_away == is_away)
+
+
+async def push(client: PhoenixClient, payload: Any, event: str = "m", ref: str = "2") -> None:
+    message = {"type": "broadcast", "event": event, "payload": payload}
+    await client.send(TOPIC, "broadcast", message, ref=ref, join_ref="1")
+
+
+async def until_heard(listener: PhoenixClient, sender: PhoenixClient) -> None:
+    """Wait until a member hears another one, whose server may just have been told of it."""
+    async with asyncio.timeout(30):
+        receiving = asyncio.ensure_future(listener.receive())
+        while not receiving.done():
+            await push(sender, "?")
+            await asyncio.wait({receiving}, timeout=0.05)
+    await push(sender, "now")
+    while await listener.receive() != heard(listener, "now"):
+        pass
+
+
+@on_latest
+async def test_members_at_two_servers_are_in_one_room(nats: NatsServer) -> None:
+    async with machines(nats, "rooms_one") as (one, two):
+        async with (
+            member(one.port, ack=True) as sender,
+            member(two.port, self=True) as new,
+            member(two.port, "1.0.0") as old,
+        ):
+            await until_heard(new, sender)
+            await old.drain()
+            await sender.drain()
+            for number in range(100):
+                await push(sender, number, ref=str(number))
+            for client in (new, old):
+                for number in range(100):
+                    assert await client.receive() == heard(client, number)
+            # Once each, and to the sender only its answers.
+            assert await old.drain() == await new.drain() == []
+            assert await sender.drain() == [
+                sender.reply(TOPIC, {}, ref=str(number), join_ref="1") for number in range(100)
+            ]
+            # By HTTP at a server where nobody is who hears it, or somebody.
+            for port in (one.port, two.port):
+                assert status(await exchange(port, post(b'{"x": 1}', JSON))) == 202
+                for client in (sender, new, old):
+                    assert await client.receive() == heard(client, {"x": 1})
+            assert status(await exchange(one.port, post(b"\xff\0", BYTES))) == 202
+            frame = await new.websocket.recv()
+            assert isinstance(frame, bytes)
+            assert frame.endswith(b"\xff\0")
+            assert await old.drain() == []
+        assert two.bus is not None
+        assert two.bus.stats().strange == two.bus.stats().lost == 0
+
+
+@on_latest
+async def test_what_strangers_publish_in_nats_is_counted_and_left(nats: NatsServer) -> None:
+    async with machines(nats, "rooms_strange") as (one, two):
+        config = dev_config(NOWHERE, **settings(nats, "rooms_strange"))
+        assert two.bus is not None
+        async with (
+            await NatsConnection.open(config, name="stranger") as stranger,
+            member(one.port) as sender,
+            member(two.port) as client,
+        ):
+            await until_heard(client, sender)
+            room = RoomName(TOPIC)
+            good = encode_broadcast(b"stranger", room, Broadcast("m", b"{}"))
+            other = encode_broadcast(b"stranger", RoomName("realtime:2"), Broadcast("m", b"1"))
+            private = encode_broadcast(b"stranger", RoomName(TOPIC, True), Broadcast("m", b"1"))
+            nested = encode_broadcast(b"stranger", room, Broadcast("m", b"[" * 100_000))
+            strange = [b"", b"{}", good[:-1], good + b',"ids":[1]', other, private, nested]
+            subject = f"{config.stream_name}.rt.{broadcast_subject(room)}"
+            for data in strange:
+                await stranger.publish(subject, data)
+            await stranger.publish(subject, good, headers={"x": "y"})
+            assert await client.receive() == heard(client, {})
+            assert await client.drain() == []
+            assert two.bus.stats().strange == len(strange)
+
+
+async def test_while_nats_is_away_senders_are_told_and_members_here_hear_them(
+    new_nats: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    nats = new_nats(more="max_payload: 40000")
+    async with (
+        machines(nats, "rooms_away") as (one, two),
+        member(one.port, ack=True) as sender,
+        member(one.port) as near,
+        member(two.port) as far,
+    ):
+        await until_heard(far, sender)
+        await near.drain()
+        await sender.drain()
+        # Larger than NATS takes: it goes to nobody.
+        await push(sender, "x" * 50_000)
+        answer = await sender.receive()
+        assert answer[4]["response"]["error"] == "payload_size_exceeded"
+        body = b'"' + b"x" * 50_000 + b'"'
+        assert status(await exchange(one.port, post(body, JSON))) == 422
+        assert await near.drain() == await far.drain() == []
+
+        with nats.down():
+            await reached(one, is_away=True)
+            await push(sender, "away")
+            answer = await sender.receive()
+            assert answer[4]["status"] == "error"
+            assert answer[4]["response"]["error"] == "other_servers_unavailable"
+            assert status(await exchange(one.port, post(b"1", JSON))) == 503
+            assert await near.receive() == heard(near, "away")
+            assert await near.receive() == heard(near, 1)
+        await reached(one)
+        await reached(two)
+        await until_heard(far, sender)
+        # What was not handed over is gone.
+        said = [record for record in caplog.records if "at this server alone" in record.message]
+        assert len(said) == 2
+        assert one.bus is not None
+        assert one.bus.stats().lost == 2
+
+
+@contextlib.asynccontextmanager
+async def two_workers(**environment: str) -> AsyncIterator[Workers]:
+    server = Workers(NOWHERE, patience=90, WORKERS="2", **environment)
+    await asyncio.to_thread(server.__enter__)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+        print("".join(server.log))
+
+
+@contextlib.asynccontextmanager
+async def member_of(server: Workers, pid: int, ack: bool = False) -> AsyncIterator[PhoenixClient]:
+    """Have a member at one of the workers."""
+    for _ in range(100):
+        async with member(server.port, ack=ack) as client:
+            if client.websocket.local_address[1] in server.clients_of(pid):
+                yield client
+                return
+    raise AssertionError(f"no connection of 100 went to the worker {pid}")
+
+
+async def test_members_at_two_workers_are_in_one_room() -> None:
+    async with two_workers() as server:
+        one, two = server.pids()
+        async with member_of(server, one, ack=True) as sender:
+            async with member_of(server, two) as client:
+                await until_heard(client, sender)
+                await sender.drain()
+                for number in range(100):
+                    await push(sender, number, ref=str(number))
+                for number in range(100):
+                    assert await client.receive() == heard(client, number)
+                assert len(await sender.drain()) == 100
+                for _ in range(4):
+                    # Whichever worker takes it.
+                    assert status(await exchange(server.port, post(b"{}", JSON))) == 202
+                    assert await client.receive() == heard(client, {})
+                    assert await sender.receive() == heard(sender, {})
+            os.kill(two, signal.SIGKILL)
+            await eventually(lambda: len(server.pids()) == 2 and two not in server.pids())
+            [new] = set(server.pids()) - {one}
+            await asyncio.to_thread(
+                eventually_sync, lambda: server.metrics()["realtime_workers"] == 2
+            )
+            async with member_of(server, new) as client:
+                await until_heard(client, sender)
+        metrics = await asyncio.to_thread(server.metrics)
+        assert metrics["realtime_bus_sent_total"] >= 100
+        assert metrics["realtime_bus_lost_total"] == metrics["realtime_bus_strange_total"] == 0
+
+
+@on_latest
+async def test_workers_of_a_machine_share_rooms_with_other_machines(nats: NatsServer) -> None:
+    shared = settings(nats, "rooms_both")
+    async with (
+        two_workers(**shared) as server,
+        RealtimeServer(dev_config(NOWHERE, **shared)) as machine,
+    ):
+        await reached(machine)
+        one, two = server.pids()
+        async with (
+            member_of(server, one, ack=True) as first,
+            member_of(server, two) as second,
+            member(machine.port, ack=True) as far,
+        ):
+            await until_heard(second, far)
+            await until_heard(far, first)
+            for client in (first, second, far):
+                await client.drain()
+            await push(first, "from a worker")
+            assert (await first.receive())[4]["status"] == "ok"
+            for client in (second, far):
+                assert await client.receive() == heard(client, "from a worker")
+            await push(far, "from a machine")
+            assert (await far.receive())[4]["status"] == "ok"
+            for client in (first, second):
+                assert await client.receive() == heard(client, "from a machine")
+            # Once each.
+            for client in (first, second, far):
+                assert await client.drain() == []

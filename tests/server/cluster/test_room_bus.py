@@ -1,0 +1,205 @@
+"""Rooms whose members are at several processes, on carriers that are lists."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from realtime_server.cluster.carrier import NotSent, TakeMessage
+from realtime_server.cluster.room_bus import RoomBus
+from realtime_server.cluster.room_messages import broadcast_subject, encode_broadcast
+from realtime_server.fanout import rooms as rooms_module
+from realtime_server.fanout.bus import BusStats
+from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.phoenix.broadcasts import Broadcast, RoomName
+from realtime_server.phoenix.reasons import BroadcastReason
+from realtime_server.phoenix.serializers import SERIALIZERS
+from tests.server.fanout.test_rooms import Inbox
+
+ROOM = RoomName("realtime:room")
+ONE = Broadcast("m", b"1")
+
+
+class Wires:
+    """Carriers that bring everything to each other at once."""
+
+    def __init__(self) -> None:
+        self.carriers: list[Wire] = []
+
+
+class Wire:
+    max_bytes = 1000
+    lost = 0
+
+    def __init__(self, wires: Wires) -> None:
+        self._wires = wires
+        wires.carriers.append(self)
+        self.subjects: set[str] = set()
+        self.problem: NotSent | None = None
+        self.take: TakeMessage
+
+    def begin(self, take: TakeMessage) -> None:
+        self.take = take
+
+    def send(self, subject: str, data: bytes) -> NotSent | None:
+        if self.problem is None:
+            for other in self._wires.carriers:
+                if other is not self and subject in other.subjects:
+                    other.take(subject, data)
+        return self.problem
+
+    def listen(self, subject: str) -> None:
+        self.subjects.add(subject)
+
+    def ignore(self, subject: str) -> None:
+        self.subjects.remove(subject)
+
+    async def run(self) -> None: ...
+
+
+class Node:
+    """A process."""
+
+    def __init__(self, wires: Wires, name: int) -> None:
+        self.wire = Wire(wires)
+        self.bus = RoomBus(self.wire, bytes([name] * 8))
+        self.rooms = Rooms(self.bus, later=self._later, clock=lambda: 0.0)
+        self._calls: list[Callable[[], None]] = []
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+
+    def turn(self) -> None:
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+
+    def member(self, room: RoomName = ROOM, *, hears_itself: bool = False) -> tuple[Member, Inbox]:
+        inbox = Inbox()
+        member = Member(
+            room,
+            SERIALIZERS["2.0.0"],
+            inbox,
+            takes_bytes=True,
+            hears_itself=hears_itself,
+        )
+        self.rooms.join(member)
+        return member, inbox
+
+
+@pytest.fixture
+def nodes() -> list[Node]:
+    wires = Wires()
+    return [Node(wires, name) for name in range(3)]
+
+
+def test_members_at_other_processes_hear_it_in_the_order_sent(nodes: list[Node]) -> None:
+    here, there, elsewhere = nodes
+    sender, own = here.member()
+    _, heard = there.member()
+    _, private = there.member(RoomName(ROOM.topic, is_private=True))
+    _, other = elsewhere.member(RoomName("realtime:other"))
+    for number in range(5):
+        broadcast = Broadcast("m", str(number).encode())
+        assert here.rooms.publish([(ROOM, broadcast)], sender) is None
+    for node in nodes:
+        node.turn()
+    assert heard.payloads() == [0, 1, 2, 3, 4]
+    assert own.frames == private.frames == other.frames == []
+    assert here.bus.stats() == BusStats(sent=5)
+    assert there.bus.stats() == BusStats(received=5)
+    # A message of another process goes on no further.
+    assert there.rooms.stats().broadcasts == elsewhere.bus.stats().received == 0
+
+
+def test_a_room_is_listened_to_while_it_has_members(nodes: list[Node]) -> None:
+    here = nodes[0]
+    first, _ = here.member()
+    second, _ = here.member()
+    assert here.wire.subjects == {broadcast_subject(ROOM)}
+    here.rooms.leave(first)
+    assert here.wire.subjects == {broadcast_subject(ROOM)}
+    here.rooms.leave(second)
+    assert here.wire.subjects == set()
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [(NotSent.AWAY, BroadcastReason.AWAY), (NotSent.FULL, BroadcastReason.BEHIND)],
+)
+def test_who_asks_is_told_that_others_did_not_get_it(
+    nodes: list[Node], problem: NotSent, reason: BroadcastReason
+) -> None:
+    here = nodes[0]
+    sender, heard = here.member(hears_itself=True)
+    here.wire.problem = problem
+    told: list[BroadcastReason | None] = []
+    assert here.rooms.publish([(ROOM, ONE)], sender, told.append) is None
+    here.turn()
+    here.wire.problem = None
+    here.rooms.publish([(ROOM, ONE)], sender, told.append)
+    here.turn()
+    assert told == [reason, None]
+    assert heard.payloads() == [1, 1]
+    assert here.bus.stats() == BusStats(sent=1, lost=1)
+
+
+def test_of_a_batch_the_answer_is_that_of_its_worst_part(nodes: list[Node]) -> None:
+    here = nodes[0]
+    told: list[BroadcastReason | None] = []
+
+    def send(subject: str, data: bytes) -> NotSent | None:
+        return NotSent.AWAY if subject == broadcast_subject(ROOM) else None
+
+    here.wire.send = send  # type: ignore[method-assign]
+    batch = [(ROOM, ONE), (RoomName("realtime:other"), ONE)]
+    here.rooms.publish(batch, done=told.append)
+    here.turn()
+    assert told == [BroadcastReason.AWAY]
+
+
+def test_what_is_too_large_for_the_others_goes_to_nobody(nodes: list[Node]) -> None:
+    here = nodes[0]
+    sender, heard = here.member(hears_itself=True)
+    large = Broadcast("m", b'"' + b"x" * 1000 + b'"')
+    assert here.rooms.publish([(ROOM, ONE), (ROOM, large)], sender) is (
+        BroadcastReason.TOO_LARGE_TO_CARRY
+    )
+    here.turn()
+    assert heard.frames == []
+
+
+def test_what_others_send_is_bounded_while_it_waits_to_be_written(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms_module, "MAX_WAITING_BYTES", 5)
+    here, there = nodes[:2]
+    _, heard = there.member()
+    for _ in range(5):
+        here.rooms.publish([(ROOM, ONE)])
+        here.turn()
+    there.turn()
+    assert heard.payloads() == [1, 1]
+    assert there.bus.stats() == BusStats(received=2, lost=3)
+
+
+def test_what_no_server_has_written_is_counted_and_said_once(
+    nodes: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    here = nodes[0]
+    _, heard = here.member()
+    good = encode_broadcast(b"elsewher", ROOM, ONE)
+    with caplog.at_level(logging.WARNING, "realtime.rooms"):
+        for data in (b"", b"{}", good[:-1], good + b"1}", good.replace(b"room", b"rooM")):
+            here.wire.take(broadcast_subject(ROOM), data)
+    here.turn()
+    # "11}" is no JSON; the last one is of another room.
+    assert heard.frames == []
+    assert here.bus.stats() == BusStats(strange=5)
+    [record] = caplog.records
+    assert "that no server has written is left" in record.getMessage()
+    here.wire.take(broadcast_subject(ROOM), good)
+    here.turn()
+    assert heard.payloads() == [1]
