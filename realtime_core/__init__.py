@@ -16,6 +16,13 @@ from .records import *  # noqa: F403
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis, Finding, Severity, diagnose
+    from .snapshot import (
+        Snapshot,
+        SnapshotBegin,
+        SnapshotComplete,
+        SnapshotEvent,
+        SnapshotProgress,
+    )
     from .sources import (
         Acknowledgeable,
         ChangeSource,
@@ -38,6 +45,13 @@ if TYPE_CHECKING:
     )
 
 _FROM_DOCTOR = ("Diagnosis", "Finding", "Severity", "diagnose")
+_FROM_SNAPSHOT = (
+    "Snapshot",
+    "SnapshotBegin",
+    "SnapshotComplete",
+    "SnapshotEvent",
+    "SnapshotProgress",
+)
 _FROM_SOURCES = (
     "Acknowledgeable",
     "ChangeSource",
@@ -78,6 +92,11 @@ __all__ = [
     "RawTransactionEvent",
     "Severity",
     "SlotStatus",
+    "Snapshot",
+    "SnapshotBegin",
+    "SnapshotComplete",
+    "SnapshotEvent",
+    "SnapshotProgress",
     "SourceStats",
     "StreamOptions",
     "TransactionEvent",
@@ -95,6 +114,10 @@ def __getattr__(name: str) -> object:
         from . import doctor
 
         return getattr(doctor, name)
+    if name in _FROM_SNAPSHOT:
+        from . import snapshot
+
+        return getattr(snapshot, name)
     if name in _FROM_SOURCES:
         from . import sources
 

@@ -36,6 +36,7 @@ SANS_IO = (
     "realtime_core.wal2json",
     "realtime_core.filters",
     "realtime_core.replication",
+    "realtime_core.snapshot",
     "realtime_core.types",
 )
 # It calls psycopg's loaders, which need no connection, and imports them at the first conversion.

@@ -21,6 +21,7 @@ REEXPORTED = {
     "realtime_core.lsn",
     "realtime_core.positions",
     "realtime_core.records",
+    "realtime_core.snapshot",
     "realtime_core.sources",
 }
 # These are imported under their own name.

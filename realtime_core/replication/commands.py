@@ -16,6 +16,7 @@ __all__ = [
     "check_slot_name",
     "create_slot",
     "drop_replication_slot",
+    "export_snapshot",
     "pgoutput_options",
     "quote_identifier",
     "quote_literal",
@@ -82,6 +83,22 @@ def create_slot(
     return (
         f"CREATE_REPLICATION_SLOT {quote_identifier(check_slot_name(name))}{kind} "
         f"LOGICAL {quote_identifier(plugin)} {options}"
+    )
+
+
+def export_snapshot(name: str, *, plugin: str) -> str:
+    """Return the command that creates a temporary logical slot, and exports a snapshot.
+
+    The snapshot is what a transaction would see that began at the slot's consistent point. It is
+    there until the connection's next command.
+
+    Args:
+        name: name of the slot.
+        plugin: its output plugin.
+    """
+    return (
+        f"CREATE_REPLICATION_SLOT {quote_identifier(check_slot_name(name))} TEMPORARY "
+        f"LOGICAL {quote_identifier(plugin)} EXPORT_SNAPSHOT"
     )
 
 

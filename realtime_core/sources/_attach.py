@@ -9,33 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import attrs
 import psycopg
-from psycopg import AsyncConnection
 
-from ..changes import Begin, Change, Commit, GapReason, RawRows
-from ..errors import SourceError, WalLevelError
+from ..changes import GapReason
+from ..errors import SlotUnavailableError, SourceError, WalLevelError
 from ..lsn import LSN
 from ..positions import Position, StreamIdentity
 from ..replication.progress import Place
 from ..replication.sequence import NOWHERE
 from . import catalog
 from ._checkpoint import ask, check_stream, held_slot, is_history, reason_against
+from ._plugin import PluginFacts
 from ._postgres_errors import translate
 from ._replication_connection import ReplicationConnection
 from ._skips import Skips
-from ._slot_checks import check_slot, gap_reason, log_when_slow, slot_lost
+from ._slot_checks import check_slot, end_of_skips, gap_reason, log_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .stream_options import StreamSettings
 
 __all__ = [
     "AttachedStream",
     "ResumePoint",
-    "PluginFacts",
-    "PayloadDecoder",
+    "SnapshotNeeded",
+    "SnapshotOrigin",
     "UnreportedGap",
     "attach",
 ]
@@ -44,14 +44,12 @@ logger = logging.getLogger("realtime.source")
 
 _PATIENCE: Final = 30.0
 """Seconds within which a server has to answer a query."""
+_UNDEFINED_OBJECT: Final = "42704"
+"""SQLSTATE for a slot that does not exist."""
 _FAILOVER_SINCE: Final = 170000
 _SKIPS_SINCE: Final = 180000
 """The first version that skips changes for which it finds no publication. Older ones raise an error
 there, and the slot has to be recreated."""
-_PAUSE: Final = 0.1
-"""Seconds between two checks whether old write transactions have ended."""
-_MENTION: Final = 5.0
-"""Seconds after which a log line names those transactions, and then again and again."""
 # The stream cannot go on from such a slot: it has to be dropped.
 _ENDS_WITH_ITS_SLOT: Final = {
     GapReason.LAG,
@@ -59,27 +57,6 @@ _ENDS_WITH_ITS_SLOT: Final = {
     GapReason.SLOT_OLDER_THAN_PUBLICATION,
     GapReason.WAL_REMOVED,
 }
-
-
-class PayloadDecoder(Protocol):
-    """Decodes the payloads of one connection into changes, in commit order."""
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a Begin has come without its Commit."""
-        ...
-
-    def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | RawRows | Begin | Commit]:
-        """Decode messages; yield all events that come before an error before raising it.
-
-        Raises:
-            DecodeError: if one cannot be decoded.
-        """
-        ...
-
-    def close(self) -> None:
-        """Drop the changes of transactions that have not ended."""
-        ...
 
 
 @attrs.define
@@ -92,36 +69,6 @@ class UnreportedGap:
     """Why an attempt has dropped the slot, if it failed after that."""
 
 
-class PluginFacts(Protocol):
-    """The facts about an output plugin that its source needs."""
-
-    name: str
-    identity: tuple[str, ...]
-    """The names that decide which changes the stream has, such as the publications': they are part
-    of positions."""
-    tells_commit_lsn: bool
-    """Whether the LSN of a position is that of the commit record, and not of its end. Only then may
-    PostgreSQL be asked to stream from there."""
-    session_settings: Mapping[str, str]
-    """Settings of the session, on which the plugin's texts depend."""
-
-    async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
-        """Raise SourceError if the server lacks what the plugin needs."""
-        ...
-
-    def options(self) -> dict[str, str]:
-        """Return the plugin's options for START_REPLICATION."""
-        ...
-
-    def expects_more(self, message: memoryview) -> bool:
-        """Return whether more of a message's transaction is about to come."""
-        ...
-
-    def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
-        """Make a decoder for a new connection."""
-        ...
-
-
 @attrs.frozen
 class ResumePoint:
     """How far a source had come when its last connection broke."""
@@ -131,6 +78,34 @@ class ResumePoint:
     """The place of the last change taken."""
     acknowledged: LSN
     skips: Skips
+
+
+class SnapshotNeeded(Exception):
+    """Raised instead of attaching if a snapshot has to be taken first.
+
+    Attributes:
+        reason: why changes may have been lost; None if nothing was handed over yet.
+        stream: the stream that will be attached to.
+        facts: the facts about the server.
+    """
+
+    def __init__(
+        self, reason: GapReason | None, stream: StreamIdentity, facts: ServerFacts
+    ) -> None:
+        super().__init__()
+        self.reason = reason
+        self.stream = stream
+        self.facts = facts
+
+
+@attrs.frozen
+class SnapshotOrigin:
+    """A temporary slot behind whose snapshot the stream begins."""
+
+    slot: str
+    """Name of the slot. The source's own slot is made as a copy of it."""
+    lsn: LSN
+    """The LSN of the snapshot, from which the slot streams."""
 
 
 @attrs.frozen
@@ -152,6 +127,8 @@ class AttachedStream:
     """The labels of enum types in their declared order, by schema and name."""
     start_at: Position | None = None
     """The consumer's own checkpoint, if it has one and the source attaches for the first time."""
+    is_behind_snapshot: bool = False
+    """Whether the stream begins anew, behind a snapshot."""
 
 
 async def attach(
@@ -160,6 +137,7 @@ async def attach(
     name: str,
     former: ResumePoint | None,
     unreported: UnreportedGap,
+    origin: SnapshotOrigin | None,
     connected: Callable[[ReplicationConnection], None],
 ) -> AttachedStream:
     """Connect, check the server and the slot, and start the stream.
@@ -171,9 +149,11 @@ async def attach(
         former: where the last connection has stopped; None if this is the first one.
         unreported: what is known of a gap. It is changed here; if this fails, the next attempt
             needs it as it is then.
+        origin: the snapshot behind which the stream begins; None if none was taken.
         connected: called with the connection as soon as there is one.
 
     Raises:
+        SnapshotNeeded: if a snapshot has to be taken first.
         SourceError: if that fails, saying why.
         PositionMismatchError: if ``start_at`` belongs to another stream.
         TypeError: if ``start_at`` is a function that returns something else.
@@ -187,7 +167,9 @@ async def attach(
     )
     connected(connection)
     try:
-        return await _Attaching(settings, plugin, name, former, unreported, connection).run()
+        return await _Attaching(
+            settings, plugin, name, former, unreported, origin, connection
+        ).run()
     except psycopg.Error as exc:
         connection.close()
         raise translate(exc, name) from exc
@@ -203,6 +185,7 @@ class _Attaching:
     name: str
     former: ResumePoint | None
     unreported: UnreportedGap
+    origin: SnapshotOrigin | None
     connection: ReplicationConnection
 
     async def run(self) -> AttachedStream:
@@ -229,6 +212,15 @@ class _Attaching:
                     names=settings.setting_names,
                 )
             reason = await self._reason(stream, slot)
+            if self.origin is not None:
+                if slot is not None and reason in _ENDS_WITH_ITS_SLOT:
+                    await self._drop(reason)
+                    slot = None
+                if slot is not None and slot.confirmed_flush_lsn > self.origin.lsn:
+                    raise SnapshotNeeded(GapReason.SLOT_MOVED, stream, facts)
+                reason = None
+            elif self._needs_snapshot(slot, reason):
+                raise SnapshotNeeded(self.unreported.dropped_for or reason, stream, facts)
             is_skipped = (
                 reason is GapReason.SLOT_OLDER_THAN_PUBLICATION and facts.version >= _SKIPS_SINCE
             )
@@ -238,15 +230,20 @@ class _Attaching:
                 if must_replace:
                     await self._drop(reason)
                     slot = None
-            reason = self.unreported.dropped_for or reason
-        start = await self._create() if slot is None else slot.confirmed_flush_lsn
-        skips_until = None if slot is None or not is_skipped else await self._end_of_skips()
+            if self.origin is None:
+                reason = self.unreported.dropped_for or reason
+        start = await self._create(stream, facts) if slot is None else slot.confirmed_flush_lsn
+        skips_until = None
+        if slot is not None and is_skipped:
+            skips_until = await end_of_skips(connection.sql, self.name, self._answers_soon)
         with self._answers_soon():
             if slot is not None and settings.failover and not slot.failover:
                 await connection.set_failover()
             # The server is asked to leave out what was taken already, where it can.
             known, ignores_missing = LSN(0), skips_until is not None
-            if self.former is not None and (reason is None or ignores_missing):
+            if self.origin is not None:
+                known = start = max(start, self.origin.lsn)
+            elif self.former is not None and (reason is None or ignores_missing):
                 skips = self.former.skips
                 known = max(self.former.acknowledged, skips.floor)
                 ignores_missing = ignores_missing or skips.until is not None
@@ -284,7 +281,8 @@ class _Attaching:
             facts.wal_sender_timeout,
             facts.database,
             enums,
-            start_at,
+            start_at if self.origin is None else None,
+            self.origin is not None,
         )
 
     @contextlib.contextmanager
@@ -363,34 +361,28 @@ class _Attaching:
         logger.warning("slot %r was dropped: changes may be lost (%s)", self.name, reason.value)
         self.unreported.suspicion, self.unreported.dropped_for = None, reason
 
-    async def _end_of_skips(self) -> LSN:
-        """Return an LSN: all that commits behind it was written when the publications existed.
-
-        Wait until the transactions have ended that were writing when the publications were
-        checked.
-        """
-        with self._answers_soon():
-            xid = await catalog.current_xid(self.connection.sql)
-        loop = asyncio.get_running_loop()
-        mention = loop.time() + _MENTION
-        while True:
-            with self._answers_soon():
-                end = await catalog.wal_end_behind(self.connection.sql, xid)
-                if end is not None:
-                    return end
-                if loop.time() >= mention:
-                    writers = await catalog.writers_before(self.connection.sql, xid)
-                    logger.warning(
-                        "streaming from slot %r waits for write transactions to end that may have "
-                        "begun before the publication was created: %s",
-                        self.name,
-                        ", ".join(map(str, writers)) or "none can be seen now",
-                    )
-                    mention = loop.time() + _MENTION
-            await asyncio.sleep(_PAUSE)
-
-    async def _create(self) -> LSN:
+    def _needs_snapshot(self, slot: SlotStatus | None, reason: GapReason | None) -> bool:
         settings = self.settings
+        if settings.snapshot == "never":
+            return False
+        if settings.snapshot == "when_needed" and reason is not None:
+            return True
+        if self.former is not None:
+            return False
+        return settings.start_at is None if settings.own_checkpoint else slot is None
+
+    async def _create(self, stream: StreamIdentity, facts: ServerFacts) -> LSN:
+        settings = self.settings
+        if self.origin is not None:
+            try:
+                return await self.connection.copy_slot(
+                    self.origin.slot, temporary=settings.is_temporary, failover=settings.failover
+                )
+            except SlotUnavailableError as exc:
+                if exc.sqlstate == _UNDEFINED_OBJECT:
+                    # The temporary slot has ended with its connection.
+                    raise SnapshotNeeded(None, stream, facts) from exc
+                raise
         making = self.connection.create_slot(
             self.plugin.name, temporary=settings.is_temporary, failover=settings.failover
         )

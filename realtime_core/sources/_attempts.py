@@ -15,8 +15,9 @@ from random import Random
 from typing import Final
 
 from ..errors import SlotInUseError, SlotLostError, SourceError
-from ._attach import AttachedStream, PluginFacts, ResumePoint, UnreportedGap, attach
+from ._attach import AttachedStream, ResumePoint, SnapshotOrigin, UnreportedGap, attach
 from ._backoff import Backoff
+from ._plugin import PluginFacts
 from ._replication_connection import ReplicationConnection
 from ._slot_checks import slot_dropped
 from .stream_options import StreamSettings
@@ -52,6 +53,8 @@ class Attempts:
     ) -> None:
         self.unreported = UnreportedGap()
         """The gap that earlier attempts have found, and that the slot does not show."""
+        self.origin: SnapshotOrigin | None = None
+        """The snapshot behind which the next stream begins."""
         self._settings = settings
         self._plugin = plugin
         self._random = random
@@ -88,6 +91,7 @@ class Attempts:
         Several tasks may wait at a time; cancelling one of them does not cancel the attempt.
 
         Raises:
+            SnapshotNeeded: if a snapshot has to be taken first.
             SourceError: if attaching fails, and trying again cannot help.
             StopAsyncIteration: if the attempts were closed.
         """
@@ -178,7 +182,7 @@ class Attempts:
         finally:
             # It is closed by now, or belongs to the running stream.
             self._candidate = None
-        self.unreported = UnreportedGap()
+        self.unreported, self.origin = UnreportedGap(), None
         self._attached(attachment, name)
 
     async def _attach(self, name: str) -> AttachedStream:
@@ -188,6 +192,7 @@ class Attempts:
             name,
             self._former(),
             self.unreported,
+            self.origin,
             self._connected,
         )
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, TypeVar
 
 from ..changes import Begin, Change, Commit, Delete, Insert, Relation, Update
 from ..errors import FilterError, FilterMatchError
 from ..filters import CompiledFilter, EnumOrders, Filter, parse_filter
+from ..records import Record
 
 __all__ = ["RowFilter", "filter_problems"]
 
 logger = logging.getLogger("realtime.source")
+
+T = TypeVar("T")
 
 _ANY: Final = "*"
 _MOST_RELATIONS: Final = 1000
@@ -60,10 +63,20 @@ class RowFilter:
         if not isinstance(event, Insert | Update | Delete):
             return True
         compiled = self._for(event.relation)
-        if compiled is None:
-            return True
+        return compiled is None or self._passes(compiled.passes, event)
+
+    def passes_row(self, relation: Relation, record: Record) -> bool:
+        """Return whether a row of a snapshot is handed over.
+
+        Raises:
+            FilterError: if the filter for its table does not fit it.
+        """
+        compiled = self._for(relation)
+        return compiled is None or self._passes(compiled, record)
+
+    def _passes(self, passes_filter: Callable[[T], bool], item: T) -> bool:
         try:
-            passes = compiled.passes(event)
+            passes = passes_filter(item)
         except FilterMatchError as exc:
             self.errors += 1
             if self.errors == 1:

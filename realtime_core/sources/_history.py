@@ -87,13 +87,15 @@ class StreamHistory:
         """
         former, stream = self.stream, attachment.stream
         gap = None
-        if former is None and attachment.start_at is not None:
+        if attachment.is_behind_snapshot:
+            self._begin_at(None)
+        elif former is None and attachment.start_at is not None:
             self._begin_at(attachment.start_at)
         if attachment.skips_until is not None:
             assert attachment.reason is not None
             self.skips.begin(attachment.skips_until)
             gap = self._gap(attachment.reason, attachment.skips_until, self.sequence, former)
-        elif former is None or attachment.reason is not None:
+        elif former is None or attachment.reason is not None or attachment.is_behind_snapshot:
             if former is not None and stream != former:
                 self._former_streams.add(former)
             elif former is not None and stream.timeline != former.timeline:

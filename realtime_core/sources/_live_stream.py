@@ -21,9 +21,10 @@ from ..replication.protocol import (
     Keepalive,
     parse_copy_data,
 )
-from ._attach import AttachedStream, PayloadDecoder
+from ._attach import AttachedStream
 from ._feedback import Feedback
 from ._history import StreamHistory
+from ._plugin import PayloadDecoder
 from .stream_options import StreamSettings
 
 __all__ = ["LiveStream"]

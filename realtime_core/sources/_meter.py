@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
-from ..changes import CommittedTransaction, Event, Gap, Idle, RawRows
+from ..changes import Idle
 from ..lsn import LSN
 from ..positions import StreamIdentity
 from ..replication.protocol import TAG_XLOG_DATA, sent
 from ..replication.sequence import Sequence
+from ..snapshot import SnapshotComplete
 from ._feedback import EPOCH
 from ._filtering import RowFilter
+from ._queue import Handed
 from .base import SourceStats
 
 __all__ = ["Meter"]
@@ -55,7 +56,7 @@ class Meter:
     def stats(
         self,
         sequence: Sequence,
-        handed: Event | RawRows | CommittedTransaction[Any] | None,
+        handed: Handed | None,
         row_filter: RowFilter | None,
         *,
         all_handed: bool,
@@ -92,8 +93,8 @@ class Meter:
             stream=stream,
         )
 
-    def _seconds_behind(self, handed: Event | RawRows | CommittedTransaction[Any] | None) -> float:
-        if handed is None or isinstance(handed, Gap | Idle):
+    def _seconds_behind(self, handed: Handed | None) -> float:
+        if handed is None or isinstance(handed, Idle | SnapshotComplete):
             return 0.0
         if handed.transaction is None or handed.transaction.commit_time is None:
             return 0.0

@@ -15,8 +15,9 @@ from ..pgoutput.spill import FileSpillStore
 from ..positions import StreamIdentity
 from ..replication.commands import pgoutput_options
 from . import catalog
-from ._attach import PayloadDecoder
 from ._checked_settings import CheckedSettings, check_choice
+from ._copied_tables import Choice, published_tables
+from ._plugin import PayloadDecoder
 from .catalog import ServerFacts
 from .stream_options import CommonOptions
 
@@ -121,6 +122,9 @@ class Pgoutput:
         missing = await catalog.missing_publications(connection, self.identity)
         if missing:
             raise PublicationNotFoundError(missing, facts.database)
+
+    async def choices(self, connection: AsyncConnection[Any], version: int) -> list[Choice]:
+        return await published_tables(connection, version, self.identity)
 
     def options(self) -> dict[str, str]:
         return pgoutput_options(

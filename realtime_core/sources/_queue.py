@@ -11,7 +11,7 @@ import abc
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, overload
 
 from ..changes import (
     Begin,
@@ -28,6 +28,7 @@ from ..changes import (
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
+from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
 from ._argument_errors import type_of
 from .base import Acknowledgeable, E, RawTransactionEvent, TransactionEvent
 
@@ -39,6 +40,13 @@ _CHANGE_BYTES: Final = 100
 """How many bytes a change counts besides its values."""
 _MANY: Final = 64
 """How many events make a batch although more were read: the rest of a transaction may be long."""
+
+
+_PLACELESS: Final = frozenset((Gap, Snapshot, SnapshotBegin))
+"""The kinds of events that are handed over and have no position, besides Begin."""
+
+Handed: TypeAlias = Change | RawRows | Commit | Idle | SnapshotComplete | CommittedTransaction[Any]
+"""The events that have a position, and transactions."""
 
 
 class EventQueue(abc.ABC, Generic[E]):
@@ -56,7 +64,7 @@ class EventQueue(abc.ABC, Generic[E]):
         # follows from the options and not from this queue.
         self._queue: deque[Any] = deque()
         # The last event or transaction that was handed over and has a position.
-        self._handed: Event | RawRows | CommittedTransaction[Any] | None = None
+        self._handed: Handed | None = None
         # Whether a task is reading now.
         self._reading = False
         # Set by a source: whether the next _fill() will not have to wait.
@@ -165,9 +173,11 @@ class EventQueue(abc.ABC, Generic[E]):
                         continue
                     if kind is Begin:
                         return event
-                elif kind is Gap:
+                elif kind in _PLACELESS:
+                    if kind is SnapshotBegin:
+                        self._handed = None
                     return event
-                self._handed = event
+                self._handed = event  # type: ignore[assignment]
                 return event
             await self._more()
 
@@ -191,7 +201,10 @@ class EventQueue(abc.ABC, Generic[E]):
             if batch:
                 break
         for event in reversed(batch):
-            if type(event) is not Begin and type(event) is not Gap:
+            if type(event) is SnapshotBegin:
+                self._handed = None
+                break
+            if type(event) is not Begin and type(event) not in _PLACELESS:
                 self._handed = event
                 break
         return batch
@@ -252,7 +265,9 @@ class EventQueue(abc.ABC, Generic[E]):
         except BaseException:
             self._queue.extendleft(reversed(taken))
             raise
-        if not isinstance(result, Gap):
+        if type(result) is SnapshotBegin:
+            self._handed = None
+        elif type(result) not in _PLACELESS:
             self._handed = result
         return result
 
@@ -269,7 +284,7 @@ class EventQueue(abc.ABC, Generic[E]):
         while True:
             while not self._queue:
                 await self._more()
-            event: Event | RawRows = self._queue.popleft()
+            event: Event | RawRows | SnapshotEvent = self._queue.popleft()
             taken.append(event)
             if isinstance(event, Begin | Commit):
                 if transaction is not None:
@@ -279,7 +294,7 @@ class EventQueue(abc.ABC, Generic[E]):
                 # The transaction collected so far will never be whole. It was not handed over, so
                 # the gap begins before it.
                 return Gap(self.position, event.until, event.reason) if changes else event
-            elif isinstance(event, Idle) or (
+            elif isinstance(event, SnapshotBegin | Snapshot | SnapshotComplete | Idle) or (
                 isinstance(event, LogicalMessage) and event.transaction is None
             ):
                 return event
@@ -293,9 +308,9 @@ class EventQueue(abc.ABC, Generic[E]):
 
     @property
     def position(self) -> Position | None:
-        """The position of the last event handed over, None before the first one."""
+        """The position of the last event handed over; None before the first, and in a snapshot."""
         handed = self._handed
-        return None if handed is None or isinstance(handed, Begin | Gap) else handed.position
+        return None if handed is None else handed.position
 
     async def _more(self) -> None:
         if self._reading:

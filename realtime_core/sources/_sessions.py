@@ -17,12 +17,18 @@ from psycopg import AsyncClientCursor, AsyncConnection
 from ..errors import SourceError
 from ..lsn import LSN
 from ..replication import commands
+from . import catalog
 from ._dsn import parse_dsn
 from ._postgres_errors import translate
 from .failures import connection_failed
 from .stream_options import Dsn
 
-__all__ = ["ReplicationSession", "plain_connection", "stream_parameters"]
+__all__ = [
+    "ReplicationSession",
+    "copying_connection",
+    "plain_connection",
+    "stream_parameters",
+]
 
 # These settings decide how values are written as text, so they must not be left to the user's
 # settings. Warnings have to come, because PostgreSQL 18 reports by one that it skips a publication.
@@ -116,6 +122,42 @@ async def plain_connection(
             raise translate(exc, slot) from exc
 
 
+# These settings would break off a copy that takes long, and older servers do not know all of them.
+_NO_TIMEOUTS: Final = """
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout',
+        'idle_in_transaction_session_timeout', 'lock_timeout'])
+"""
+
+
+async def copying_connection(
+    dsn: Dsn, *, settings: Mapping[str, str], names: Mapping[str, str] | None
+) -> AsyncConnection[Any]:
+    """Open a connection for SQL that writes values as the stream does.
+
+    Args:
+        dsn: the connection string, or a function that returns it.
+        settings: settings of the session, which the output plugin needs.
+        names: what the application calls libpq's parameters, for errors.
+
+    Raises:
+        SourceError: if the connection cannot be opened.
+    """
+    # Where row level security would leave rows out, there is an error.
+    parameters = stream_parameters(await _current(dsn), more={**settings, "row_security": "off"})
+    del parameters["replication"]
+    try:
+        connection = await AsyncConnection.connect(**parameters, autocommit=True)
+    except psycopg.Error as exc:
+        raise connection_failed(exc, names) from exc
+    try:
+        await connection.execute(_NO_TIMEOUTS)
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+    return connection
+
+
 class ReplicationSession:
     """A connection in replication mode, which takes SQL and replication commands.
 
@@ -182,6 +224,25 @@ class ReplicationSession:
             commands.create_slot(self._slot, plugin=plugin, temporary=temporary, failover=failover)
         )
         return LSN.parse(row[1])
+
+    async def export_snapshot(self, plugin: str) -> tuple[LSN, str]:
+        """Create the slot as a temporary one; return its consistent point, and a snapshot's name.
+
+        Transactions may use the snapshot until the next command of this session.
+        """
+        row = await self._one_row(commands.export_snapshot(self._slot, plugin=plugin))
+        return LSN.parse(row[1]), row[2]
+
+    async def copy_slot(self, source: str, *, temporary: bool, failover: bool) -> LSN:
+        """Create the slot as a copy of another one; return the LSN from which it streams."""
+        copy = "SELECT pg_catalog.pg_copy_logical_replication_slot({}, {}, {})"
+        names = map(commands.quote_literal, (source, self._slot))
+        await self._execute(copy.format(*names, "true" if temporary else "false"))
+        status = await catalog.slot(self.sql, self._slot)
+        assert status is not None
+        if failover:
+            await self.set_failover()
+        return status.confirmed_flush_lsn
 
     async def set_failover(self) -> None:
         """Let standbys keep a copy of the slot."""

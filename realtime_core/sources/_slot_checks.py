@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final, TypeVar
+
+from psycopg import AsyncConnection
 
 from ..changes import GapReason
 from ..errors import SlotInUseError, SlotLostError, SlotUnavailableError, SourceError
@@ -23,6 +26,7 @@ from .stream_options import Dsn
 __all__ = [
     "check_kind",
     "check_slot",
+    "end_of_skips",
     "gap_reason",
     "log_when_slow",
     "slot_dropped",
@@ -34,8 +38,10 @@ logger = logging.getLogger("realtime.source")
 T = TypeVar("T")
 
 _PATIENCE: Final = 5.0
-"""Seconds after which a log line says what the creation of a slot waits for, and then again and
-again."""
+"""Seconds after which a log line says what the creation of a slot waits for, or a stream, and then
+again and again."""
+_PAUSE: Final = 0.1
+"""Seconds between two checks whether old write transactions have ended."""
 
 _CAUSES: Final = {
     GapReason.TEMPORARY_SLOT: "the temporary slot has ended with its connection",
@@ -215,6 +221,41 @@ def slot_dropped(name: str, reason: GapReason, exc: SourceError) -> SlotLostErro
         f"and cannot be recreated: {exc}",
         reason,
     )
+
+
+async def end_of_skips(
+    connection: AsyncConnection[Any],
+    name: str,
+    answers_soon: Callable[[], AbstractContextManager[None]],
+) -> LSN:
+    """Return an LSN: all that commits behind it was written when the publications existed.
+
+    Wait until the transactions have ended that were writing when the publications were checked.
+
+    Args:
+        connection: the connection that checked them.
+        name: name of the slot, for the log.
+        answers_soon: makes a context in which the server has to answer a query.
+    """
+    with answers_soon():
+        xid = await catalog.current_xid(connection)
+    loop = asyncio.get_running_loop()
+    mention = loop.time() + _PATIENCE
+    while True:
+        with answers_soon():
+            end = await catalog.wal_end_behind(connection, xid)
+            if end is not None:
+                return end
+            if loop.time() >= mention:
+                writers = await catalog.writers_before(connection, xid)
+                logger.warning(
+                    "streaming from slot %r waits for write transactions to end that may have "
+                    "begun before the publication was created: %s",
+                    name,
+                    ", ".join(map(str, writers)) or "none can be seen now",
+                )
+                mention = loop.time() + _PATIENCE
+        await asyncio.sleep(_PAUSE)
 
 
 async def log_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:

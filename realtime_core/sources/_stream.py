@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from random import Random
 from time import monotonic
@@ -28,14 +28,17 @@ from ..errors import (
     SlotLostError,
     SourceError,
 )
-from ._attach import AttachedStream, PluginFacts
+from ..snapshot import Snapshot, SnapshotBegin
+from ._attach import AttachedStream, SnapshotNeeded
 from ._attempts import Attempts
 from ._filtering import RowFilter
 from ._history import StreamHistory
 from ._lag import LagGuard
 from ._live_stream import LiveStream
 from ._meter import Meter
+from ._plugin import PluginFacts
 from ._queue import EventQueue
+from ._snapshot_phase import SnapshotPhase
 from .base import Acknowledgeable, E, SourceStats
 from .stream_options import Dsn, StreamOptions, StreamSettings
 
@@ -90,6 +93,12 @@ class StreamSource(EventQueue[E]):
         self._attempts = Attempts(
             settings, plugin, random, self._history.resume_point, self._attached
         )
+        # Hands over a snapshot before it attaches; None if the source never does.
+        self._snapshots: SnapshotPhase | None = None
+        if settings.snapshot != "never":
+            self._snapshots = SnapshotPhase(
+                settings, plugin, self._attempts, random, self._filter, self._learn_enums
+            )
         # Checks how much WAL the slot retains; None without max_lag_bytes.
         self._lag_guard: asyncio.Task[None] | None = None
         # The stream; None while there is no connection.
@@ -117,7 +126,7 @@ class StreamSource(EventQueue[E]):
             self._attempts.start()
             return self
         try:
-            await self._attempts.wait()
+            await self._connect()
         except BaseException:
             await self.aclose()
             raise
@@ -128,6 +137,8 @@ class StreamSource(EventQueue[E]):
         self._closed = True
         self._queue.clear()
         try:
+            if self._snapshots is not None:
+                await self._snapshots.aclose()
             await self._attempts.aclose(_STOP_TIMEOUT)
             if self._lag_guard is not None:
                 self._lag_guard.cancel()
@@ -173,10 +184,18 @@ class StreamSource(EventQueue[E]):
 
     @property
     def _connected(self) -> bool:
-        return self._live is not None
+        return self._live is not None or (self._snapshots is not None and self._snapshots.taken)
 
     async def _connect(self) -> None:
-        await self._attempts.wait()
+        snapshots = self._snapshots
+        if snapshots is None or not snapshots.active:
+            try:
+                await self._attempts.wait()
+                return
+            except SnapshotNeeded as needed:
+                assert snapshots is not None
+                snapshots.need(needed)
+        await snapshots.take()
 
     async def _fill(self) -> None:
         if self._has_rest:
@@ -192,7 +211,10 @@ class StreamSource(EventQueue[E]):
             self._go_on_behind_skips()
         live = self._live
         if live is None:
-            await self._connect()
+            if self._snapshots is not None and self._snapshots.active:
+                await self._snapshots.fill(self._queue)
+            else:
+                await self._connect()
             return
         try:
             payloads = await live.connection.read()
@@ -234,15 +256,19 @@ class StreamSource(EventQueue[E]):
         """Acknowledge everything up to and including ``upto``.
 
         The slot moves to the end of the last transaction that is wholly acknowledged; the server
-        is told within 50 ms. A Begin or a Gap acknowledges nothing, and neither does an event from
-        before a gap, because its slot is gone.
+        is told within 50 ms. A Begin or a Gap acknowledges nothing, and neither do a SnapshotBegin,
+        a row of a snapshot, and an event from before a gap, because its slot is gone.
 
         Raises:
             PositionMismatchError: if ``upto`` belongs to another stream.
             ValueError: if it lies behind the last event that was handed over.
             TypeError: if it has no position.
         """
-        if isinstance(upto, Begin | Gap):
+        if isinstance(upto, Begin | Gap | Snapshot | SnapshotBegin):
+            return
+        if self._snapshots is not None and self._snapshots.active:
+            # The changes before it will not come again.
+            self._snapshots.acknowledge(upto)
             return
         position = self._position_of(upto)
         place = self._history.place_of(position)
@@ -260,7 +286,7 @@ class StreamSource(EventQueue[E]):
             self._handed,
             self._filter,
             all_handed=not self._queue,
-            connected=self._connected,
+            connected=self._live is not None,
             stream=self._history.stream,
         )
 
@@ -271,13 +297,18 @@ class StreamSource(EventQueue[E]):
         if gap is not None:
             self._put_behind(gap)
         self._meter.attachments += 1
-        # The dict stays the same object, because the filter and the application may hold it.
-        self.enum_orders.clear()
-        self.enum_orders.update(attachment.enums)
+        self._learn_enums(attachment.enums)
         decoder = self._plugin.decoder(attachment.stream)
         self._live = LiveStream(attachment, slot, decoder, self._history, self._settings)
         kind = "temporary slot" if self._settings.is_temporary else "slot"
+        if self._snapshots is not None:
+            self._snapshots.attached(self._queue)
         logger.info("streaming from database %r, %s %r", attachment.database, kind, slot)
+
+    def _learn_enums(self, enums: Mapping[tuple[str, str], tuple[str, ...]]) -> None:
+        # The dict stays the same object, because the filter and the application may hold it.
+        self.enum_orders.clear()
+        self.enum_orders.update(enums)
 
     def _current_slot(self) -> str | None:
         return None if self._live is None else self._live.slot

@@ -11,6 +11,7 @@ import attrs
 from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage, RawChange, RawRows
 from ..lsn import LSN
 from ..positions import Position, StreamIdentity
+from ..snapshot import SnapshotEvent
 
 __all__ = [
     "E",
@@ -24,13 +25,13 @@ __all__ = [
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    E = TypeVar("E", bound=Event | RawRows, default=Event, covariant=True)
+    E = TypeVar("E", bound=Event | RawRows | SnapshotEvent, default=Event, covariant=True)
     """The kinds of events that a source yields, which depend on its options."""
 else:
     # Python 3.11 knows no defaults of type variables, and needs none to run.
     from typing import TypeVar
 
-    E = TypeVar("E", bound=Event | RawRows, covariant=True)
+    E = TypeVar("E", bound=Event | RawRows | SnapshotEvent, covariant=True)
 
 TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
 """The items that :meth:`ChangeSource.transactions` yields. A LogicalMessage comes by itself only if
@@ -38,7 +39,7 @@ it is not transactional."""
 RawTransactionEvent: TypeAlias = CommittedTransaction[RawChange] | LogicalMessage | Gap | Idle
 """The items that ``transactions()`` of a :class:`RawPgoutputSource` yields."""
 
-Acknowledgeable: TypeAlias = Event | RawRows | CommittedTransaction | Position
+Acknowledgeable: TypeAlias = Event | RawRows | SnapshotEvent | CommittedTransaction | Position
 """The argument of :meth:`ChangeSource.ack`."""
 
 
@@ -159,7 +160,7 @@ class ChangeSource(Protocol[E]):
 
     @property
     def position(self) -> Position | None:
-        """The position of the last event handed over, None before the first one."""
+        """The position of the last event handed over; None before the first, and in a snapshot."""
         ...
 
     def stats(self) -> SourceStats:

@@ -7,16 +7,25 @@ from collections.abc import Iterable
 from typing import Literal, Unpack, overload
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
+from ..snapshot import SnapshotEvent
 from ._pgoutput_plugin import Messages, Pgoutput, PgoutputOptions, PgoutputSettings
 from ._stream import StreamSource
 from .base import E
-from .stream_options import Dsn, StartAt, StreamOptions
+from .stream_options import Dsn, EventOptions, SnapshotOptions, StartAt, StreamOptions
 
 __all__ = ["PgoutputSource"]
 
 
 class _Options(PgoutputOptions, StreamOptions, total=False):
     """All options."""
+
+
+class _SnapshotOptions(PgoutputOptions, SnapshotOptions, total=False):
+    """The same, for a source that takes snapshots."""
+
+
+class _AllSnapshotOptions(_SnapshotOptions, EventOptions, total=False):
+    """All options, for a source that takes snapshots."""
 
 
 class PgoutputSource(StreamSource[E]):
@@ -117,6 +126,23 @@ class PgoutputSource(StreamSource[E]):
         boundaries: Literal[True],
         on_gap: Literal["continue"],
         **options: Unpack[PgoutputOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | SnapshotEvent],
+        dsn: Dsn = ...,
+        *,
+        snapshot: Literal["initial", "when_needed"],
+        boundaries: Literal[False] = ...,
+        **options: Unpack[_SnapshotOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Event | SnapshotEvent],
+        dsn: Dsn = ...,
+        *,
+        snapshot: Literal["initial", "when_needed"],
+        **options: Unpack[_AllSnapshotOptions],
     ) -> None: ...
     @overload
     def __init__(

@@ -48,8 +48,8 @@ class RawPgoutputSource(StreamSource[RawEvent]):
         spill_directory: as for :class:`PgoutputSource`.
         max_rows: the most rows of one :class:`RawRows`; 1 for a consumer that wants an event for
             each row.
-        options: the options of every source: see :class:`StreamOptions`. A ``filter`` needs decoded
-            rows, so there is none.
+        options: the options of every source: see :class:`StreamOptions`. A ``filter`` and a
+            ``snapshot`` need decoded rows, so there are none.
 
     Raises:
         ConfigError: if the arguments cannot work.
@@ -83,6 +83,11 @@ class RawPgoutputSource(StreamSource[RawEvent]):
             raise ConfigError(
                 "filter needs decoded rows, which a RawPgoutputSource does not have: leave it out, "
                 "and filter where the rows are decoded, or use a PgoutputSource"
+            )
+        if options.get("snapshot", "never") != "never":
+            raise ConfigError(
+                "snapshot needs decoded rows, which a RawPgoutputSource does not have: leave it "
+                "out, or use a PgoutputSource"
             )
         plugin = RawPgoutput(settings.publications, settings, max_rows=max_rows)
         super().__init__(dsn, plugin, **options)

@@ -12,11 +12,22 @@ import attrs
 from ..errors import ConfigError
 from ..positions import Position
 from ..replication.commands import check_slot_name
+from ..snapshot import SnapshotProgress
 from ._argument_errors import check_names, check_start
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
 
-__all__ = ["AskStart", "CommonOptions", "Dsn", "StartAt", "StreamOptions", "StreamSettings"]
+__all__ = [
+    "AskStart",
+    "CommonOptions",
+    "Dsn",
+    "EventOptions",
+    "SnapshotOptions",
+    "StartAt",
+    "StreamOptions",
+    "StreamSettings",
+    "TakeSnapshot",
+]
 
 Dsn: TypeAlias = str | Callable[[], Awaitable[str]]
 """A libpq connection string or URI, or a function that returns one. The function is called before
@@ -29,6 +40,10 @@ AskStart: TypeAlias = Callable[[], Position | Awaitable[Position | None] | None]
 
 StartAt: TypeAlias = Position | AskStart | None
 """The checkpoint of a consumer that stores its own, or a function that returns it."""
+
+
+TakeSnapshot: TypeAlias = Literal["never", "initial", "when_needed"]
+"""When a source takes a snapshot."""
 
 
 class CommonOptions(TypedDict, total=False):
@@ -93,8 +108,8 @@ class CommonOptions(TypedDict, total=False):
     ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``, and for ``slot`` and ``plugin``."""
 
 
-class StreamOptions(CommonOptions, total=False):
-    """The keyword arguments of every source that streams from a slot. All of them are optional."""
+class EventOptions(TypedDict, total=False):
+    """The :class:`StreamOptions` that decide which kinds of events come, besides ``snapshot``."""
 
     on_gap: Literal["raise", "continue"]
     """What to do when changes may have been lost: raise :exc:`SlotLostError`, or yield a
@@ -114,6 +129,33 @@ class StreamOptions(CommonOptions, total=False):
     answer within ``wal_sender_timeout``. For a moment the source then needs a second connection."""
     boundaries: bool
     """Whether to yield :class:`Begin` and :class:`Commit`, too."""
+
+
+class SnapshotOptions(TypedDict, total=False):
+    """The :class:`StreamOptions` for a source that takes snapshots."""
+
+    snapshot_connections: int
+    """How many tables are copied at a time, each by a connection of its own."""
+    snapshot_progress: Callable[[SnapshotProgress], object] | None
+    """A function that is called with each step of a snapshot's progress, in the event loop."""
+
+
+class StreamOptions(CommonOptions, EventOptions, SnapshotOptions, total=False):
+    """The keyword arguments of every source that streams from a slot. All of them are optional."""
+
+    snapshot: TakeSnapshot
+    """Whether to hand over the rows that the tables have already, before the changes, without a gap
+    and without a row twice: a :class:`SnapshotBegin`, a :class:`Snapshot` for each row, and a
+    :class:`SnapshotComplete`. ``"initial"`` does so if there is no slot yet, or, for a consumer
+    with its own checkpoint, if ``start_at`` is None. ``"when_needed"`` also does so where changes
+    may have been lost, instead of a :class:`Gap` or an error; it drops a slot that is of no use.
+
+    The tables are copied from one exported snapshot, with a temporary slot. A permanent slot is
+    made when the SnapshotComplete is acknowledged; for a consumer with its own checkpoint, just
+    before the SnapshotComplete is handed over. So a process that ends before that leaves no slot
+    behind, and the next one takes a new snapshot. Meanwhile PostgreSQL keeps WAL, and dead rows of
+    all tables. The role needs SELECT on the tables, and row level security must not apply to it.
+    One replication slot and one connection more than ``snapshot_connections`` have to be free."""
 
 
 @attrs.frozen(kw_only=True)
@@ -144,6 +186,9 @@ class StreamSettings:
     backoff: tuple[float, float] = (0.1, 30.0)
     random: Random | None = None
     setting_names: Mapping[str, str] | None = None
+    snapshot: TakeSnapshot = "never"
+    snapshot_connections: int = 1
+    snapshot_progress: Callable[[SnapshotProgress], object] | None = None
 
     @classmethod
     def from_options(cls, dsn: Dsn, options: StreamOptions, owner: type) -> Self:
@@ -209,6 +254,21 @@ class StreamSettings:
             yield f"max_lag_bytes is a number of bytes above 0, not {self.max_lag_bytes}"
         if self.failover and self.is_temporary:
             yield "failover needs a permanent slot: name one with slot, and leave temporary out"
+        if self.snapshot_connections < 1:
+            yield (
+                f"snapshot_connections is a number of connections from 1, not "
+                f"{self.snapshot_connections}"
+            )
+        if self.snapshot != "never" and callable(self.start_at):
+            yield (
+                "snapshot needs a start_at that is known before the slot is made: give the stored "
+                "position, or None as long as none is stored, not a function"
+            )
+        if self.snapshot == "when_needed" and self.on_gap == "continue":
+            yield (
+                "snapshot='when_needed' takes a snapshot where there would be a Gap: leave on_gap "
+                "out"
+            )
         if self.on_lag == "gap" and not (self.replace_slot or self.is_temporary):
             yield "on_lag='gap' drops the slot: allow that with replace_slot=True"
 
@@ -217,5 +277,6 @@ _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "slot_in_use": ("fail", "wait"),
     "on_gap": ("raise", "continue"),
     "on_lag": ("warn", "gap"),
+    "snapshot": ("never", "initial", "when_needed"),
 }
 _INT_MILLISECONDS: Final = 2_147_483

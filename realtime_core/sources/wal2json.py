@@ -10,13 +10,22 @@ from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
 from ..positions import StreamIdentity
+from ..snapshot import SnapshotEvent
 from ..wal2json import Wal2JsonDecoder
-from ._attach import PayloadDecoder
+from ._copied_tables import Choice, chosen_tables
+from ._plugin import PayloadDecoder
 from ._stream import StreamSource
 from ._wal2json_settings import TablePattern, Wal2JsonAction, Wal2JsonSettings
 from .base import E
 from .catalog import ServerFacts
-from .stream_options import CommonOptions, Dsn, StartAt, StreamOptions
+from .stream_options import (
+    CommonOptions,
+    Dsn,
+    EventOptions,
+    SnapshotOptions,
+    StartAt,
+    StreamOptions,
+)
 
 __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 
@@ -41,6 +50,14 @@ class _NarrowOptions(CommonOptions, total=False):
 
 class _Options(_NarrowOptions, StreamOptions, total=False):
     """All options."""
+
+
+class _SnapshotOptions(_NarrowOptions, SnapshotOptions, total=False):
+    """The same, for a source that takes snapshots."""
+
+
+class _AllSnapshotOptions(_SnapshotOptions, EventOptions, total=False):
+    """All options, for a source that takes snapshots."""
 
 
 class Wal2JsonSource(StreamSource[E]):
@@ -143,6 +160,23 @@ class Wal2JsonSource(StreamSource[E]):
     ) -> None: ...
     @overload
     def __init__(
+        self: Wal2JsonSource[Change | SnapshotEvent],
+        dsn: Dsn = ...,
+        *,
+        snapshot: Literal["initial", "when_needed"],
+        boundaries: Literal[False] = ...,
+        **options: Unpack[_SnapshotOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Event | SnapshotEvent],
+        dsn: Dsn = ...,
+        *,
+        snapshot: Literal["initial", "when_needed"],
+        **options: Unpack[_AllSnapshotOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
         self: Wal2JsonSource[Event],
         dsn: Dsn = ...,
         **options: Unpack[_Options],
@@ -169,7 +203,11 @@ class Wal2JsonSource(StreamSource[E]):
             message_prefixes=message_prefixes,
         )
         plugin = _Wal2Json(
-            settings.identity(), settings.plugin_options(), tells_commit_lsn=format_version == 2
+            settings.identity(),
+            settings.plugin_options(),
+            tells_commit_lsn=format_version == 2,
+            tables=settings.tables,
+            exclude_tables=settings.exclude_tables,
         )
         super().__init__(dsn, plugin, **options)
 
@@ -183,6 +221,10 @@ class _Wal2Json:
     plugin_options: dict[str, str]
     tells_commit_lsn: bool
     """Whether the format is 2, which tells the LSN of the commit record itself."""
+    tables: tuple[TablePattern, ...] | None
+    """The tables to stream; None for all."""
+    exclude_tables: tuple[TablePattern, ...]
+    """The tables to leave out."""
     name: str = "wal2json"
     # Else it leaves out the schema of a type where the search path has that.
     session_settings: Mapping[str, str] = attrs.field(factory=lambda: {"search_path": ""})
@@ -190,6 +232,9 @@ class _Wal2Json:
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         """Check nothing: PostgreSQL refuses to create the slot if the plugin is not installed."""
+
+    async def choices(self, connection: AsyncConnection[Any], version: int) -> list[Choice]:
+        return await chosen_tables(connection, self.tables, self.exclude_tables)
 
     def options(self) -> dict[str, str]:
         return self.plugin_options

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from realtime_core import Event, Insert, PgoutputSource
+from realtime_core import Insert, PgoutputSource
 from tests.fix_postgres import Database
 
 __all__ = [
@@ -64,7 +64,7 @@ def ids(events: Iterable[object]) -> list[int]:
     return [event.record["id"] for event in events if isinstance(event, Insert)]
 
 
-async def take(source: PgoutputSource, count: int) -> list[Event]:
+async def take(source: PgoutputSource, count: int) -> list[Any]:
     return [await soon(anext(source)) for _ in range(count)]
 
 

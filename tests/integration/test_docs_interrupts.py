@@ -104,6 +104,12 @@ def test_the_program_that_copies_a_table(shop: Database, tmp_path: Path) -> None
     assert follower(page, prepare, shop, tmp_path, shop.dsn, copy) == (0, "")
 
 
+def test_the_program_that_copies_a_table_from_the_start(shop: Database, tmp_path: Path) -> None:
+    page = "docs/howto/snapshot.md"
+    [prepare] = blocks(page, "sql")
+    assert follower(page, prepare, shop, tmp_path, shop.dsn, str(tmp_path / "copy")) == (0, "")
+
+
 def test_the_program_that_reads_wal2json(shop: Database, tmp_path: Path) -> None:
     if not shop.server.has_wal2json():
         pytest.skip("wal2json is not installed")

@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 
-from realtime_core import UNCHANGED, Delete, Insert, Severity, Truncate, Update, diagnose
+from realtime_core import (
+    UNCHANGED,
+    Delete,
+    Insert,
+    Severity,
+    Snapshot,
+    SnapshotBegin,
+    SnapshotComplete,
+    Truncate,
+    Update,
+    diagnose,
+)
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
@@ -69,6 +80,31 @@ async def test_a_source_reads_goes_on_and_filters(shop: Database) -> None:
 def insert_names(database: Database, *numbers: int) -> None:
     for number in numbers:
         database.execute("insert into item values (%s, %s)", (number, f"name {number}"))
+
+
+async def test_rows_come_before_their_changes(shop: Database) -> None:
+    insert_names(shop, 2, 1)
+    slot = unique_name("slot")
+    async with open_source(shop, slot=slot, snapshot="initial") as source:
+        insert_names(shop, 3)
+        begin, *rows, complete = await take(source, 4)
+        assert isinstance(begin, SnapshotBegin)
+        assert [row.record["id"] for row in rows if isinstance(row, Snapshot)] == [1, 2]
+        assert isinstance(complete, SnapshotComplete)
+        source.ack(complete)
+        [change] = await take(source, 1)
+        assert isinstance(change, Insert)
+        assert change.record["id"] == 3
+        assert isinstance(rows[0], Snapshot)
+        assert change.relation.columns == rows[0].relation.columns
+    if shop.server.version >= 15:
+        shop.execute("alter publication shop set table item (id) where (id > 1)")
+        async with open_source(shop, snapshot="initial") as source:
+            found = await take(source, 3)
+            assert [row.record.fields for row in found[1:] if isinstance(row, Snapshot)] == [
+                ("2",),
+                ("3",),
+            ]
 
 
 async def test_a_large_transaction_is_streamed_before_it_is_committed(shop: Database) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from realtime_core import PgoutputSource, diagnose
+from realtime_core import PgoutputSource, SnapshotComplete, diagnose
 from realtime_core.sources import catalog
 from realtime_core.sources._replication_connection import ReplicationConnection
 from realtime_server.config import OutputPlugin
@@ -115,6 +115,17 @@ async def test_a_source_runs_none(trapped: Database) -> None:
         async for change in source:
             assert change.record["id"] == 1
             break
+    assert loot(trapped) == []
+
+
+async def test_a_snapshot_runs_none(trapped: Database) -> None:
+    trapped.execute("insert into public.notes values (1, 'sad')")
+    source = PgoutputSource(ours(trapped), publications=["shop"], snapshot="initial")
+    async with source:
+        async for event in source:
+            if isinstance(event, SnapshotComplete):
+                break
+    assert event.rows >= 1
     assert loot(trapped) == []
 
 

@@ -7,6 +7,7 @@ from realtime_core.replication.commands import (
     check_slot_name,
     create_slot,
     drop_replication_slot,
+    export_snapshot,
     pgoutput_options,
     quote_identifier,
     quote_literal,
@@ -49,6 +50,12 @@ def test_making_a_slot() -> None:
     )
     assert create_slot("s", temporary=True) == (
         'CREATE_REPLICATION_SLOT "s" TEMPORARY LOGICAL "pgoutput" NOEXPORT_SNAPSHOT'
+    )
+
+
+def test_making_a_temporary_slot_with_a_snapshot() -> None:
+    assert export_snapshot("s", plugin="pgoutput") == (
+        'CREATE_REPLICATION_SLOT "s" TEMPORARY LOGICAL "pgoutput" EXPORT_SNAPSHOT'
     )
 
 

@@ -1,0 +1,5 @@
+"""A snapshot: the rows that tables had at one place of the stream, before its changes."""
+
+from .events import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent, SnapshotProgress
+
+__all__ = ["Snapshot", "SnapshotBegin", "SnapshotComplete", "SnapshotEvent", "SnapshotProgress"]

@@ -1,0 +1,87 @@
+"""What a source with the option ``snapshot`` hands over before the changes.
+
+A snapshot is one :class:`SnapshotBegin`, a :class:`Snapshot` for each row, and one
+:class:`SnapshotComplete`. The rows are those that a transaction would see which began at the
+position of the SnapshotComplete. The changes behind it are all that were committed later.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from ..changes import GapReason, Relation
+from ..positions import Position
+from ..records import Record
+
+__all__ = ["Snapshot", "SnapshotBegin", "SnapshotComplete", "SnapshotEvent", "SnapshotProgress"]
+
+
+@attrs.frozen
+class SnapshotProgress:
+    """How far a snapshot has come."""
+
+    table: Relation
+    """The table whose rows were copied last."""
+    table_rows: int
+    """How many of its rows have been copied, including those that a filter leaves out."""
+    table_estimate: int | None
+    """How many rows PostgreSQL takes the table to have (``pg_class.reltuples``), without the
+    publication's row filter; None if it was never analyzed."""
+    rows: int
+    """How many rows of all tables have been copied."""
+    bytes: int
+    """How many bytes they had, in the text format of COPY."""
+    estimate: int | None
+    """How many rows PostgreSQL takes all tables to have; None if it does not know."""
+    tables_done: int
+    """How many tables are copied to their end."""
+    tables: int
+    """How many tables there are."""
+
+
+# An object is made for every row, and to make a frozen one takes 2.5 times as long.
+@attrs.define
+class Snapshot:
+    """A row that a table had at the place of the snapshot."""
+
+    relation: Relation
+    """The table."""
+    record: Record
+    """The row."""
+    progress: SnapshotProgress
+    """How far the snapshot has come with this row and those that came with it."""
+
+
+@attrs.frozen
+class SnapshotBegin:
+    """The rows of a snapshot follow: all rows of these tables.
+
+    A copy has to be emptied of rows that it already has of them. A process that ended within a
+    snapshot has left some, and so has a snapshot that was broken off, or a gap.
+    """
+
+    tables: tuple[Relation, ...]
+    """The tables that will be copied."""
+    reason: GapReason | None
+    """Why changes may have been lost, if the snapshot is taken for that; None for the first one,
+    and for one that is taken again because its connection was lost."""
+
+
+@attrs.frozen
+class SnapshotComplete:
+    """The rows of a snapshot were handed over; the changes committed since come behind it.
+
+    If the slot is the only checkpoint, the changes wait until this is acknowledged: only then the
+    permanent slot is created.
+    """
+
+    position: Position
+    """The position of the snapshot, which a consumer with its own checkpoint stores."""
+    rows: int
+    """How many rows were copied, including those that a filter leaves out."""
+
+
+SnapshotEvent: TypeAlias = Snapshot | SnapshotBegin | SnapshotComplete
+"""The events of a source with the option ``snapshot``, besides :data:`Event`."""

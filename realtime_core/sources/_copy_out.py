@@ -1,0 +1,96 @@
+"""CopyOut: reads what COPY TO STDOUT writes, many rows at a time.
+
+PostgreSQL sends each row as a message of its own. psycopg's cursor returns one message at a time,
+and waits for each as if it were the first; here all that have come are taken at once. While nobody
+reads, the bytes stay in the socket, and TCP holds the server back.
+
+``psycopg.generators`` is not a documented interface of psycopg; the integration tests show whether
+it still does what this module needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection, generators
+from psycopg.pq import ExecStatus
+
+__all__ = ["CopyOut"]
+
+_BYTES: Final = 64 * 1024
+"""A read returns when it has so many bytes, if not before."""
+
+
+class CopyOut:
+    """One COPY TO STDOUT.
+
+    Args:
+        connection: a connection on which nothing else happens until the end of the rows.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._is_over = False
+
+    async def start(self, statement: str) -> None:
+        """Start the statement.
+
+        Raises:
+            psycopg.Error: if the server refuses it.
+        """
+        self._pgconn.send_query(statement.encode())
+        results = await self._connection.wait(generators.execute(self._pgconn))
+        if results[-1].status != ExecStatus.COPY_OUT:
+            raise psycopg.errors.error_from_result(results[-1])
+
+    async def read(self) -> bytes:
+        """Wait for rows, and return those that have come; nothing at the end.
+
+        Raises:
+            psycopg.Error: if the statement has failed, or the connection was lost.
+        """
+        rows: list[memoryview] = []
+        size = 0
+        get_copy_data = self._pgconn.get_copy_data
+        while not self._is_over:
+            length, data = get_copy_data(1)
+            if length > 0:
+                rows.append(data)
+                size += length
+                if size >= _BYTES:
+                    break
+            elif length < 0:
+                self._is_over = True
+            elif rows:
+                break
+            else:
+                await self._more()
+        if not rows:
+            await self._end()
+        return b"".join(rows)
+
+    async def _end(self) -> None:
+        results = await self._connection.wait(generators.fetch_many(self._pgconn))
+        for result in results:
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result)
+
+    async def _more(self) -> None:
+        """Wait until the socket has something, and let libpq take it."""
+        ready = self._loop.create_future()
+        descriptor = self._pgconn.socket
+        self._loop.add_reader(descriptor, _resume, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(descriptor)
+        self._pgconn.consume_input()
+
+
+def _resume(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,242 @@
+"""SnapshotRun: copies tables as they were at the consistent point of a new temporary slot.
+
+Theory of operation. The command that creates a slot exports a snapshot, which is there until the
+next command of its session. So that session does nothing until the end, and keeps the temporary
+slot, and with it the WAL from the snapshot on. Other sessions use the snapshot: each copies one
+table after the other. The first one locks all tables in ACCESS SHARE mode, because a table that is
+rewritten by ALTER TABLE, or truncated, is empty for older snapshots. What happened to them between
+the snapshot and the lock is found out by their files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from random import Random
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.sql import SQL, Literal
+
+from ..errors import SourceError
+from ..lsn import LSN
+from ..positions import Position
+from ..records import Record
+from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotProgress
+from ..snapshot.copy_text import read_rows
+from ..snapshot.tables import CopiedTable
+from . import catalog
+from ._attach import SnapshotNeeded, SnapshotOrigin
+from ._copied_tables import altered_tables, describe
+from ._copy_out import CopyOut
+from ._plugin import PluginFacts
+from ._postgres_errors import translate
+from ._sessions import ReplicationSession, copying_connection
+from ._slot_checks import log_when_slow
+from .stream_options import StreamSettings
+
+__all__ = ["SnapshotRun"]
+
+_AHEAD = 2
+"""How many pieces of rows each connection may have read ahead."""
+
+
+class SnapshotRun:
+    """One snapshot.
+
+    Args:
+        settings: the source's settings.
+        plugin: the output plugin.
+        needed: why it is taken, and what is known of the server.
+        random: yields the random numbers for the temporary slot's name.
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        plugin: PluginFacts,
+        needed: SnapshotNeeded,
+        random: Random,
+    ) -> None:
+        self._settings = settings
+        self._plugin = plugin
+        self._needed = needed
+        # The name of the temporary slot.
+        self._slot = f"realtime_{random.getrandbits(64):016x}"
+        # The consistent point of the slot.
+        self._lsn = LSN(0)
+        # Holds the temporary slot.
+        self._session: ReplicationSession | None = None
+        # Copy the tables.
+        self._connections: list[AsyncConnection[Any]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        # Pieces of rows; an error; or None when a connection has no more to copy.
+        self._pieces: asyncio.Queue[list[Snapshot] | Exception | None] = asyncio.Queue()
+        # The tables that no connection has begun to copy.
+        self._left: deque[CopiedTable] = deque()
+        # What was copied so far.
+        self._rows = self._bytes = self._tables_done = self._tables = 0
+        self._estimate: int | None = 0
+        self.enums: dict[tuple[str, str], tuple[str, ...]] = {}
+        """The labels of enum types in their declared order, by schema and name."""
+
+    @property
+    def origin(self) -> SnapshotOrigin:
+        """The slot behind whose snapshot the stream begins."""
+        return SnapshotOrigin(self._slot, self._lsn)
+
+    async def begin(self) -> SnapshotBegin:
+        """Take the snapshot, and begin to copy.
+
+        Raises:
+            SourceError: if that fails.
+        """
+        try:
+            return await self._begin()
+        except psycopg.Error as exc:
+            raise _error(exc, self._slot) from exc
+
+    async def _begin(self) -> SnapshotBegin:
+        settings, plugin, version = self._settings, self._plugin, self._needed.facts.version
+        self._session = session = await ReplicationSession.connect(
+            settings.dsn, self._slot, settings=plugin.session_settings, names=settings.setting_names
+        )
+        making = session.export_snapshot(plugin.name)
+        self._lsn, snapshot = await log_when_slow(
+            making, dsn=settings.dsn, name=self._slot, pid=session.pid
+        )
+        first = await self._connect(snapshot)
+        choices = await plugin.choices(first, version)
+        tables = await describe(first, version, choices)
+        await self._lock(first, tables)
+        self.enums = await catalog.enum_orders(first)
+        for _ in range(min(settings.snapshot_connections, len(tables)) - 1):
+            await self._connect(snapshot)
+        self._left.extend(tables)
+        self._tables = len(tables)
+        estimates = [each.estimate for each in tables if each.estimate is not None]
+        self._estimate = sum(estimates) if len(estimates) == len(tables) else None
+        self._pieces = asyncio.Queue(_AHEAD * len(self._connections))
+        self._tasks = [asyncio.create_task(self._work(each)) for each in self._connections]
+        return SnapshotBegin(tuple(each.relation for each in tables), self._needed.reason)
+
+    async def _connect(self, snapshot: str) -> AsyncConnection[Any]:
+        settings = self._settings
+        connection = await copying_connection(
+            settings.dsn, settings=self._plugin.session_settings, names=settings.setting_names
+        )
+        self._connections.append(connection)
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        await connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+        return connection
+
+    async def _lock(self, connection: AsyncConnection[Any], tables: list[CopiedTable]) -> None:
+        for table in tables:
+            await connection.execute(f"LOCK TABLE {table.name} IN ACCESS SHARE MODE".encode())
+        altered = await altered_tables(connection, [table.oid for table in tables])
+        if altered:
+            raise _again(f"{', '.join(altered)} was rewritten or truncated as the snapshot began")
+
+    async def rows(self) -> list[Snapshot] | None:
+        """Wait for rows, and return them; None when all tables are copied.
+
+        Cancelling this loses nothing.
+
+        Raises:
+            SourceError: if the tables cannot be copied.
+            DecodeError: if the server sent what cannot be decoded.
+        """
+        while self._tables_done < self._tables or not self._pieces.empty():
+            piece = await self._pieces.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece:
+                return piece
+        return None
+
+    def complete(self) -> SnapshotComplete:
+        """Return the end of the snapshot, and release the locks on its tables."""
+        self._disconnect()
+        # The position stands before the snapshot's LSN, where the next commit may begin.
+        return SnapshotComplete(Position(LSN(self._lsn - 1), 0, self._needed.stream), self._rows)
+
+    async def _work(self, connection: AsyncConnection[Any]) -> None:
+        """Copy tables until none is left."""
+        try:
+            while self._left:
+                await self._copy(connection, self._left.popleft())
+        except psycopg.Error as exc:
+            await self._pieces.put(_error(exc, self._slot))
+        except Exception as exc:
+            await self._pieces.put(exc)
+
+    async def _copy(self, connection: AsyncConnection[Any], table: CopiedTable) -> None:
+        copy = CopyOut(connection)
+        await copy.start(table.copy_statement())
+        relation, count = table.relation, 0
+        columns, shape, new = len(relation.columns), relation.shape, object.__new__
+        while data := await copy.read():
+            rows = read_rows(data, columns)
+            count += len(rows)
+            self._rows += len(rows)
+            self._bytes += len(data)
+            progress = self._progress(table, count)
+            piece = []
+            # Objects are made without calling their classes, which takes half the time.
+            for fields in rows:
+                record = new(Record)
+                record.shape = shape
+                record.fields = fields
+                row = new(Snapshot)
+                row.relation = relation
+                row.record = record
+                row.progress = progress
+                piece.append(row)
+            await self._pieces.put(piece)
+            self._tell(progress)
+        self._tables_done += 1
+        # Whoever waits for rows looks whether this was the last table.
+        await self._pieces.put(None)
+        self._tell(self._progress(table, count))
+
+    def _progress(self, table: CopiedTable, count: int) -> SnapshotProgress:
+        return SnapshotProgress(
+            table.relation,
+            count,
+            table.estimate,
+            self._rows,
+            self._bytes,
+            self._estimate,
+            self._tables_done,
+            self._tables,
+        )
+
+    def _tell(self, progress: SnapshotProgress) -> None:
+        if self._settings.snapshot_progress is not None:
+            self._settings.snapshot_progress(progress)
+
+    def _disconnect(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._connections:
+            connection.pgconn.finish()
+
+    def close(self) -> None:
+        """Close all connections; PostgreSQL then drops the temporary slot."""
+        self._disconnect()
+        if self._session is not None:
+            self._session.close()
+
+
+def _again(problem: str) -> SourceError:
+    error = SourceError(f"the snapshot has to be taken again: {problem}")
+    error.transient = True
+    return error
+
+
+def _error(exc: psycopg.Error, slot: str) -> SourceError:
+    if isinstance(exc, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        # A table was dropped or altered before it was locked.
+        return _again(str(exc).partition("\n")[0])
+    return translate(exc, slot)

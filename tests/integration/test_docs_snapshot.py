@@ -1,0 +1,116 @@
+"""docs/howto/snapshot.md: the program is killed, in the first copy too, and the copy is the table.
+
+SNAPSHOT_KILLS says how often (6 by default), KILLS_SEED when.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.test_docs import blocks
+from tests.waiting import eventually_sync
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+PAGE = "docs/howto/snapshot.md"
+KILLS = int(os.environ.get("SNAPSHOT_KILLS", "6"))
+SEED = int(os.environ.get("KILLS_SEED", "1"))
+ROWS = 20_000
+
+
+@pytest.fixture
+def shop(one_pg: Server) -> Iterator[Database]:
+    database = Database(one_pg, unique_name("test"))
+    one_pg.execute(f"create database {database.name}")
+    for statement in blocks(PAGE, "sql"):
+        database.execute(statement)
+    large = "(select string_agg(md5(g || ' ' || i), '') from generate_series(1, 100) i)"
+    database.execute(
+        f"insert into orders select g, g / 10.0, case when g % 100 = 0 then {large} end"
+        f" from generate_series(1, {ROWS}) g"
+    )
+    yield database
+    database.drop()
+
+
+@contextmanager
+def writing(database: Database, random: Random) -> Iterator[None]:
+    """Have orders made, changed and removed meanwhile."""
+    stop = threading.Event()
+
+    def write() -> None:
+        number = ROWS
+        with database.connect() as connection:
+            while not stop.wait(0.002):
+                number += 1
+                known = random.randrange(number)
+                with connection.transaction():
+                    connection.execute("insert into orders values (%s, 1.5)", (number,))
+                    connection.execute(
+                        "update orders set amount = amount + 1 where id = %s", (known,)
+                    )
+                    connection.execute("update orders set id = -id where id = %s", (known - 7,))
+                    connection.execute("delete from orders where id = %s", (known - 3,))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_program_that_is_killed_in_its_first_copy_has_every_row_once(
+    shop: Database, tmp_path: Path
+) -> None:
+    print(f"KILLS_SEED={SEED}")
+    random = Random(SEED)
+    program, file = tmp_path / "mirror.py", tmp_path / "orders.sqlite"
+    slot = f"mirror_{shop.name}"
+    program.write_text(blocks(PAGE, "python")[0].replace('"mirror"', repr(slot)))
+    command = [sys.executable, str(program), shop.dsn, str(file)]
+
+    def asked(query: str) -> list[tuple[object, ...]]:
+        try:
+            with sqlite3.connect(file) as connection:
+                return connection.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+    def is_copied() -> bool:
+        return bool(asked("select 1 from checkpoint"))
+
+    copied = []
+    with writing(shop, random):
+        for _ in range(KILLS):
+            with subprocess.Popen(command) as process:
+                try:
+                    eventually_sync(lambda: asked("select 1 from orders limit 1"))
+                    time.sleep(random.uniform(0, 0.6))
+                    assert process.poll() is None
+                finally:
+                    process.send_signal(signal.SIGKILL)
+            copied.append(is_copied())
+            if all(copied[-2:]) and len(copied) > 1:
+                # Once more from the start.
+                file.unlink()
+    query = "select id, amount::text, note from orders order by id"
+    with subprocess.Popen(command) as process:
+        try:
+            eventually_sync(lambda: asked(query.replace("::text", "")) == shop.execute(query))
+        finally:
+            process.send_signal(signal.SIGKILL)
