@@ -29,6 +29,10 @@ from realtime_core import (
     RawPgoutputSource,
     RawRows,
     RawTransactionEvent,
+    Snapshot,
+    SnapshotBegin,
+    SnapshotComplete,
+    SnapshotEvent,
     StreamOptions,
     TransactionEvent,
     Truncate,
@@ -217,3 +221,24 @@ def decode_alone(payloads: Iterable[bytes]) -> list[Change | Begin | Commit]:
         ]
     except DecodeError:
         return []
+
+
+async def copy_and_follow(dsn: str) -> None:
+    """With a snapshot there are its events, too."""
+    async with PgoutputSource(dsn, publications=["shop"], snapshot="initial") as source:
+        async for event in source:
+            assert_type(event, Change | SnapshotEvent)
+            match event:
+                case SnapshotBegin(tables=tables):
+                    print([str(table) for table in tables])
+                case Snapshot(relation=relation, record=record):
+                    print(relation.table, record["id"])
+                case SnapshotComplete(position=position):
+                    assert_type(position, Position)
+                    source.ack(event)
+                case Insert() | Update() | Delete() | Truncate() | LogicalMessage():
+                    source.ack(event)
+                case _:
+                    assert_never(event)
+    async for later in Wal2JsonSource(dsn, snapshot="when_needed", start_at=None):
+        assert_type(later, Event | SnapshotEvent)
