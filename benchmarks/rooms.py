@@ -1,6 +1,6 @@
 """A broadcast to a thousand members of a room, beside a change to a thousand clients.
 
-    python -m benchmarks.rooms             # all of it, a minute
+    python -m benchmarks.rooms             # all of it, two minutes
     python -m benchmarks.rooms push        # one part
 
 The server, PostgreSQL and the load client are processes of their own on this machine. One server
@@ -8,6 +8,9 @@ has a thousand clients that get a table's changes, and a thousand members of a r
 and broadcasts are written in turns, each when the last one has arrived everywhere ("in step"). The
 broadcasts have 200 bytes and come in binary frames from one more member, as realtime-js sends them;
 ten are written to its socket at once where ten rows are inserted by one transaction.
+
+For presence a thousand clients join a room and track themselves; the frames and bytes that all of
+them get are counted, and for how long the server's event loop is held.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from benchmarks import _presence
 from benchmarks.fanout import (
     DATA,
     INSERT,
@@ -196,6 +200,10 @@ PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "in step": in_step,
     "one member": one_member,
     "push": push,
+    "presence storm": _presence.storm,
+    "presence changes": _presence.changes,
+    "presence first change": _presence.first_change,
+    "presence memory": _presence.memory,
 }
 
 

@@ -1,4 +1,4 @@
-"""The load client and the floor: programs in C, compiled when a benchmark begins."""
+"""The load clients and the floor: programs in C, compiled when a benchmark begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Client", "Floor", "compile_programs", "cpu_time"]
+__all__ = ["Client", "Floor", "LineProgram", "compile_programs", "cpu_time"]
 
 _SOURCES = Path(__file__).parent
 _PATIENCE = 300.0
@@ -21,11 +21,11 @@ _PATIENCE = 300.0
 
 
 def compile_programs(directory: Path) -> None:
-    """Compile both into ``directory``, or end with what is missing."""
+    """Compile all into ``directory``, or end with what is missing."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        sys.exit("the load client is written in C: install gcc, or set CC to a compiler")
-    for name in ("client", "floor"):
+        sys.exit("the load clients are written in C: install gcc, or set CC to a compiler")
+    for name in ("client", "floor", "presence"):
         source, program = _SOURCES / f"{name}.c", directory / name
         subprocess.run([compiler, "-O2", "-o", program, source], check=True)
 
@@ -38,7 +38,7 @@ def cpu_time(pid: int) -> float:
     return total / 1e9
 
 
-class _Program:
+class LineProgram:
     """A program that is told a line and answers with a line."""
 
     def __init__(self, process: Process) -> None:
@@ -76,7 +76,7 @@ class _Program:
         await self._process.wait()
 
 
-class Client(_Program):
+class Client(LineProgram):
     """Many connections of one thread, joined."""
 
     @classmethod
@@ -126,7 +126,7 @@ class Client(_Program):
         return result
 
 
-class Floor(_Program):
+class Floor(LineProgram):
     """A loop that writes frames to sockets."""
 
     @classmethod

@@ -1,0 +1,39 @@
+"""The server, which says for how long its event loop was held at most.
+
+    python -m benchmarks.load.held
+
+On SIGUSR1 it prints the longest time that one callback took since the last SIGUSR1, on the clock
+and of the processor, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from types import FrameType
+
+from realtime_server import cli
+
+_longest = [0.0, 0.0]
+_run = asyncio.Handle._run  # type: ignore[attr-defined]
+
+
+def _timed(self: asyncio.Handle) -> None:
+    begin, cpu = time.perf_counter(), time.thread_time()
+    _run(self)
+    _longest[0] = max(_longest[0], time.perf_counter() - begin)
+    _longest[1] = max(_longest[1], time.thread_time() - cpu)
+
+
+def _say(number: int, frame: FrameType | None) -> None:
+    told = " ".join(f"{seconds * 1000:.2f}" for seconds in _longest)
+    print(f"held for {told} ms", file=sys.stderr, flush=True)
+    _longest[:] = 0.0, 0.0
+
+
+if __name__ == "__main__":
+    asyncio.Handle._run = _timed  # type: ignore[attr-defined]
+    signal.signal(signal.SIGUSR1, _say)
+    sys.exit(cli.main())
