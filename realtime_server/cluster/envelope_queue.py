@@ -17,6 +17,7 @@ from realtime_core import Begin, Commit, Event, Gap, GapReason, Position, Stream
 from realtime_core.errors import RealtimeError
 from realtime_core.positions import LAST_INDEX
 
+from ..fanout.turns import Turn
 from .chain import HoleError
 from .envelope import EnvelopeError, Place, decode, position_at, position_behind
 from .unpacker import Unpacker, Wants
@@ -68,6 +69,8 @@ class EnvelopeQueue:
         # Those that wait for something to come, and the one that waits for room.
         self._waiting: set[Waiter] = set()
         self._room: Waiter | None = None
+        # The slice of time of the side that empties it; None while that waits.
+        self._turn: Turn | None = None
 
     # The side that fills it
 
@@ -135,6 +138,9 @@ class EnvelopeQueue:
     async def next_batch(self) -> list[Event]:
         """Return the events of the next envelope that has any; cancelling this loses nothing.
 
+        It does not wait while envelopes are there, and what is done with their events need not
+        either. So it gives way now and then, or nothing else would run until the queue is empty.
+
         Raises:
             RealtimeError: if an envelope cannot be read.
             Exception: the one that :meth:`end` was called with, if nothing will come any more.
@@ -145,6 +151,10 @@ class EnvelopeQueue:
         while True:
             while not self._waiting_envelopes:
                 await self.something()
+                self._turn = None
+            if self._turn is None:
+                self._turn = Turn()
+            await self._turn.give_way()
             first = self._waiting_envelopes.popleft()
             if first is None:
                 self.unpacker.describe_anew()

@@ -22,6 +22,8 @@ from realtime_server.cluster.envelope import (
 from realtime_server.cluster.envelope_queue import MAX_BYTES, EnvelopeQueue
 from realtime_server.cluster.packer import Packer
 from realtime_server.cluster.unpacker import Unpacker
+from realtime_server.fanout.turns import SLICE
+from tests.stopped_clock import stop_the_clock
 
 STREAM = StreamIdentity(7, 1, ("shop",))
 
@@ -214,3 +216,28 @@ async def test_what_has_come_is_handed_over_before_the_end_is_told() -> None:
     assert await next_of(queue) == [idle(2)]
     with pytest.raises(ServerError, match="the end"):
         await next_of(queue)
+
+
+async def test_other_work_runs_although_there_always_is_an_envelope(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, loop = stop_the_clock(monkeypatch), asyncio.get_running_loop()
+    queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM))
+    for number in range(2, 10):
+        queue.put(number, mark(number, number - 1))
+    rounds = 0
+
+    def count() -> None:
+        nonlocal rounds
+        rounds += 1
+        loop.call_soon(count)
+
+    loop.call_soon(count)
+    found = []
+    for _ in range(8):
+        await queue.next_batch()
+        found.append(rounds)
+        # What is done with the events.
+        clock.now += SLICE * 0.4
+    # The first three begin within one slice of time, and so on.
+    assert found == [0, 0, 0, 1, 1, 1, 2, 2]
