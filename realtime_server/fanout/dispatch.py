@@ -16,6 +16,11 @@ clients would wait with them. Nor is any client if messages come no faster than 
 written with the waits: otherwise a hundred clients that read nothing would delay each change for
 all others.
 
+An outbox in which bytes wait gives its socket more of them once in each round of the event loop: as
+much as the socket's buffer takes. Several writes may fit into one round, so a client that reads all
+it is sent would get less than the others, and fall behind further. So there is a round behind each
+write while anybody is behind.
+
 Where clients are to be brought back to where they were, each write has an ordinal, and a ping may
 go behind its frames, see :mod:`realtime_server.replay.proofs`.
 
@@ -294,8 +299,12 @@ class Dispatch:
             yield from self._pause(recipients, rate)
 
     def _pause(self, recipients: Collection[Outbox], rate: OutputRate) -> Steps:
-        """Wait a while for outboxes that are behind, if most of those that lately got something
-        are."""
+        """Give outboxes that are behind a round of the event loop; if most of those that lately got
+        something are, wait a while for them."""
+        if not rate.is_too_fast() or not any(outbox.is_behind for outbox in recipients):
+            return
+        yield 0.0
+        self._until = self._clock() + SLICE
         everybody = max(len(recipients), rate.lately())
         if 2 * len(recipients) <= everybody:
             return

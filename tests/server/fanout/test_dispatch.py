@@ -170,6 +170,7 @@ def test_the_next_waits_while_most_are_behind_but_not_for_ever(dispatch: Dispatc
     assert pauses(dispatch) == 20
     dispatch.add(group, TextFrame(MUCH))
     waiting = dispatch.hand_out()
+    assert next(waiting) == 0
     assert next(waiting) > 0
     outboxes[0].is_behind = False
     assert list(waiting) == []
@@ -181,6 +182,17 @@ def test_the_few_who_are_behind_are_not_waited_for(dispatch: Dispatch) -> None:
         outbox.is_behind = True
     dispatch.add(members(*outboxes), TextFrame(MUCH))
     assert pauses(dispatch) == 0
+
+
+def test_the_few_who_are_behind_have_a_round_of_the_event_loop_behind_each_write(
+    dispatch: Dispatch,
+) -> None:
+    outboxes = [RecordingOutbox() for _ in range(4)]
+    group = members(*outboxes)
+    for is_behind, steps in ((False, []), (True, [0.0]), (True, [0.0]), (False, [])):
+        outboxes[2].is_behind = is_behind
+        dispatch.add(group, TextFrame(MUCH))
+        assert list(dispatch.hand_out()) == steps
 
 
 def test_the_few_who_alone_get_much_are_not_waited_for_while_others_get_something() -> None:

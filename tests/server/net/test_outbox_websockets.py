@@ -18,11 +18,13 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
+from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
 from realtime_server.fanout.frames import Frames, TextFrame
+from realtime_server.fanout.turns import run_steps
 from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import FrameDelivery, OutboxCounters, SocketOutbox
-from tests.server_helpers import DEADLINE, make_backlog
+from tests.server_helpers import DEADLINE, RecordingOutbox, make_backlog
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
 
@@ -247,6 +249,35 @@ async def test_who_falls_behind_time_and_again_but_never_for_long_is_not_cut_off
             client.transport.resume_reading()  # type: ignore[attr-defined]
             await receive(client, count)
         assert counters.slow_clients == 0
+
+
+async def test_who_takes_all_it_is_sent_catches_up_while_the_others_get_more(
+    connection_class: Any,
+) -> None:
+    counters, loop = OutboxCounters(), asyncio.get_running_loop()
+    async with connected([], [], connection_class, counters=counters) as (
+        outbox,
+        connection,
+        client,
+    ):
+        client.transport.pause_reading()  # type: ignore[attr-defined]
+        fill(outbox, connection)
+        while not outbox.is_behind:
+            outbox.write(batch(LONG))
+        recipients = (outbox, RecordingOutbox(), RecordingOutbox())
+        members = Members({each: Mock(is_open=True) for each in recipients}, is_current=True)
+        # No slice of time is ever over.
+        dispatch = Dispatch(lambda: 0.0, OutputRate(lambda: 0.0))
+        descriptor = client.transport.get_extra_info("socket").fileno()
+        with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as same:
+            loop.add_reader(same, same.recv, MAX_BYTES)
+            for _ in range(50):
+                dispatch.add(members, TextFrame(b"x" * 65_536))
+                await run_steps(dispatch.hand_out())
+            loop.remove_reader(same)
+        assert counters.slow_clients == 0
+        assert outbox.waiting() < MAX_BYTES // 8
+        client.transport.abort()
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
