@@ -295,7 +295,11 @@ async def large(bench: Bench) -> list[Row]:
             before = [each.forget_peak_memory() for each in (leading, server)]
             await client.expect(rows)
             await asyncio.to_thread(bench.insert, table, rows)
-            seconds = await client.arrived(within=1800)
+            try:
+                seconds = await client.arrived(within=1800)
+            except RuntimeError as exc:
+                exc.add_note("".join(server.log[-10:]))
+                raise
             report = await client.report()
             grown = [
                 round((each.peak_memory() - size) / MIB, 1)

@@ -10,7 +10,8 @@
  * standard input it takes
  *
  *     expect N    print "expecting"; then "done" and the microseconds since this line when every
- *                 connection that reads has N more changes
+ *                 connection that reads has N more changes, or "closed" and how many of them the
+ *                 server has closed before
  *     report      print one line of JSON of what came since the last report
  *     cut         break all connections, as a network does that fails; print "cut"
  *     leave       close all connections, as a page does that goes (1001); print "left" when the
@@ -253,6 +254,16 @@ static void note_close(const char *data, size_t size) {
     snprintf(why_closed, sizeof why_closed, "%d %.*s", code, (int)size - 2, data + 2);
 }
 
+/* Tell that what is expected cannot come any more, if a connection that waits for it is closed. */
+static void tell_closed(void) {
+    int closed = 0;
+    for (int each = 0; each < count; each++)
+        closed += connections[each].fd < 0 && connections[each].changes < connections[each].expected;
+    if (!closed) return;
+    printf("closed %d\n", closed);
+    fflush(stdout);
+}
+
 static void lost(Connection *connection) {
     if (!connection->joined || !is_back) {
         fprintf(stderr, "closed before %s had joined: %s; %ld of %d had\n",
@@ -263,6 +274,7 @@ static void lost(Connection *connection) {
     joined_now--;
     if (!leaving) {
         closed_early++;
+        tell_closed();
     } else if (--leaving == 0) {
         printf("left\n");
         fflush(stdout);
@@ -403,6 +415,7 @@ static int command(void) {
         if (!strncmp(line, "expect ", 7)) {
             expect(atol(line + 7));
             say("expecting");
+            tell_closed();
         }
         if (!strcmp(line, "cut")) cut();
         if (!strcmp(line, "leave")) leave();

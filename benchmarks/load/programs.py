@@ -94,10 +94,19 @@ class Client(LineProgram):
         assert await self._line() == "expecting"
 
     async def arrived(self, within: float = _PATIENCE) -> float:
-        """Wait for what is expected; return how long it took, in seconds."""
-        word, microseconds = (await self._line(within)).split()
+        """Wait for what is expected; return how long it took, in seconds.
+
+        Raises:
+            RuntimeError: if the server closes a connection before it has got everything.
+        """
+        word, number = (await self._line(within)).split()
+        if word == "closed":
+            raise RuntimeError(
+                f"the server closed {number} of the client's connections before they had got"
+                " everything; its log says why"
+            )
         assert word == "done"
-        return float(microseconds) / 1e6
+        return float(number) / 1e6
 
     async def cut(self) -> None:
         """Break all connections."""
