@@ -213,7 +213,7 @@ async def _check(config: ServerConfig) -> int:
         dsn = await resolve_dsn(config)
         diagnosis = await diagnose(
             dsn,
-            publications=config.publications,
+            publications=config.stream_publications,
             slot=config.slot_name,
             plugin=config.output_plugin.value,
             persistent=True,

@@ -26,7 +26,8 @@ from prometheus_client.utils import floatToGoString
 
 from realtime_core import SourceStats
 
-from .fanout.hub import HubStats
+from .fanout.hub_stats import HubStats
+from .fanout.message_rows import DatabaseBroadcastStats
 from .fanout.room_stats import RoomStats
 from .net.broadcast_metrics import BroadcastMetrics
 from .net.outbox import OutboxCounters
@@ -60,6 +61,7 @@ class Metrics:
         workers: returns what is counted of the workers; None for a server that has none.
         cluster: returns what is counted of the log; None for a server that shares none.
         rooms: returns what the rooms count.
+        database: returns what is counted of broadcasts from the database.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Metrics:
         workers: Callable[[], WorkerStats] | None = None,
         cluster: Callable[[], ClusterStats] | None = None,
         rooms: Callable[[], RoomStats] = RoomStats,
+        database: Callable[[], DatabaseBroadcastStats] = DatabaseBroadcastStats,
     ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
@@ -119,7 +122,7 @@ class Metrics:
             ["limit"],
             registry=registry,
         )
-        self.broadcasts = BroadcastMetrics(registry, rooms)
+        self.broadcasts = BroadcastMetrics(registry, rooms, database)
         self._closes = Counter(
             "realtime_connections_closed",
             "WebSocket connections that ended, by close code.",

@@ -21,6 +21,7 @@ from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
 from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
+from .fanout.message_rows import DatabaseBroadcastStats
 from .fanout.room_stats import RoomStats
 from .fanout.source_attachment import Attachment, why_not_ready
 from .fanout.stream.mode import StreamMode
@@ -158,6 +159,7 @@ class RealtimeServer:
             rooms = make_rooms(config, None if worker is None else worker.rooms)
         self.bus = None if rooms is None else rooms.bus
         """Brings what clients broadcast to other processes; None if there are none."""
+        broadcasts = None if rooms is None else rooms.database
         self.metrics = Metrics(
             stats=source.stats,
             hub=self.hub.stats,
@@ -167,6 +169,7 @@ class RealtimeServer:
             replay=ReplayStats if guarded is None else guarded.stats,
             cluster=None if self._node is None else self._node.stats,
             rooms=RoomStats if rooms is None else rooms.stats,
+            database=DatabaseBroadcastStats if broadcasts is None else broadcasts.stats,
         )
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
@@ -180,8 +183,11 @@ class RealtimeServer:
                 replay=guarded,
                 publisher=publisher,
                 places=None if self.replay is None else self.replay.queues,
+                broadcasts=broadcasts,
             )
         else:
+            if broadcasts is not None:
+                self.hub.broadcast_rows_by(broadcasts)
             self.mode = StreamMode(config, source, self.hub, self.metrics, replay=guarded)
             if self._node is not None and not config.keeps_journal:
                 self._node.feed.pass_over_unless(self.hub.wanted.wants)

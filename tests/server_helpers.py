@@ -36,7 +36,7 @@ from realtime_server.auth.grant import Grant
 from realtime_server.config import ServerConfig
 from realtime_server.errors import RefusedError
 from realtime_server.fanout.frames import Frames
-from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.hub_stats import HubStats
 from realtime_server.fanout.registrar import Registered
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.metrics import Metrics

@@ -18,7 +18,7 @@ import yaml
 from realtime_core import SourceStats, __version__
 from realtime_server.cluster.stats import ClusterStats
 from realtime_server.config import ServerConfig, variables
-from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.hub_stats import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.workers.stats import WorkerStats
 from tests.dockerfile import Dockerfile

@@ -12,7 +12,7 @@ import pytest
 from realtime_core import GapReason, SourceStats
 from realtime_server.cluster.stats import ClusterStats
 from realtime_server.config import ConfigurationFile, ServerConfig, variables
-from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.hub_stats import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.reasons import CloseReason, Reason
 from realtime_server.rls.channel_gaps import ChannelGapReason

@@ -15,7 +15,7 @@ from typing import Final, Self
 from realtime_core import SourceStats
 
 from ..config import ServerConfig
-from ..fanout.hub import HubStats
+from ..fanout.hub_stats import HubStats
 from ..fanout.source_attachment import why_not_ready
 from ..metrics import CONTENT_TYPE, Metrics
 from ..net.http import HttpRequest, Response, Site

@@ -66,7 +66,7 @@ def make_node(
             connect,
             log,
             partial(make_leader_source, config),
-            publications=config.publications,
+            publications=config.stream_publications,
             nodes=nodes,
             ack_delay=config.log_ack_delay / 1000,
             repeat=config.log_max_age / 1000 / _REPEATS,

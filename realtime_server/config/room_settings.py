@@ -12,8 +12,10 @@ from . import _kinds as kinds
 from ._environment import variable
 from .cluster_settings import ClusterSettings
 
-__all__ = ["STATES", "RoomSettings"]
+__all__ = ["MESSAGES_PUBLICATION", "STATES", "RoomSettings"]
 
+MESSAGES_PUBLICATION: Final = "supabase_realtime_messages_publication"
+"""The publication of the table ``realtime.messages``, which ``migrate`` makes."""
 STATES: Final = 4
 """How many times a room's state fits into what may wait for one client, unless a setting says how
 large it may be."""
@@ -49,3 +51,16 @@ class RoomSettings(ClusterSettings):
         "the size of all that the channels of one room track; unset: a quarter of "
         "`OUTBOX_MAX_BYTES`, as each new channel is sent all of it",
     )
+    broadcast_from_database: kinds.Flag = variable(
+        False,
+        "broadcast the rows of the table `realtime.messages` to their rooms "
+        "([how](../howto/broadcast-from-the-database.md)); the publication "
+        f"`{MESSAGES_PUBLICATION}` is read besides `PUBLICATIONS`",
+    )
+
+    @property
+    def stream_publications(self) -> tuple[str, ...]:
+        """The publications that the server's stream is read from."""
+        if not self.broadcast_from_database or MESSAGES_PUBLICATION in self.publications:
+            return self.publications
+        return (*self.publications, MESSAGES_PUBLICATION)

@@ -15,7 +15,7 @@ import attrs
 from realtime_core import Delete, Insert, Record, Relation, RowChange
 from realtime_core.filters import Workload
 
-__all__ = ["QUICK", "UNWANTED", "Pace", "pace_of"]
+__all__ = ["MESSAGES", "QUICK", "UNWANTED", "Pace", "pace_of"]
 
 _MANY: Final = 500
 """Conditions and lookups for one row, from which on they take long: each takes up to a microsecond
@@ -64,6 +64,9 @@ QUICK: Final = Pace(are_many=False)
 
 UNWANTED: Final = Pace(are_many=False)
 """The pace of tables whose rows nobody has asked for."""
+
+MESSAGES: Final = Pace(are_many=False)
+"""The pace of ``realtime.messages`` and its partitions, whose rows are broadcast."""
 
 
 def pace_of(relation: Relation, workloads: Iterable[Workload]) -> Pace:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Final, TypeAlias
 
-import attrs
-
 from realtime_core import (
     Begin,
     Change,
@@ -37,12 +35,15 @@ from realtime_core.filters import EnumOrders
 
 from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
-from .allowed_topics import TopicRules
+from .allowed_topics import OWN_SCHEMA, TopicRules
 from .binding_index import BindingIndex
+from .database_broadcasts import DatabaseBroadcasts
 from .dispatch import Dispatch, Members, Ordinals, OutputRate
-from .filter_pace import QUICK, UNWANTED, Pace, pace_of
+from .filter_pace import MESSAGES, QUICK, UNWANTED, Pace, pace_of
 from .frames import TextFrame
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
+from .hub_stats import HubStats
+from .message_rows import has_messages
 from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit
 from .topic_index import TopicIndex
@@ -50,7 +51,7 @@ from .topic_parser import shown_topic
 from .turns import Steps
 from .wanted_tables import WantedTables
 
-__all__ = ["Hub", "HubStats", "AddressedMessages"]
+__all__ = ["Hub", "AddressedMessages"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -67,20 +68,6 @@ _ROWS: Final = frozenset((Insert, Update, Delete))
 
 AddressedMessages: TypeAlias = Iterable[tuple[Members, bytes]]
 """Text messages, each with the subscribers that are to get it."""
-
-
-@attrs.frozen
-class HubStats:
-    """The counts of a hub."""
-
-    subscriptions: int = 0
-    """Subscriptions that there are now."""
-    filter_misfits: int = 0
-    """Subscriptions with a filter that turned out, after the join, not to fit its table."""
-    filter_errors: int = 0
-    """How often a filter could not be evaluated for a row; the row did not pass it then."""
-    too_large: int = 0
-    """Changes that were sent without their long values."""
 
 
 class Hub:
@@ -126,6 +113,8 @@ class Hub:
         self._plans: Plans = {}
         self.wanted = WantedTables()
         """Which tables clients have asked for: told of each channel before it begins."""
+        # Gets the rows of realtime.messages; None: they go to nobody.
+        self._broadcasts: DatabaseBroadcasts | None = None
         self.on_relation: Callable[[Relation], None] = lambda _: None
         """Told of a table when its first change comes, and the first after it was altered."""
         # By relations whose filters are compiled: how long these take for a row. Cleared when a
@@ -153,6 +142,11 @@ class Hub:
     def groups(self) -> Iterator[AnyGroup]:
         """Iterate over all groups that get the same bytes; none may come or go meanwhile."""
         return chain(self._topics.groups(), self._bindings.groups())
+
+    def broadcast_rows_by(self, broadcasts: DatabaseBroadcasts) -> None:
+        """Have rows of ``realtime.messages`` broadcast from now on."""
+        self._broadcasts = broadcasts
+        self.wanted.want(OWN_SCHEMA)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send a subscription the changes that are published from now on.
@@ -211,18 +205,29 @@ class Hub:
                     if pace is None:
                         yield from self.typing(change.relation)
                         pace = self.pace(change.relation)
+                    if pace is MESSAGES and self._broadcasts is not None:
+                        yield from self._broadcasts.adding(change, dispatch)
+                        if dispatch.is_due():
+                            yield from self._hand_out(dispatch)
+                            yield from dispatch.give_way()
+                        continue
                     if pace.takes_long(change):
                         deliveries = yield from self._delivering(change, dispatch)
             for members, message in self._messages(event, deliveries):
                 dispatch.add(members, TextFrame(message))
                 if dispatch.is_due():
-                    yield from dispatch.hand_out()
+                    yield from self._hand_out(dispatch)
                     yield from dispatch.give_way()
             # Filters may have taken long although no client gets anything.
             if dispatch.is_over():
-                yield from dispatch.hand_out()
+                yield from self._hand_out(dispatch)
                 yield from dispatch.give_way()
+        yield from self._hand_out(dispatch)
+
+    def _hand_out(self, dispatch: Dispatch) -> Steps:
         yield from dispatch.hand_out()
+        if self._broadcasts is not None:
+            self._broadcasts.release()
 
     def _delivering(
         self, change: RowChange, dispatch: Dispatch
@@ -235,7 +240,7 @@ class Hub:
                 found: list[AnyDelivery] = end.value
                 return found
             if dispatch.is_over():
-                yield from dispatch.hand_out()
+                yield from self._hand_out(dispatch)
                 yield from dispatch.give_way()
 
     def typing(self, relation: Relation) -> Steps:
@@ -257,6 +262,8 @@ class Hub:
         compiled."""
         known = self._typed.get(relation)
         if known is None:
+            if self._broadcasts is not None and has_messages(relation.schema, relation.table):
+                return MESSAGES
             if not (self._topics.wants(relation) or self._bindings.wants(relation)):
                 return UNWANTED
             workloads = chain(self._topics.workload(relation), self._bindings.workload(relation))

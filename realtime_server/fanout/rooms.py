@@ -151,6 +151,8 @@ class Rooms:
         self._waiting_bytes = 0
         # What is being written; None while nothing is.
         self._steps: Steps | None = None
+        # Whether what is published waits, as somebody else writes to the rooms.
+        self._is_held = False
         self._count = 0
         bus.begin(self._take)
 
@@ -236,8 +238,29 @@ class Rooms:
         self._queue.append(writing)
         self._begin()
 
+    def frames(self, name: RoomName, broadcast: Broadcast) -> Iterator[tuple[Members, Frame]]:
+        """Yield a broadcast's frames, each with the members of the room that get it.
+
+        To write them without disorder is up to the caller, see :meth:`holding`.
+        """
+        room = self._rooms.get(name)
+        if room is not None:
+            yield from room.frames(broadcast)
+
+    def holding(self) -> Steps:
+        """Wait until what is being written is written, and write nothing more until
+        :meth:`release`: the caller writes to rooms meanwhile."""
+        self._is_held = True
+        while self._steps is not None:
+            yield 0.0
+
+    def release(self) -> None:
+        """Write what was published meanwhile."""
+        self._is_held = False
+        self._begin()
+
     def _begin(self) -> None:
-        if self._steps is None:
+        if self._queue and self._steps is None and not self._is_held:
             self._steps = self._writing()
             self._later(0.0, self._go_on)
 
@@ -259,8 +282,8 @@ class Rooms:
         self._steps = None
 
     def _writing(self) -> Steps:
-        """Write all that waits, in steps, until nothing is left."""
-        while self._queue:
+        """Write all that waits, in steps, until nothing is left, or somebody else has to write."""
+        while self._queue and not self._is_held:
             dispatch = Dispatch(self._clock)
             published: list[_Published] = []
             # What comes meanwhile is written after that.

@@ -44,6 +44,11 @@ class WantedTables:
         if len(self._topics) + len(self._tables) > before:
             self._known.clear()
 
+    def want(self, schema: str) -> None:
+        """Have the rows of all tables of a schema read, whatever clients ask for."""
+        self._tables.add((schema, ANY))
+        self._known.clear()
+
     def wants(self, schema: str, table: str) -> bool:
         """Return whether any client has asked for rows of a table."""
         name = (schema, table)

@@ -156,12 +156,13 @@ async def _change(
     connection: AsyncConnection[Any], owner: str, statement: sql.Composed
 ) -> str | None:
     """Run a statement as the table's owner; return why that failed."""
+    # All partitions shall have one owner, whoever makes them. It is one message, and so one
+    # transaction: locks that others wait for must not wait for this process.
+    whole = sql.SQL("SET LOCAL lock_timeout = {}; SET LOCAL ROLE {}; {}").format(
+        sql.Literal(_LOCK_TIMEOUT), sql.Identifier(owner), statement
+    )
     try:
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-            # All partitions shall have one owner, whoever makes them.
-            await connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
-            await connection.execute(statement)
+        await connection.execute(whole)
     except psycopg.errors.InsufficientPrivilege:
         return f"the server's role may not act as its owner; run GRANT {owner} TO the role"
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):

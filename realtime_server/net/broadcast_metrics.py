@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..fanout.message_rows import DatabaseBroadcastStats
 from ..fanout.room_stats import RoomStats
 
 __all__ = ["BroadcastMetrics"]
@@ -22,10 +23,17 @@ class BroadcastMetrics(Collector):
     Args:
         registry: of the server's metrics.
         stats: returns what the rooms count.
+        database: returns what is counted of broadcasts from the database.
     """
 
-    def __init__(self, registry: CollectorRegistry, stats: Callable[[], RoomStats]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        stats: Callable[[], RoomStats],
+        database: Callable[[], DatabaseBroadcastStats],
+    ) -> None:
         self._stats = stats
+        self._database = database
         self.refused = Counter(
             "realtime_broadcasts_refused",
             "Broadcasts of clients that went to nobody, by the code of the reason.",
@@ -82,3 +90,17 @@ class BroadcastMetrics(Collector):
             ("strange", "Messages about rooms that came and that no server writes.", bus.strange),
         ):
             yield CounterMetricFamily(f"realtime_bus_{name}", meaning, count)
+        database = self._database()
+        yield CounterMetricFamily(
+            "realtime_database_broadcasts",
+            "Messages of the database that were broadcast.",
+            database.broadcasts,
+        )
+        refused = CounterMetricFamily(
+            "realtime_database_broadcasts_refused",
+            "Messages of the database that could not be broadcast, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in database.refused:
+            refused.add_metric([reason], count)
+        yield refused

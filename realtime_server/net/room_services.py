@@ -10,6 +10,7 @@ import attrs
 
 from ..config import ServerConfig
 from ..fanout.bus import LocalBus
+from ..fanout.database_broadcasts import DatabaseBroadcasts
 from ..fanout.presence import Presence, PresenceLimits
 from ..fanout.room_stats import RoomStats
 from ..fanout.rooms import Rooms
@@ -33,6 +34,8 @@ class RoomServices:
     presence: Presence
     bus: RoomBus | None
     """The way to other processes; None if there are none."""
+    database: DatabaseBroadcasts | None = None
+    """What the database broadcasts; None if that is off."""
 
     def stats(self) -> RoomStats:
         """Return the counts, as they are now."""
@@ -65,4 +68,9 @@ def make_rooms(config: ServerConfig, link: Carrier | None) -> RoomServices:
         clock=time.perf_counter,
         new_ref=lambda: secrets.token_urlsafe(_REF_BYTES),
     )
-    return RoomServices(rooms, presence, bus)
+    database: DatabaseBroadcasts | None = None
+    if config.broadcast_from_database:
+        database = DatabaseBroadcasts(
+            rooms, max_payload_bytes=config.max_payload_bytes, clock=time.perf_counter
+        )
+    return RoomServices(rooms, presence, bus, database)

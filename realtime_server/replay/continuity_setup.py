@@ -71,7 +71,7 @@ def make_continuity(
     """
     assert config.slot_name is not None
     window = config.replay_window / 1000
-    origin = StreamOrigin(stats, config.db_name, *sorted(config.publications))
+    origin = StreamOrigin(stats, config.db_name, *sorted(config.stream_publications))
     seal = Seal(
         secret,
         b"",

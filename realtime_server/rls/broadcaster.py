@@ -14,6 +14,7 @@ import psycopg
 from realtime_core import Gap
 
 from ..config.database.connections import brief
+from ..fanout.database_broadcasts import DatabaseBroadcasts
 from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.turns import Steps, run_steps
 from ..metrics import Metrics
@@ -50,6 +51,7 @@ class Broadcaster:
             them is checked: else the former server might be asked.
         replay: keeps what is sent for clients that are away, and lets those go live that have come
             back; None: nobody does.
+        broadcasts: gets the rows of ``realtime.messages``; None: they go to nobody.
         clock: returns the time as seconds since 1970.
     """
 
@@ -63,6 +65,7 @@ class Broadcaster:
         moved: Callable[[], Awaitable[None]],
         *,
         replay: LiveStream | None = None,
+        broadcasts: DatabaseBroadcasts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._matcher = matcher
@@ -72,6 +75,7 @@ class Broadcaster:
         self._metrics = metrics
         self._moved = moved
         self._replay = replay
+        self._broadcasts = broadcasts
         self._clock = clock
         # The system identifier and the timeline of the last changes.
         self._origin: tuple[int, int] | None = None
@@ -92,6 +96,9 @@ class Broadcaster:
                 if self._replay is not None:
                     # From the match on, no channel may come that has got the batch already.
                     self._replay.before(batch.events)
+                if batch.messages and self._broadcasts is not None:
+                    # They need no check, so they do not wait for that of the changes.
+                    await run_steps(self._broadcasts.sending(batch.messages))
                 if not batch.reads and batch.gap is None:
                     self._finish(reader, batch)
                     continue

@@ -26,11 +26,13 @@ from ..config.database.publications import check_for_wal2json
 from ..config.database.source import ServerSource
 from ..config.process_memory import memory_limit
 from ..errors import RefusedError
+from ..fanout.database_broadcasts import DatabaseBroadcasts
 from ..fanout.hub import Hub
 from ..fanout.registrar import Registered
 from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.subscription_specs import specs_of
 from ..fanout.topic_parser import Topic
+from ..messages.janitor import keep_messages
 from ..metrics import Metrics
 from ..phoenix.joins import TRUNCATE, Binding
 from ..phoenix.reasons import RlsReason
@@ -83,6 +85,7 @@ class RlsMode:
         publisher: publishes to those who come back; None: nobody does. The mode opens and closes
             its connections.
         places: told of what waits for slow policies; None if nobody needs to know.
+        broadcasts: gets the rows of ``realtime.messages``; None: they go to nobody.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class RlsMode:
         replay: LiveStream | None = None,
         publisher: CatchUpPublisher | None = None,
         places: QueuePlaces | None = None,
+        broadcasts: DatabaseBroadcasts | None = None,
     ) -> None:
         self._config = config
         # Whether the changes come from wal2json, which does not know publications.
@@ -161,6 +165,7 @@ class RlsMode:
             metrics,
             self._renew,
             replay=replay,
+            broadcasts=broadcasts,
         )
         # Divides the stream into batches.
         self._reader = BatchReader(
@@ -213,12 +218,15 @@ class RlsMode:
         # The source attaches in the background.
         await self._source.__aenter__()
         self._ready.set()
-        keeping_up = asyncio.create_task(self._registry.run())
+        beside = {asyncio.create_task(self._registry.run())}
+        if self._config.broadcast_from_database:
+            beside.add(asyncio.create_task(keep_messages(self._dsn, self.attached)))
         try:
             await self._broadcaster.run(self._reader)
         finally:
-            keeping_up.cancel()
-            await asyncio.wait({keeping_up})
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     async def drain(self, within: float) -> None:
         """Send the changes that wait for slow policies, when nothing more is read from the stream.

@@ -23,11 +23,13 @@ from realtime_core import (
     Idle,
     Insert,
     LogicalMessage,
+    Relation,
     RowChange,
     Update,
 )
 from realtime_core.errors import RealtimeError
 
+from ..fanout.message_rows import has_messages
 from ..fanout.payloads.oversize import size_of
 from ..fanout.stream.broadcaster import BatchSource
 
@@ -55,6 +57,8 @@ class Batch:
 
     reads: tuple[Read, ...] = ()
     """The changes."""
+    messages: tuple[RowChange, ...] = ()
+    """The rows of ``realtime.messages``, which are broadcast without a check."""
     gap: Gap | None = None
     """The gap; None if the batch has changes."""
     last: Event | None = None
@@ -83,6 +87,9 @@ class BatchReader:
         self._changes = 0
         self._bytes = 0
         self._next_at = 0.0
+        # The relation of the last row, and whether its rows are broadcast.
+        self._relation: Relation | None = None
+        self._is_messages = False
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """Iterate over batches. The caller acknowledges each before it asks for the next.
@@ -99,7 +106,7 @@ class BatchReader:
                 batch = self._next_batch()
                 if batch.reads:
                     self._next_at = clock() + self._interval
-                if batch.reads or batch.gap is not None or _has_message(batch):
+                if batch.reads or batch.messages or batch.gap is not None or _has_message(batch):
                     yield batch
                 else:
                     self.acknowledge(batch)
@@ -112,12 +119,21 @@ class BatchReader:
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, Insert | Update | Delete):
+                if self._has_messages(event.relation):
+                    self._waiting.append(event)
+                    continue
                 read = Read(event, size_of(event))
                 self._waiting.append(read)
                 self._changes += 1
                 self._bytes += read.size
             else:
                 self._waiting.append(event)
+
+    def _has_messages(self, relation: Relation) -> bool:
+        if relation is not self._relation:
+            self._relation = relation
+            self._is_messages = has_messages(relation.schema, relation.table)
+        return self._is_messages
 
     async def _gather(self, stream: AsyncIterator[Sequence[Event]]) -> None:
         """Read until the next batch is full, or it is due and no transaction is cut in two."""
@@ -140,6 +156,7 @@ class BatchReader:
     def _next_batch(self) -> Batch:
         waiting = self._waiting
         reads: list[Read] = []
+        messages: list[RowChange] = []
         events: list[Event] = []
         size = 0
         last: Event | None = None
@@ -158,10 +175,13 @@ class BatchReader:
                 size += event.size
                 last = event.change
                 events.append(last)
+            elif isinstance(event, Insert | Update | Delete):
+                last = event
+                messages.append(event)
             elif not isinstance(event, Begin | Gap):
                 last = event
                 events.append(last)
-        return Batch(tuple(reads), last=last, events=tuple(events))
+        return Batch(tuple(reads), tuple(messages), last=last, events=tuple(events))
 
 
 def _has_message(batch: Batch) -> bool:

@@ -23,7 +23,7 @@ from ..cluster.source_stats import stats_to_json
 from ..config import ReplicationMode, ServerConfig
 from ..config.database.source import make_raw_source
 from ..fanout.cancellation import cancel_within
-from ..fanout.hub import HubStats
+from ..fanout.hub_stats import HubStats
 from ..fanout.source_attachment import why_not_ready
 from ..metrics import Metrics
 from ..net.listener import reserve

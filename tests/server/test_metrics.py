@@ -9,7 +9,7 @@ import pytest
 
 from realtime_core import SourceStats
 from realtime_server.cluster.stats import ClusterStats
-from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.hub_stats import HubStats
 from realtime_server.metrics import CONTENT_TYPE, Metrics
 from realtime_server.workers.stats import WorkerStats
 from tests.server_helpers import make_backlog, make_metrics

@@ -76,7 +76,7 @@ def make_source(config: ServerConfig) -> ServerSource:
     if config.output_plugin is OutputPlugin.PGOUTPUT:
         return PgoutputSource(
             dsn,
-            publications=config.publications,
+            publications=config.stream_publications,
             # The journal of replay. Positions are the same without messages.
             messages="nontransactional" if config.keeps_journal else False,
             **options,
@@ -93,7 +93,7 @@ def make_raw_source(config: ServerConfig) -> RawPgoutputSource:
     options["temporary"] = config.temporary_slot
     return RawPgoutputSource(
         partial(resolve_dsn, config),
-        publications=config.publications,
+        publications=config.stream_publications,
         messages="nontransactional" if config.keeps_journal else False,
         **options,
     )
@@ -114,7 +114,7 @@ def make_leader_source(config: ServerConfig, start_at: AskStart) -> RawPgoutputS
     options["start_at"] = start_at
     return RawPgoutputSource(
         partial(resolve_dsn, config),
-        publications=config.publications,
+        publications=config.stream_publications,
         messages="nontransactional" if config.keeps_journal else False,
         **options,
     )
@@ -124,7 +124,7 @@ def make_second_slot_source(config: ServerConfig) -> PgoutputSource[Event]:
     """Return what reads what the second slot has kept for replay; it acknowledges nothing."""
     return PgoutputSource(
         partial(resolve_dsn, config),
-        publications=config.publications,
+        publications=config.stream_publications,
         slot=config.replay_slot,
         messages="nontransactional",
         boundaries=True,

@@ -10,6 +10,7 @@ from typing import Self
 from ...config import ServerConfig
 from ...config.database.addresses import resolve_dsn
 from ...config.database.source import ServerSource
+from ...messages.janitor import keep_messages
 from ...metrics import Metrics
 from ..hub import Hub
 from .broadcaster import LiveStream, broadcast
@@ -46,6 +47,7 @@ class StreamMode(CatalogRegistrar):
             is_attached=lambda: source.stats().connected,
             attached=source.attached,
         )
+        self._config = config
         self._source = source
         self._hub = hub
         self._metrics = metrics
@@ -85,9 +87,13 @@ class StreamMode(CatalogRegistrar):
             DecodeError: if the database sends what cannot be decoded.
         """
         self._hub.on_relation = self.forget
-        checking = asyncio.create_task(self.check_later())
+        beside = {asyncio.create_task(self.check_later())}
+        if self._config.broadcast_from_database:
+            dsn = partial(resolve_dsn, self._config)
+            beside.add(asyncio.create_task(keep_messages(dsn, self.attached)))
         try:
             await broadcast(self._source, self._hub, self._metrics, replay=self._replay)
         finally:
-            checking.cancel()
-            await asyncio.wait({checking})
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from realtime_core import SourceStats
 from realtime_server.cluster.stats import ClusterStats, LeaderStats, LogStats
-from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.hub_stats import HubStats
 from realtime_server.metrics import Metrics
 from tests.server_helpers import make_backlog, make_metrics
 

@@ -275,6 +275,7 @@ TABLE = {
     "MAX_PRESENCE_BYTES": number(8192, least=1024),
     "MAX_PRESENCE_MEMBERS": number(10_000, least=1),
     "MAX_PRESENCE_STATE_BYTES": number(None, least=1024),
+    "BROADCAST_FROM_DATABASE": flag(False),
     "MAX_CONNECTIONS": number(16384, least=1),
     "MAX_CHANNELS": number(1000, least=1),
     "MAX_TOKENS": number(50, least=1),

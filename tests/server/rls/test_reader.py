@@ -216,3 +216,26 @@ async def test_replay_is_told_of_changes_ends_and_messages_in_their_order() -> N
         [Insert, Insert, Commit, LogicalMessage],
         [LogicalMessage],
     ]
+
+
+async def test_messages_of_the_database_are_apart_and_acknowledged() -> None:
+    shop = Shop()
+    columns = {"id": "text", "topic": "text"}
+    messages = shop.database.table("messages", columns, key="id", schema="realtime")
+    async with shop.reading() as reading:
+        messages.insert(id="1", topic="t")
+        await eventually(lambda: len(reading.batches) == 1)
+        with shop.database.transaction():
+            shop.notes.insert(id=1, body="x")
+            messages.insert(id="2", topic="t")
+        await eventually(lambda: len(reading.batches) == 2)
+        await eventually(lambda: not shop.unacknowledged())
+    first, second = reading.batches
+    assert [change.record["topic"] for change in first.messages if isinstance(change, Insert)] == [
+        "t"
+    ]
+    assert not first.reads
+    assert (len(second.messages), len(second.reads)) == (1, 1)
+    # Replay keeps none of them.
+    told = (*first.events, *second.events)
+    assert [event.relation.table for event in told if isinstance(event, Insert)] == ["notes"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime_core import SourceStats
-from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.hub_stats import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.replay.stats import ReplayStats
 from realtime_server.workers.metric_sums import MetricSums

@@ -1,0 +1,78 @@
+"""DatabaseBroadcasts: puts what the database broadcasts into the order of rooms.
+
+Rows of ``realtime.messages`` come with the stream, in commit order. They go to the members of their
+rooms here, and to no other server: each reads the same stream.
+
+What a dispatch has of a room must be written before anything else is, or else two members might see
+two broadcasts in different orders. So the rooms' own writing waits from the first row that a
+dispatch takes until that dispatch has written what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from realtime_core import Insert, RowChange
+
+from .dispatch import Dispatch
+from .message_rows import DatabaseBroadcastStats, MessageRows
+from .rooms import Rooms
+from .turns import Steps
+
+__all__ = ["DatabaseBroadcasts"]
+
+
+class DatabaseBroadcasts:
+    """Sends rows of ``realtime.messages`` to the members of their rooms.
+
+    Args:
+        rooms: of this server.
+        max_payload_bytes: of a payload (MAX_PAYLOAD_BYTES); what is larger is not broadcast.
+        clock: seconds of any clock that only goes forward, for giving way in time.
+    """
+
+    def __init__(self, rooms: Rooms, *, max_payload_bytes: int, clock: Callable[[], float]) -> None:
+        self._rooms = rooms
+        self._rows = MessageRows(max_payload_bytes)
+        self._clock = clock
+        # Whether the rooms wait until a dispatch has written what it has.
+        self._is_holding = False
+
+    def stats(self) -> DatabaseBroadcastStats:
+        """Return the counts, as they are now."""
+        return self._rows.stats()
+
+    def adding(self, change: RowChange, dispatch: Dispatch) -> Steps:
+        """Add what a row broadcasts to a dispatch, as soon as the rooms have nothing to write.
+
+        The caller must have the dispatch write soon, and then call :meth:`release`.
+        """
+        found = self._rows.read(change) if isinstance(change, Insert) else None
+        if found is None:
+            return
+        room, broadcast = found
+        if not self._rooms.size(room):
+            return
+        if not self._is_holding:
+            self._is_holding = True
+            yield from self._rooms.holding()
+        for members, frame in self._rooms.frames(room, broadcast):
+            dispatch.add(members, frame)
+
+    def release(self) -> None:
+        """Let the rooms write again, after a dispatch has written everything."""
+        if self._is_holding:
+            self._is_holding = False
+            self._rooms.release()
+
+    def sending(self, changes: Iterable[RowChange]) -> Steps:
+        """Send rows by themselves, without changes between them, and yield now and then."""
+        dispatch = Dispatch(self._clock)
+        for change in changes:
+            yield from self.adding(change, dispatch)
+            if dispatch.is_due():
+                yield from dispatch.hand_out()
+                self.release()
+                yield from dispatch.give_way()
+        yield from dispatch.hand_out()
+        self.release()

@@ -1,0 +1,127 @@
+"""MessageRows: what the rows of ``realtime.messages`` say that is broadcast, and to which room.
+
+A row is broadcast when it is inserted, if its ``extension`` is ``broadcast``, it has an ``event``,
+it is said whether it is ``private``, and it has no ``skip_broadcast``. Its payload is sent as
+PostgreSQL writes it, or its ``binary_payload`` as bytes; and beside it the row's id.
+
+The row comes under the name of the table, or under that of a partition, as its publication says.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Final
+
+import attrs
+
+from realtime_core import Insert, Relation
+from realtime_core.records import Field
+
+from ..logs import LineLimit
+from ..phoenix.binary import MAX_NAME_BYTES
+from ..phoenix.broadcasts import Broadcast, RoomName
+from ..phoenix.messages import BROADCAST, CHANNEL_PREFIX
+from .allowed_topics import OWN_SCHEMA
+
+__all__ = ["DatabaseBroadcastStats", "MessageRows", "has_messages"]
+
+logger = logging.getLogger("realtime.messages")
+
+_TABLE: Final = re.compile(r"messages(?:_\d{4}_\d\d_\d\d|_default)?")
+_COLUMNS: Final = (
+    *("topic", "extension", "event", "private", "skip_broadcast", "id", "payload"),
+    "binary_payload",
+)
+_TRUE: Final = ("t", "true")
+_TOO_LARGE: Final = "too_large"
+_LONG_NAMES: Final = "long_names"
+_COLUMNS_MISSING: Final = "columns_missing"
+
+
+@attrs.frozen
+class DatabaseBroadcastStats:
+    """What is counted of broadcasts from the database."""
+
+    broadcasts: int = 0
+    """Messages that were broadcast, whether anybody was in their room or not."""
+    refused: tuple[tuple[str, int], ...] = ()
+    """How many were not, by the reason."""
+
+
+def has_messages(schema: str, table: str) -> bool:
+    """Return whether a table is ``realtime.messages``, or one of its partitions."""
+    return schema == OWN_SCHEMA and _TABLE.fullmatch(table) is not None
+
+
+class MessageRows:
+    """Reads rows of ``realtime.messages``, and counts them.
+
+    Args:
+        max_payload_bytes: of a payload (MAX_PAYLOAD_BYTES); what is larger is not broadcast.
+    """
+
+    def __init__(self, max_payload_bytes: int) -> None:
+        self._max_payload_bytes = max_payload_bytes
+        self._count = 0
+        self._refused = dict.fromkeys((_TOO_LARGE, _LONG_NAMES, _COLUMNS_MISSING), 0)
+        self._lines = LineLimit()
+        # Where the columns are in the rows of the last relation; None if it lacks any.
+        self._relation: Relation | None = None
+        self._places: tuple[int, ...] | None = None
+
+    def stats(self) -> DatabaseBroadcastStats:
+        """Return the counts, as they are now."""
+        return DatabaseBroadcastStats(self._count, tuple(self._refused.items()))
+
+    def read(self, change: Insert) -> tuple[RoomName, Broadcast] | None:
+        """Return what a row broadcasts, and to which room; None if it broadcasts nothing."""
+        relation = change.relation
+        if relation is not self._relation:
+            self._relation = relation
+            index = relation.shape.index
+            self._places = None
+            if all(name in index for name in _COLUMNS):
+                self._places = tuple(index[name] for name in _COLUMNS)
+        if self._places is None:
+            self._refuse(_COLUMNS_MISSING)
+            return None
+        fields = change.record.fields
+        topic, extension, event, private, skipped, id_, payload, data = map(
+            _text, [fields[place] for place in self._places]
+        )
+        if extension != BROADCAST or event is None or private is None or topic is None:
+            return None
+        if skipped in _TRUE:
+            return None
+        name = f"{CHANNEL_PREFIX}{topic}"
+        meta = b'{"id":"%b"}' % (id_ or "").encode()
+        if data is not None:
+            # bytea_output is hex.
+            content, is_json = bytes.fromhex(data.removeprefix("\\x")), False
+            if max(len(name.encode()), len(event.encode())) > MAX_NAME_BYTES:
+                self._refuse(_LONG_NAMES)
+                return None
+        else:
+            content, is_json = b"{}" if payload is None else payload.encode(), True
+        if len(content) + len(event) > self._max_payload_bytes:
+            self._refuse(_TOO_LARGE)
+            return None
+        self._count += 1
+        return RoomName(name, private in _TRUE), Broadcast(event, content, is_json, meta)
+
+    def _refuse(self, reason: str) -> None:
+        self._refused[reason] += 1
+        others = self._lines.take()
+        if others is not None:
+            # Without the topic, which may say who talks to whom.
+            logger.warning(
+                "a row of realtime.messages is not broadcast (%s; %d more since the last such "
+                "line)",
+                reason,
+                others,
+            )
+
+
+def _text(field: Field) -> str | None:
+    return field if isinstance(field, str) else None
