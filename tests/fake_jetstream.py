@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import attrs
@@ -198,21 +199,22 @@ class FakeConnection:
         self.subscriptions[subject] = take
         return _Subscription(self, subject)
 
-    async def request(
+    async def request(self, subject: str, payload: bytes = b"") -> Message:
+        return await self.ask(subject, payload).answer()
+
+    def ask(
         self,
         subject: str,
-        payload: bytes = b"",
+        payload: bytes,
         *,
         headers: Mapping[str, str] | None = None,
         within: float = 3.0,
-    ) -> Message:
-        await asyncio.sleep(0.001)
-        if self.closed.is_set():
-            raise LogError("the connection has ended")
-        answer = self._server.answer(subject, payload, headers or {})
-        return Message("", "", json.dumps(answer).encode())
+    ) -> _Question:
+        return _Question(
+            self, subject, partial(self._server.answer, subject, payload, headers or {})
+        )
 
-    async def publish(self, subject: str, payload: bytes, *, reply: str = "") -> None:
+    def send(self, subject: str, payload: bytes, *, reply: str = "") -> None:
         if self.closed.is_set():
             raise LogError("the connection has ended")
         consumer = self._server.consumers.get(subject.rpartition(".")[2])
@@ -220,6 +222,19 @@ class FakeConnection:
             consumer.connection, consumer.inbox = self, reply
             consumer.left = json.loads(payload)["batch"]
             self._server.deliver()
+
+
+@attrs.frozen
+class _Question:
+    connection: FakeConnection
+    subject: str
+    ask: Callable[[], Any]
+
+    async def answer(self) -> Message:
+        await asyncio.sleep(0.001)
+        if self.connection.closed.is_set():
+            raise LogError("the connection has ended")
+        return Message("", "", json.dumps(self.ask()).encode())
 
 
 @attrs.frozen

@@ -5,16 +5,18 @@ letter, and has a task of its own write what is to be sent. Where changes come o
 tenth of a server's time for each of them. Here a message is handed over as soon as it was read, by
 a plain call, and what is sent is written at once.
 
-The library has no public way to either, so methods are overridden that are private. If another
-version does not call them, everything goes its slower way.
+The library has no public way to either. Where another version does not call the private methods
+that are overridden here, messages go its slower way; without the private attributes that are used
+nothing can be sent, and :attr:`PromptClient.lacks` names them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import attrs
+import nats.errors
 from nats.aio.client import Client
 
 __all__ = ["Message", "PromptClient", "Take"]
@@ -38,7 +40,7 @@ class Message:
 
 
 Take: TypeAlias = Callable[[Message], None]
-"""Takes a message. It must not raise."""
+"""Takes a message. An error of it goes where the server's complaints go."""
 
 
 class PromptClient(Client):
@@ -48,6 +50,9 @@ class PromptClient(Client):
         super().__init__()
         # Who takes the messages, by the number of the subscription.
         self._takers: dict[int, Take] = {}
+        used = ("_pending", "_pending_data_size", "_transport")
+        self.lacks = [name for name in used if not hasattr(self, name)]
+        """Attributes that the library has not, and that are needed to send."""
 
     async def hand_over(self, subject: str, take: Take) -> Callable[[], Awaitable[None]]:
         """Have a function called with each message of a subject; return what ends that.
@@ -78,17 +83,68 @@ class PromptClient(Client):
         take = self._takers.get(sid)
         if take is None:
             await super()._process_msg(sid, subject, reply, data, headers)
-        else:
+            return
+        try:
             take(Message(subject.decode(), reply.decode(), data, *_status(headers)))
+        except Exception as exc:
+            # Otherwise nothing more would be read.
+            await self._error_cb(exc)
+
+    def send(
+        self,
+        subject: str,
+        payload: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a message.
+
+        What the connection does not take waits in the event loop's transport, without a bound:
+        whoever sends much waits for answers, or for :meth:`taken`.
+
+        Args:
+            subject: where to; it is not checked.
+            payload: what.
+            reply: the subject that the answer comes on.
+            headers: of the message; neither names nor values may have a line end.
+
+        Raises:
+            nats.errors.Error: if it cannot be sent.
+        """
+        if not self.is_connected or self._transport is None:
+            raise nats.errors.ConnectionClosedError
+        if len(payload) > self.max_payload:
+            raise nats.errors.MaxPayloadError
+        size = len(payload)
+        if headers is None:
+            head = f"PUB {subject} {reply} {size}\r\n"
+        else:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            # All of it is ASCII: names that are configured, numbers and digits.
+            lines = f"NATS/1.0\r\n{lines}\r\n"
+            head = f"HPUB {subject} {reply} {len(lines)} {len(lines) + size}\r\n{lines}"
+        self._pending.append(b"".join((head.encode("ascii"), payload, _LINE_END)))
+        self._write()
+
+    async def taken(self) -> None:
+        """Wait while the connection does not take what was sent.
+
+        Raises:
+            OSError: if it has broken.
+        """
+        if self._transport is not None:
+            await self._transport.drain()  # type: ignore[no-untyped-call]
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         if force_flush or not self.is_connected or self._transport is None:
             return await super()._flush_pending(force_flush)
-        # What the connection does not take waits in the event loop's transport. That is not much:
-        # the next append waits until the last one was answered.
+        self._write()
+        return None
+
+    def _write(self) -> None:
+        assert self._transport is not None
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self._transport.writelines(pending)
-        return None
 
 
 def _status(headers: bytes | None) -> tuple[str, str]:

@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import count
 from typing import Final, Self
 
 import nats.errors
 
 from ..config import ClusterSettings
 from .client import Message, PromptClient, Take
-from .errors import NO_JETSTREAM, LogError, NoResponderError
+from .errors import LogError
 from .login import connect
 from .permissions import denied_by
+from .questions import Question, Questions
 
 __all__ = ["Message", "NatsConnection", "Subscription"]
 
@@ -30,8 +30,6 @@ _PING: Final = 2
 """Seconds between two pings; the second one without an answer ends the connection."""
 _ANSWER: Final = 3.0
 """Seconds that a request may take, unless it says otherwise."""
-_NOBODY: Final = "503"
-"""The status of the answer that nobody listens to a request."""
 _CLOSE: Final = 1.0
 """Seconds that closing may take. A server that stands still takes no more bytes."""
 
@@ -53,10 +51,7 @@ class NatsConnection:
         self._client = client
         self._complaints = complaints
         self._inbox = client.new_inbox()
-        self._ids = count()
-        # The requests under way, by the last part of the subject that the answer comes on, with the
-        # subject that they were sent to.
-        self._asked: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._questions = Questions(self._inbox, complaints.told)
         self._on_closed: list[Callable[[], None]] = []
         self._watching = asyncio.create_task(self._watch())
 
@@ -127,52 +122,58 @@ class NatsConnection:
         version = self._client.connected_server_version
         return (version.major, version.minor)
 
-    async def request(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        *,
-        headers: Mapping[str, str] | None = None,
-        within: float = _ANSWER,
-    ) -> Message:
+    async def request(self, subject: str, payload: bytes = b"") -> Message:
         """Send a message, and return the answer.
 
         Args:
             subject: where to.
             payload: what.
-            headers: of the message.
-            within: seconds that the answer may take.
 
         Raises:
             LogError: if there is no answer.
         """
-        self._check()
-        token = str(next(self._ids))
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._asked[token] = subject, answer
-        try:
-            async with asyncio.timeout(within):
-                await self.publish(
-                    subject, payload, reply=f"{self._inbox}.{token}", headers=headers
-                )
-                message = await answer
-        except TimeoutError:
-            raise LogError(
-                f"NATS has not answered a message to {subject} within {within:g} s"
-                + (f" ({_told(self._complaints.last)})" if self._complaints.last else "")
-            ) from None
-        finally:
-            del self._asked[token]
-        if message.status == _NOBODY:
-            raise NoResponderError(
-                # Others are also not answered where the stream, or its consumer, is missing.
-                NO_JETSTREAM
-                if subject.startswith("$JS.API.STREAM.")
-                else f"nobody listens to {subject}: JetStream is off, or the stream is missing"
-            )
-        return message
+        return await self.ask(subject, payload).answer()
 
-    async def publish(
+    def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        within: float = _ANSWER,
+    ) -> Question:
+        """Send a message at once; return what waits for the answer.
+
+        Args:
+            subject: where to.
+            payload: what.
+            headers: of the message.
+            within: seconds that the answer may take, from when it is waited for.
+
+        Raises:
+            LogError: if it cannot be sent.
+        """
+        question = self._questions.add(subject, within)
+        try:
+            self.send(subject, payload, reply=question.reply, headers=headers)
+        except LogError:
+            self._questions.forget(question)
+            raise
+        return question
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """Send a message, and wait while too many bytes are under way.
+
+        Raises:
+            LogError: if it cannot be sent.
+        """
+        self.send(subject, payload)
+        try:
+            await self._client.taken()
+        except OSError as exc:
+            raise _unsent(subject, exc) from exc
+
+    def send(
         self,
         subject: str,
         payload: bytes,
@@ -180,18 +181,16 @@ class NatsConnection:
         reply: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a message.
+        """Send a message at once. Whoever sends many of them waits for answers in between.
 
         Raises:
             LogError: if it cannot be sent.
         """
         self._check()
         try:
-            await self._client.publish(
-                subject, payload, reply, headers=None if headers is None else dict(headers)
-            )
-        except (OSError, nats.errors.Error) as exc:
-            raise LogError(f"a message to {subject} cannot be sent: {_told(exc)}") from exc
+            self._client.send(subject, payload, reply, headers)
+        except nats.errors.Error as exc:
+            raise _unsent(subject, exc) from exc
 
     async def subscribe(self, subject: str, take: Take) -> Subscription:
         """Have a function called with each message of a subject.
@@ -200,7 +199,7 @@ class NatsConnection:
 
         Args:
             subject: the subject.
-            take: the function, which must not raise.
+            take: the function.
 
         Raises:
             LogError: if that cannot be asked for.
@@ -220,27 +219,16 @@ class NatsConnection:
         return self._client.new_inbox()
 
     async def _listen(self) -> None:
-        await self.subscribe(f"{self._inbox}.*", self._answered)
-
-    def _answered(self, message: Message) -> None:
-        _, answer = self._asked.get(message.subject.rpartition(".")[2], ("", None))
-        if answer is not None and not answer.done():
-            answer.set_result(message)
+        await self.subscribe(f"{self._inbox}.*", self._questions.answered)
 
     def _complained(self, error: Exception) -> None:
-        """Have the requests fail that were denied: nothing answers them."""
         verb, denied = denied_by(error) or ("", "")
-        for subject, answer in self._asked.values():
-            if verb == "publish" and subject.lower() == denied and not answer.done():
-                answer.set_exception(
-                    LogError(f"NATS does not let its user publish to {subject}; permit it there")
-                )
+        if verb == "publish":
+            self._questions.denied(denied)
 
     async def _watch(self) -> None:
         await self.closed.wait()
-        for _, answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(self._lost())
+        self._questions.end(self._lost())
         for call in self._on_closed:
             call()
 
@@ -249,8 +237,7 @@ class NatsConnection:
             raise self._lost()
 
     def _lost(self) -> LogError:
-        why = f": {_told(self._complaints.last)}" if self._complaints.last else ""
-        return LogError(f"the connection to NATS has ended{why}")
+        return LogError(f"the connection to NATS has ended{self._complaints.told()}")
 
 
 class _Complaints:
@@ -261,13 +248,17 @@ class _Complaints:
     """
 
     def __init__(self, tell: Callable[[Exception], None] | None) -> None:
-        self.last: Exception | None = None
+        self._last: Exception | None = None
         self.hear: Callable[[Exception], None] | None = None
         """Called with each complaint, too, as soon as there is a connection."""
         self._tell = tell
 
+    def told(self) -> str:
+        """Return what was complained about last, in parentheses; nothing if nothing was."""
+        return "" if self._last is None else f" ({_told(self._last)})"
+
     async def note(self, error: Exception) -> None:
-        self.last = error
+        self._last = error
         for call in (self._tell, self.hear):
             if call is not None:
                 call(error)
@@ -297,6 +288,10 @@ async def _close(client: PromptClient) -> None:
             await client.close()
     except (OSError, TimeoutError, nats.errors.Error) as exc:
         logger.debug("a connection to NATS could not be closed: %s", exc)
+
+
+def _unsent(subject: str, exc: Exception) -> LogError:
+    return LogError(f"a message to {subject} cannot be sent: {_told(exc)}")
 
 
 def _told(exc: BaseException | None) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
@@ -23,6 +24,7 @@ import attrs
 from .connection import NatsConnection
 from .envelope import Envelope, EnvelopeError, Place, VersionError, decode
 from .errors import ApiError, FencedError, LogError, MissingError
+from .questions import Question
 
 __all__ = ["Log", "LogSettings", "LogState", "differences", "stream_config"]
 
@@ -233,16 +235,19 @@ class Log:
                 sequence += 1
         return end, None
 
-    async def append(self, data: bytes, behind: int) -> int:
-        """Append an envelope; return its sequence. Wait for it before the next one.
+    def append(self, data: bytes, behind: int) -> Coroutine[Any, Any, int]:
+        """Send an envelope to be appended; return what waits for its sequence.
+
+        Wait for it before the next one.
 
         Args:
             data: the envelope.
             behind: the sequence of the last message.
 
         Raises:
-            FencedError: if somebody else has appended in between.
-            LogError: if it is not known whether the log has it: read the tail before going on.
+            FencedError: from what is returned, if somebody else has appended in between.
+            LogError: from there, or at once, if it is not known whether the log has it: read the
+                tail before going on.
         """
         message_id = secrets.token_hex(8)
         headers = {
@@ -252,16 +257,15 @@ class Log:
         }
         if self._appended is not None and self._appended[0] == behind:
             headers["Nats-Expected-Last-Msg-Id"] = self._appended[1]
-        subject = self.settings.subject
-        answer = _read(
-            subject,
-            (
-                await self.connection.request(subject, data, headers=headers, within=APPEND_TIMEOUT)
-            ).data,
+        question = self.connection.ask(
+            self.settings.subject, data, headers=headers, within=APPEND_TIMEOUT
         )
-        sequence = int(answer["seq"])
-        if sequence != behind + 1:
-            raise FencedError(f"an envelope was appended as {sequence}, not behind {behind}")
+        return self._appended_as(question, behind + 1, message_id)
+
+    async def _appended_as(self, question: Question, expected: int, message_id: str) -> int:
+        sequence = int(_read(question.subject, (await question.answer()).data)["seq"])
+        if sequence != expected:
+            raise FencedError(f"an envelope was appended as {sequence}, not {expected}")
         self._appended = sequence, message_id
         return sequence
 

@@ -163,7 +163,7 @@ class LogReader:
                 if found:
                     return found
                 if not self._left:
-                    await self._ask()
+                    self._ask()
                 await self._something()
         except LogError:
             await self._drop()
@@ -285,7 +285,7 @@ class LogReader:
         if not self._arrived:
             raise LogError("the connection to NATS has ended")
 
-    async def _ask(self) -> None:
+    def _ask(self) -> None:
         connection = self._connection
         assert connection is not None
         self._left = _BATCH
@@ -295,7 +295,7 @@ class LogReader:
             "expires": _EXPIRES * _SECOND,
             "idle_heartbeat": _HEARTBEAT * _SECOND,
         }
-        await connection.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
+        connection.send(self._subject, json.dumps(request).encode(), reply=self._inbox)
 
     def _take(self) -> list[Read]:
         """Return the envelopes among what has come.

@@ -37,6 +37,7 @@ _NO_LOGIN: Final = (
     "the server asks for a login; set NATS_USER and NATS_PASSWORD, or NATS_CREDENTIALS, or "
     "NATS_NKEY_SEED"
 )
+_KNOWN_VERSION: Final = "use pip install 'realtime-core[cluster]', which brings another version"
 
 OnError = Callable[[Exception], Awaitable[None]]
 OnClosed = Callable[[], Awaitable[None]]
@@ -71,6 +72,11 @@ async def connect(
     for url in random.sample(urls, len(urls)):
         attempt = _Attempt(error_cb, closed_cb)
         client = PromptClient()
+        if client.lacks:
+            raise LogError(
+                f"nats-py {version('nats-py')} has no {' and no '.join(client.lacks)}, which this "
+                f"server sends with; {_KNOWN_VERSION}"
+            )
         if config.wants_nats_tls:
             client = _EncryptedClient(has_certificate=config.nats_tls_cert is not None)
             options["tls"] = _tls(config)
@@ -141,8 +147,8 @@ class _EncryptedClient(PromptClient):
         if not hasattr(Client, "_process_info"):
             raise LogError(
                 f"nats-py {version('nats-py')} sends the login before it is known that the "
-                "connection is encrypted, and has no way to change that which is known here; use "
-                "pip install 'realtime-core[cluster]', which brings a version that has"
+                "connection is encrypted, and has no way to change that which is known here; "
+                f"{_KNOWN_VERSION}, which has one"
             )
         super().__init__()
         self._has_certificate = has_certificate

@@ -38,7 +38,7 @@ _LOOK: Final = 1.0
 class AppendLog(Protocol):
     """What is needed here of a :class:`~.log.Log`."""
 
-    async def append(self, data: bytes, behind: int) -> int: ...
+    def append(self, data: bytes, behind: int) -> Coroutine[Any, Any, int]: ...
 
     async def envelope_at(self, sequence: int) -> Envelope: ...
 
@@ -104,7 +104,8 @@ class Term:
         # What is to be appended, and its bytes.
         self._queue: deque[Packed] = deque()
         self._queued = 0
-        self._is_appending = False
+        # What is on its way to the log, and since when.
+        self._under_way: tuple[Packed, float, asyncio.Task[int]] | None = None
         # What was appended and not acknowledged to the slot.
         self._unacknowledged: deque[_Appended] = deque()
         # Set when there may be something to append, and when there may be room again.
@@ -120,7 +121,7 @@ class Term:
             source: what the source counts.
         """
         wal_end = source.confirmed_lsn + source.lag_bytes
-        has_all = not self._queue and not self._packer.size and not self._is_appending
+        has_all = not self._queue and not self._packer.size and self._under_way is None
         come = max(source.received_lsn, self._packer.last[1]) if has_all else self._packer.last[1]
         return max(wal_end - come, 0)
 
@@ -138,7 +139,13 @@ class Term:
             LogError: if the log does not answer, or has lost what it had.
             RealtimeError: if the source cannot go on.
         """
-        await first_to_end(self._read(), self._append_for_ever(), self._look_for_ever())
+        try:
+            await first_to_end(self._read(), self._append_for_ever(), self._look_for_ever())
+        finally:
+            if self._under_way is not None:
+                _, _, answer = self._under_way
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
 
     async def _read(self) -> None:
         feed = self._packer.feed
@@ -147,6 +154,7 @@ class Term:
                 envelopes = feed(event)
                 if envelopes:
                     self.put(envelopes)
+            self._append_next()
             self._something.set()
             while self._queued > _QUEUE_BYTES:
                 self._room.clear()
@@ -173,32 +181,41 @@ class Term:
     async def _append_for_ever(self) -> None:
         last = self._clock()
         while True:
-            if not self._queue:
-                self.put(self._packer.flush())
-            if not self._queue:
-                self._something.clear()
-                try:
-                    async with asyncio.timeout(max(last + self._repeat - self._clock(), 0)):
-                        await self._something.wait()
-                except TimeoutError:
-                    self.put([self._packer.repeat()])
+            self._append_next()
+            if self._under_way is not None:
+                await self._appended(*self._under_way)
+                last = self._clock()
                 continue
-            await self._append(self._queue.popleft())
-            last = self._clock()
+            self._something.clear()
+            try:
+                async with asyncio.timeout(max(last + self._repeat - self._clock(), 0)):
+                    await self._something.wait()
+            except TimeoutError:
+                self.put([self._packer.repeat()])
 
-    async def _append(self, packed: Packed) -> None:
-        stats, began = self._stats, self._clock()
-        self._queued -= len(packed.data)
-        if self._queued <= _QUEUE_BYTES:
-            self._room.set()
-        self._is_appending = True
+    def _append_next(self) -> None:
+        """Send the next envelope to the log, unless one is under way, or there is none."""
+        if self._under_way is not None:
+            return
+        if not self._queue:
+            self.put(self._packer.flush())
+        if self._queue:
+            packed = self._queue.popleft()
+            self._queued -= len(packed.data)
+            if self._queued <= _QUEUE_BYTES:
+                self._room.set()
+            answer = asyncio.ensure_future(self._log.append(packed.data, self._sequence))
+            self._under_way = packed, self._clock(), answer
+
+    async def _appended(self, packed: Packed, began: float, answer: asyncio.Task[int]) -> None:
+        """Wait until the log has an envelope."""
+        stats = self._stats
         try:
-            self._sequence = await self._log.append(packed.data, self._sequence)
+            self._sequence = await answer
         except FencedError:
             stats.fenced += 1
             raise
-        finally:
-            self._is_appending = False
+        self._under_way = None
         now = self._clock()
         stats.appends += 1
         stats.append_seconds += now - began

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
+import nats.errors
 import pytest
 
 from realtime_server.cluster.client import Message, PromptClient
@@ -15,14 +17,14 @@ _INFO = b'INFO {"server_id":"n","version":"2.10.0","max_payload":1048576,"header
 
 
 @contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[tuple[PromptClient, socket.socket]]:
+async def connected(**options: Any) -> AsyncIterator[tuple[PromptClient, socket.socket]]:
     """Yield a client, and the other end of its connection."""
     loop = asyncio.get_running_loop()
     client = PromptClient()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         url = f"nats://127.0.0.1:{listening.getsockname()[1]}"
-        connecting = asyncio.create_task(client.connect([url], allow_reconnect=False))
+        connecting = asyncio.create_task(client.connect([url], allow_reconnect=False, **options))
         server, _ = await loop.sock_accept(listening)
         with server:
             await loop.sock_sendall(server, _INFO)
@@ -30,15 +32,65 @@ async def connected() -> AsyncIterator[tuple[PromptClient, socket.socket]]:
                 pass
             await loop.sock_sendall(server, b"PONG\r\n")
             await connecting
-            yield client, server
-            await client.close()
+            try:
+                yield client, server
+            finally:
+                await client.close()
 
 
 async def test_what_is_sent_is_on_its_way_at_once() -> None:
     async with connected() as (client, server):
-        await client.publish("to", b"content", "answer")
+        client.send("to", b"content", "answer")
         # The event loop has not run since.
         assert server.recv(4096) == b"PUB to answer 7\r\ncontent\r\n"
+        client.send("to", b"content", headers={"A": "1", "Long": "2"})
+        head = b"HPUB to  27 34\r\n"
+        assert server.recv(4096) == head + b"NATS/1.0\r\nA: 1\r\nLong: 2\r\n\r\ncontent\r\n"
+        # What the library itself sends has its place in the order.
+        await client.subscribe("from")
+        client.send("to", b"")
+        assert server.recv(4096) == b"SUB from  1\r\nPUB to  0\r\n\r\n"
+
+
+async def test_whoever_sends_much_can_wait_until_it_is_taken() -> None:
+    loop = asyncio.get_running_loop()
+    async with connected() as (client, server):
+        for _ in range(64):
+            client.send("to", bytes(256 * 1024))
+        waiting = asyncio.create_task(client.taken())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        while not waiting.done():
+            await loop.sock_recv(server, 1024 * 1024)
+        await waiting
+
+
+async def test_what_cannot_be_sent_is_an_error() -> None:
+    async with connected() as (client, _):
+        with pytest.raises(nats.errors.MaxPayloadError):
+            client.send("to", bytes(1024 * 1024 + 1))
+    with pytest.raises(nats.errors.ConnectionClosedError):
+        client.send("to", b"")
+
+
+async def test_an_error_of_who_takes_a_message_ends_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    errors: list[Exception] = []
+    came = asyncio.Event()
+
+    async def note(error: Exception) -> None:
+        errors.append(error)
+
+    def fail(message: Message) -> None:
+        raise KeyError(message.subject)
+
+    async with connected(error_cb=note) as (client, server):
+        await client.hand_over("one", fail)
+        await client.hand_over("two", lambda _: came.set())
+        await loop.sock_sendall(server, b"MSG one 1 0\r\n\r\nMSG two 2 0\r\n\r\n")
+        async with asyncio.timeout(5):
+            await came.wait()
+    assert [repr(error) for error in errors] == ["KeyError('one')"]
 
 
 @pytest.mark.parametrize("is_known", [True, False])

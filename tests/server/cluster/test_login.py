@@ -85,3 +85,17 @@ async def test_a_library_that_may_send_a_password_in_plain_text_is_refused(
     config = ClusterSettings(nats_url="tls://127.0.0.1:1", slot_name="s")
     with pytest.raises(LogError, match=r"^nats-py 2\.\S+ sends the login before .* pip install"):
         await connect(config, name="test")
+
+
+async def test_a_version_of_the_library_without_what_is_used_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = Client.__init__
+
+    def without(client: Client) -> None:
+        begin(client)
+        del client._pending, client._transport
+
+    monkeypatch.setattr(Client, "__init__", without)
+    told = await refusal("nats://127.0.0.1:4222")
+    assert " has no _pending and no _transport, which this server sends with; use pip" in told

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -140,3 +141,29 @@ def test_a_server_that_is_waited_for_gets_a_mark() -> None:
         await asyncio.wait({running})
 
     run_in_virtual_time(play())
+
+
+def test_what_was_read_is_on_its_way_before_anything_else_is_read() -> None:
+    sent: list[int] = []
+
+    class Sending(Log):
+        def append(self, data: bytes, behind: int) -> Coroutine[Any, Any, int]:
+            sent.append(decode(data).last[1])
+            return super().append(data, behind)
+
+    class Asked(Source):
+        async def batches(self) -> AsyncIterator[list[RawEvent]]:
+            for lsn in (20, 30, 40):
+                yield [Idle(Position(LSN(lsn), 0, STREAM))]
+                # The event loop has not run since. One is under way at a time.
+                assert sent == [20]
+            await asyncio.Event().wait()
+
+    async def play() -> None:
+        term = term_of(Asked(), Sending(), Nodes(1000))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await term.run()
+
+    run_in_virtual_time(play())
+    assert sent == [20, 30, 40]
