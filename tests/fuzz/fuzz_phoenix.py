@@ -257,7 +257,8 @@ def _is_sendable(broadcast: Broadcast) -> bool:
 
 def _is_showable(meta: bytes) -> bool:
     """Return whether every client can read what it is sent of a member."""
-    entry = Entry(b'"key"', meta, "r" * 16, "b" * 16)
+    entry = Entry(b'"key"', meta, "r" * 16)
+    entry.before = "b" * 16
     shown = orjson.loads(entry.rendered())
     return (
         len(meta) <= MAX_PRESENCE
