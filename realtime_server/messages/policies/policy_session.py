@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -150,7 +150,11 @@ class PolicySession:
                 )
         except (TimeoutError, SourceError, psycopg.Error) as exc:
             why = brief(exc) if isinstance(exc, psycopg.Error) else str(exc)
-            self._warn("the database cannot be asked about private channels: %s", why or _SILENT)
+            self._limited(
+                logger.warning,
+                "the database cannot be asked about private channels: %s",
+                why or _SILENT,
+            )
             raise _AwayError from exc
         self._connection = connection
         return connection
@@ -162,20 +166,30 @@ class PolicySession:
         if step == Step.SETTINGS:
             if state != _NO_PRIVILEGE:
                 return Problem.UNKNOWN_ROLE
-            self._warn(
-                "private channels are refused, because this is missing: %s", self._grant(role)
+            self._limited(
+                logger.warning,
+                "private channels are refused, because this is missing: %s",
+                self._grant(role),
             )
             return Problem.MAY_NOT_ACT
         if state == _NO_PARTITION:
-            self._warn("realtime.messages has no partition messages_probes: %s", _MIGRATE)
+            self._limited(
+                logger.warning, "realtime.messages has no partition messages_probes: %s", _MIGRATE
+            )
             return Problem.NO_PARTITION
         if step == Step.ROWS:
             if state in _NO_TABLE:
-                self._warn("there is no table realtime.messages: %s", _MIGRATE)
+                self._limited(logger.warning, "there is no table realtime.messages: %s", _MIGRATE)
             elif state == _NO_PRIVILEGE:
-                self._warn("the server's role may not write to realtime.messages: %s", _MEMBER)
+                self._limited(
+                    logger.warning,
+                    "the server's role may not write to realtime.messages: %s",
+                    _MEMBER,
+                )
             else:
-                self._warn("realtime.messages cannot be written to: SQLSTATE %s", state)
+                self._limited(
+                    logger.warning, "realtime.messages cannot be written to: SQLSTATE %s", state
+                )
             return Problem.AWAY
         if state == _READ_ONLY:
             return Problem.AWAY
@@ -183,7 +197,11 @@ class PolicySession:
             # The role may not read the table, or something that a policy calls.
             logger.debug("the role %s may not ask: %s", role, message)
             return None
-        self._warn("RlsPolicyError: a policy of realtime.messages fails: SQLSTATE %s", state)
+        self._limited(
+            logger.warning,
+            "RlsPolicyError: a policy of realtime.messages fails: SQLSTATE %s",
+            state,
+        )
         return Problem.POLICY_FAILED
 
     def _grant(self, role: str) -> str:
@@ -192,9 +210,10 @@ class PolicySession:
         acting, acted = (sql.Identifier(name).as_string() for name in (info.user, role))
         return grant(acted, acting, info.server_version)
 
-    def _warn(self, template: str, value: str) -> None:
+    def _limited(self, log: Callable[[str, str], None], template: str, value: str) -> None:
+        """Log a line, unless there was one like it within ten seconds."""
         if self._lines[template].take() is not None:
-            logger.warning(template, value)
+            log(template, value)
 
     def _terminate(self, pid: int) -> asyncio.Task[None]:
         task = asyncio.create_task(self._end_session(pid))
