@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import statistics
-import sys
 import time
 import tracemalloc
 import urllib.request
@@ -101,13 +100,9 @@ async def crowd_of(bench: Bench, count: int) -> AsyncIterator[tuple[TimedServer,
     with ServerProcess(bench.dsn, module="benchmarks.load.held", **settings) as process:
         process.wait_until_streaming()
         server = TimedServer(process)
-        try:
-            async with await Crowd.open(bench.directory, process.port, count) as crowd:
-                await server.held()
-                yield server, crowd
-        except Exception:
-            print(*process.log[-10:], sep="", file=sys.stderr)
-            raise
+        async with await Crowd.open(bench.directory, process.port, count) as crowd:
+            await server.held()
+            yield server, crowd
 
 
 async def storm(bench: Bench) -> list[Row]:
@@ -118,7 +113,6 @@ async def storm(bench: Bench) -> list[Row]:
             cpu = cpu_time(server.pid)
             known = await crowd.join(1000)
             cpu = cpu_time(server.pid) - cpu
-            held = await server.held()
             report = await crowd.report()
             rendered = server.counted("realtime_presence_rendered_bytes_total")
             rows.append(
@@ -130,7 +124,7 @@ async def storm(bench: Bench) -> list[Row]:
                     "flushes": round(server.counted("realtime_presence_flushes_total")),
                     "all_known_after_s": round(known, 2),
                     "cpu_s": round(cpu, 2),
-                    **held,
+                    **await server.held(),
                 }
             )
     return rows

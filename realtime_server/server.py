@@ -29,8 +29,7 @@ from .metrics import Metrics
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
 from .net.listener import Listener, bind
-from .net.private_channels import make_private_channels
-from .net.room_services import make_rooms
+from .net.room_services import RoomServices, make_rooms
 from .net.services import Services
 from .net.site import make_site
 from .net.slow_clients import Backlog, OutboxLimits
@@ -155,10 +154,11 @@ class RealtimeServer:
             )
         )
         # Where clients broadcast to each other.
-        links = None if worker is None else worker.rooms
-        rooms = make_rooms(config, links) if config.broadcast else None
-        self.bus = None if rooms is None else rooms.bus
-        """Brings what clients broadcast to other processes; None if there are none."""
+        rooms: RoomServices | None = None
+        if config.broadcast:
+            rooms = make_rooms(config, None if worker is None else worker.rooms)
+        self.room_node = None if rooms is None else rooms.node
+        """Brings what happens in rooms to other processes; None if there are none."""
         broadcasts = None if rooms is None else rooms.database
         self.metrics = Metrics(
             stats=source.stats,
@@ -203,9 +203,7 @@ class RealtimeServer:
             metrics=self.metrics,
             replay=guarded,
             rooms=None if rooms is None else rooms.rooms,
-            # Other processes are not told of it.
-            presence=None if rooms is None or self.bus is not None else rooms.presence,
-            private=None if rooms is None else make_private_channels(config, self.metrics),
+            presence=None if rooms is None else rooms.presence,
         )
         # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener
@@ -247,10 +245,8 @@ class RealtimeServer:
             metrics=self.metrics,
             backlog=self._services.backlog,
         )
-        if self._services.private:
-            await self._services.private.__aenter__()
-        if self.bus is not None:
-            self._carrying = asyncio.create_task(self.bus.run())
+        if self.room_node is not None:
+            self._carrying = asyncio.create_task(self.room_node.run())
         await self._listener.start()
         await self.mode.__aenter__()
         if self._node is not None:
@@ -306,8 +302,6 @@ class RealtimeServer:
             if self._carrying is not None:
                 await cancel_within({self._carrying}, 0)
             await self.mode.__aexit__(exc_type, exc, traceback)
-            if self._services.private:
-                await self._services.private.__aexit__(exc_type, exc, traceback)
             await closing
 
     @property

@@ -62,6 +62,10 @@ class Carrier(Protocol):
         """Take nothing more of a subject."""
         ...
 
+    def leave(self, subject: str, data: bytes) -> None:
+        """Have others sent a message when this process ends, where that is noticed."""
+        ...
+
     async def run(self) -> None:
         """Carry, until this is cancelled."""
         ...

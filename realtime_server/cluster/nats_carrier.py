@@ -8,6 +8,7 @@ bound; while there is no connection nothing waits, as what would come later woul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ logger = logging.getLogger("realtime.rooms")
 
 _PAUSE: Final = 1.0
 """Seconds until a connection is tried again."""
+_END: Final = 0.5
+"""Seconds that sending what waits may take at the end."""
 _FIRST_BYTES: Final = 1024 * 1024
 """How many bytes NATS lets a message have unless it is told otherwise, until it says so."""
 
@@ -56,6 +59,8 @@ class NatsCarrier:
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0
         self._something = asyncio.Event()
+        # The message that is sent when this ends.
+        self._last: tuple[str, bytes] | None = None
 
     def begin(self, take: TakeMessage) -> None:
         self._take = take
@@ -80,6 +85,9 @@ class NatsCarrier:
         self._wanted.discard(subject)
         self._check(subject)
 
+    def leave(self, subject: str, data: bytes) -> None:
+        self._last = subject, data
+
     def _check(self, subject: str) -> None:
         if not self.is_away:
             self._to_check.add(subject)
@@ -91,7 +99,11 @@ class NatsCarrier:
         while True:
             try:
                 async with await self._connect() as connection:
-                    await self._serve(connection)
+                    try:
+                        await self._serve(connection)
+                    except asyncio.CancelledError:
+                        await self._end_well(connection)
+                        raise
             except LogError as exc:
                 if not self.is_away or not is_told:
                     is_told = True
@@ -113,14 +125,25 @@ class NatsCarrier:
             self._something.clear()
             while self._to_check:
                 await self._subscribe(connection, self._to_check.pop())
-            while self._waiting:
-                subject, data = self._waiting.popleft()
-                self._waiting_bytes -= len(data)
-                await connection.publish(subject, data)
+            await self._send_all(connection)
             if connection.closed.is_set():
                 raise LogError("the connection to NATS has ended")
             if not self._to_check:
                 await self._something.wait()
+
+    async def _end_well(self, connection: NatsConnection) -> None:
+        """Send what waits, and that this ends."""
+        if self._last is not None:
+            self.send(*self._last)
+        with contextlib.suppress(LogError, TimeoutError):
+            async with asyncio.timeout(_END):
+                await self._send_all(connection)
+
+    async def _send_all(self, connection: NatsConnection) -> None:
+        while self._waiting:
+            subject, data = self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            await connection.publish(subject, data)
 
     async def _subscribe(self, connection: NatsConnection, subject: str) -> None:
         """Subscribe to a subject, or end that, as is wanted."""

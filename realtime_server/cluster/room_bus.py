@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from ..fanout.bus import TakeBroadcast
@@ -13,8 +12,6 @@ from .carrier import Carrier, NotSent
 from .room_messages import broadcast_subject, decode_broadcast, encode_broadcast, encoded_size
 
 __all__ = ["RoomBus"]
-
-logger = logging.getLogger("realtime.rooms")
 
 _REASONS: Final = {
     NotSent.AWAY: BroadcastReason.AWAY,
@@ -32,33 +29,23 @@ class RoomBus:
     """
 
     def __init__(self, carrier: Carrier, node: bytes) -> None:
-        self.carrier = carrier
-        """The way to them."""
+        self._carrier = carrier
         self._node = node
         self._take: TakeBroadcast = lambda room, broadcast: False
-        self._sent = self._received = self._lost = self._strange = 0
+        self._sent = self._received = self._lost = 0
 
     def stats(self) -> BusStats:
-        return BusStats(self._sent, self._received, self._lost + self.carrier.lost, self._strange)
-
-    async def run(self) -> None:
-        """Carry, until this is cancelled.
-
-        Raises:
-            ServerError: in a worker whose supervisor runs another version.
-        """
-        await self.carrier.run()
+        return BusStats(self._sent, self._received, self._lost)
 
     def begin(self, take: TakeBroadcast) -> None:
         self._take = take
-        self.carrier.begin(self._hear)
 
     def fits(self, room: RoomName, broadcast: Broadcast) -> bool:
-        return encoded_size(room, broadcast) <= self.carrier.max_bytes
+        return encoded_size(room, broadcast) <= self._carrier.max_bytes
 
     def publish(self, room: RoomName, broadcast: Broadcast) -> BroadcastReason | None:
         message = encode_broadcast(self._node, room, broadcast)
-        problem = self.carrier.send(broadcast_subject(room), message)
+        problem = self._carrier.send(broadcast_subject(room), message)
         if problem is None:
             self._sent += 1
             return None
@@ -66,23 +53,18 @@ class RoomBus:
         return _REASONS[problem]
 
     def subscribe(self, room: RoomName) -> None:
-        self.carrier.listen(broadcast_subject(room))
+        self._carrier.listen(broadcast_subject(room))
 
     def unsubscribe(self, room: RoomName) -> None:
-        self.carrier.ignore(broadcast_subject(room))
+        self._carrier.ignore(broadcast_subject(room))
 
-    def _hear(self, subject: str, data: bytes) -> None:
-        try:
-            message = decode_broadcast(subject, data)
-        except ValueError as exc:
-            self._strange += 1
-            if self._strange == 1:
-                logger.warning(
-                    "a message of %d bytes to %r that no server has written is left (%s), as "
-                    "further ones will be; see who else may publish there",
-                    *(len(data), subject, exc),
-                )
-            return
+    def take(self, subject: str, data: bytes) -> None:
+        """Take a message of another process.
+
+        Raises:
+            ValueError: if no process writes it.
+        """
+        message = decode_broadcast(subject, data)
         if message.node == self._node:
             return
         if self._take(message.room, message.broadcast):

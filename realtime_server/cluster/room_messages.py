@@ -21,6 +21,7 @@ from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.json_text import check_json
 
 __all__ = [
+    "BROADCASTS",
     "NODE_BYTES",
     "RoomMessage",
     "broadcast_subject",
@@ -31,6 +32,9 @@ __all__ = [
 
 NODE_BYTES: Final = 8
 """How many bytes the name of a process has."""
+
+BROADCASTS: Final = "b."
+"""What the subjects of broadcasts begin with."""
 
 _VERSION: Final = b"B1"
 _HEAD: Final = Struct(f"!2sB{NODE_BYTES}sII")
@@ -57,7 +61,7 @@ class RoomMessage:
 def broadcast_subject(room: RoomName) -> str:
     """Return the subject that a room's broadcasts are sent to."""
     name = (b"private " if room.is_private else b"public ") + room.topic.encode()
-    return f"b.{blake2b(name, digest_size=16).hexdigest()}"
+    return BROADCASTS + blake2b(name, digest_size=16).hexdigest()
 
 
 def encoded_size(room: RoomName, broadcast: Broadcast) -> int:

@@ -12,7 +12,6 @@ from typing import Protocol, TypeAlias
 
 from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.reasons import BroadcastReason
-from .room_stats import BusStats
 
 __all__ = ["Bus", "LocalBus", "TakeBroadcast"]
 
@@ -22,10 +21,6 @@ TakeBroadcast: TypeAlias = Callable[[RoomName, Broadcast], bool]
 
 class Bus(Protocol):
     """The way to the other processes. None of its methods waits or fails."""
-
-    def stats(self) -> BusStats:
-        """Return the counts, as they are now."""
-        ...
 
     def begin(self, take: TakeBroadcast) -> None:
         """Have a function called with what other processes broadcast."""
@@ -54,9 +49,6 @@ class Bus(Protocol):
 
 class LocalBus:
     """The bus of a process that has no others beside it."""
-
-    def stats(self) -> BusStats:
-        return BusStats()
 
     def begin(self, take: TakeBroadcast) -> None:
         pass

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -30,13 +30,28 @@ from .presence_state import Entry, Node, PresenceState
 from .room_stats import PresenceStats
 from .rooms import Later, Member, Rooms
 
-__all__ = ["Presence", "PresenceLimits"]
+__all__ = ["Others", "Presence", "PresenceLimits"]
 
+_HERE: Final[Node] = ("", 0)
+"""This server."""
 _FRAMES_PER_SECOND: Final = 4000
 """How many frames a second a room's members get together, at most."""
 
-Told = Callable[[RoomName, Mapping[int, Entry | None]], None]
-"""Is told what a flush changed of a server's own entries in a room; None: gone."""
+
+class Others(Protocol):
+    """The other servers that have members of the same rooms."""
+
+    def begin(self, name: RoomName) -> None:
+        """Note that a room has members here whom its presence concerns."""
+        ...
+
+    def end(self, name: RoomName) -> None:
+        """Note that it has none any more, and what others told of it was forgotten."""
+        ...
+
+    def tell(self, name: RoomName, changes: Mapping[int, Entry | None]) -> None:
+        """Tell the others what a flush changed of this server's own entries; None: gone."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -70,8 +85,8 @@ class _Audiences:
 class _Room:
     __slots__ = ("audiences", "departed", "is_flushing", "next_flush", "state", "tracked")
 
-    def __init__(self, own: Node) -> None:
-        self.state = PresenceState(own)
+    def __init__(self) -> None:
+        self.state = PresenceState(_HERE)
         self.audiences: dict[Serializer, _Audiences] = {}
         # The memberships of those who track themselves, and, by key, of those who have left.
         self.tracked: dict[Member, int] = {}
@@ -94,8 +109,6 @@ class Presence:
         later: calls a function later.
         clock: seconds of any clock that only goes forward.
         new_ref: returns 16 characters that no other entry has, on any server, at any time.
-        node: this server.
-        told: is told of each flush; None if nobody has to know.
     """
 
     def __init__(
@@ -106,17 +119,15 @@ class Presence:
         later: Later,
         clock: Callable[[], float],
         new_ref: Callable[[], str],
-        node: Node = ("", 0),
-        told: Told | None = None,
     ) -> None:
         self.limits = limits
         """The limits of each room."""
+        self.others: Others | None = None
+        """The other servers; None if there are none."""
         self._all_rooms = rooms
         self._later = later
         self._clock = clock
         self._new_ref = new_ref
-        self._node = node
-        self._told = told
         self._rooms: dict[RoomName, _Room] = {}
         self._memberships = count()
         self._tracked = 0
@@ -138,16 +149,13 @@ class Presence:
             audiences.waiting.add(member)
             self._flush_soon(member.room, room)
 
-    def track(
-        self, member: Member, key: bytes, meta: bytes, *, sees: bool = True
-    ) -> PresenceReason | None:
+    def track(self, member: Member, key: bytes, meta: bytes) -> PresenceReason | None:
         """Show a member to its room, or show something else of it.
 
         Args:
             member: of a room.
             key: as JSON; always the same for the same member.
             meta: a JSON object without refs.
-            sees: whether it is told who is present.
 
         Returns:
             Why it is not shown; None if it is.
@@ -175,8 +183,7 @@ class Presence:
             self._flush_soon(member.room, room)
             if why is not None:
                 return why
-        if sees:
-            self.watch(member)
+        self.watch(member)
         return None
 
     def untrack(self, member: Member) -> None:
@@ -222,42 +229,58 @@ class Presence:
 
     # Other servers
 
-    def own(self, name: RoomName) -> Mapping[int, Entry]:
-        """Return what this server's own members of a room track."""
-        room = self._rooms.get(name)
-        return {} if room is None else room.state.own
+    def put(self, name: RoomName, node: Node, changes: Mapping[int, Entry | None]) -> int:
+        """Note what has changed of another server's entries in a room.
 
-    def put(self, name: RoomName, node: Node, changes: Mapping[int, Entry | None]) -> None:
-        """Note what has changed of another server's entries in a room; None: gone."""
-        room = self._room(name)
+        A room whose presence concerns nobody here is ignored. Each server bounds what its own
+        members track; what all of them together have beyond twice the bound is left out, as no
+        client could be sent it.
+
+        Args:
+            name: the room.
+            node: the other server.
+            changes: what its members track, by membership; None: nothing any more.
+
+        Returns:
+            How many entries were left out.
+        """
+        room = self._rooms.get(name)
+        if room is None:
+            return 0
+        most = 2 * self.limits.state_bytes
+        left_out = 0
         for membership, entry in changes.items():
+            if entry is not None and room.state.size + entry.size > most:
+                left_out += 1
+                continue
             room.state.put(membership, entry, node)
         self._flush_soon(name, room)
+        return left_out
 
-    def replace(self, name: RoomName, node: Node, entries: Mapping[int, Entry]) -> None:
-        """Note all of another server's entries in a room."""
-        room = self._room(name)
-        room.state.replace(node, entries)
-        self._flush_soon(name, room)
-
-    def drop(self, node: Node) -> None:
-        """Note that another server is gone, and all its members with it."""
-        for name, room in self._rooms.items():
-            room.state.drop(node)
-            self._flush_soon(name, room)
+    def replace(self, name: RoomName, node: Node, entries: Mapping[int, Entry]) -> int:
+        """Note all of another server's entries in a room; none: it is gone. See :meth:`put`."""
+        room = self._rooms.get(name)
+        if room is None:
+            return 0
+        room.state.keep(node, entries)
+        return self.put(name, node, entries)
 
     # Flushes
 
     def _room(self, name: RoomName) -> _Room:
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = _Room(self._node)
+            room = self._rooms[name] = _Room()
+            if self.others is not None:
+                self.others.begin(name)
         return room
 
     def _forget(self, name: RoomName, room: _Room) -> None:
         """Keep nothing of a room where nothing is left, and nothing is going to happen."""
-        if not (room.is_flushing or room.state.members or len(room)):
-            self._rooms.pop(name, None)
+        if room.is_flushing or room.state.own or len(room):
+            return
+        if self._rooms.pop(name, None) is not None and self.others is not None:
+            self.others.end(name)
 
     def _flush_soon(self, name: RoomName, room: _Room) -> None:
         """Flush a room as soon as it may be."""
@@ -276,8 +299,8 @@ class Presence:
         room.is_flushing = False
         room.next_flush = self._clock() + max(self.limits.interval, len(room) / _FRAMES_PER_SECOND)
         diff, own = room.state.flush()
-        if own and self._told is not None:
-            self._told(name, own)
+        if own and self.others is not None:
+            self.others.tell(name, own)
         state = b""
         if any(len(audiences.waiting) for audiences in room.audiences.values()):
             state = room.state.rendered()

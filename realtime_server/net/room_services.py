@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from ..config import ServerConfig
-from ..fanout.bus import LocalBus
+from ..fanout.bus import Bus, LocalBus
 from ..fanout.database_broadcasts import DatabaseBroadcasts
 from ..fanout.presence import Presence, PresenceLimits
 from ..fanout.room_stats import RoomStats
@@ -18,7 +19,7 @@ from ..fanout.turns import call_later
 
 if TYPE_CHECKING:
     from ..cluster.carrier import Carrier
-    from ..cluster.room_bus import RoomBus
+    from ..cluster.room_node import RoomNode
 
 __all__ = ["RoomServices", "make_rooms"]
 
@@ -32,14 +33,15 @@ class RoomServices:
 
     rooms: Rooms
     presence: Presence
-    bus: RoomBus | None
-    """The way to other processes; None if there are none."""
+    node: RoomNode | None
+    """This process' place among others; None if there are none."""
     database: DatabaseBroadcasts | None = None
     """What the database broadcasts; None if that is off."""
 
     def stats(self) -> RoomStats:
         """Return the counts, as they are now."""
-        return attrs.evolve(self.rooms.stats(), presence=self.presence.stats())
+        stats = attrs.evolve(self.rooms.stats(), presence=self.presence.stats())
+        return stats if self.node is None else attrs.evolve(stats, bus=self.node.stats())
 
 
 def make_rooms(config: ServerConfig, link: Carrier | None) -> RoomServices:
@@ -49,13 +51,14 @@ def make_rooms(config: ServerConfig, link: Carrier | None) -> RoomServices:
         config: of the server.
         link: a worker's way to its supervisor; None for a process that is no worker.
     """
-    bus: RoomBus | None = None
+    bus: Bus = LocalBus()
+    make_node: Callable[[Presence], RoomNode] | None = None
     if link is not None or config.nats_url is not None:
         # Only then is anything needed of what brings messages to others.
         from ..cluster.room_setup import make_room_bus
 
-        bus = make_room_bus(config, link)
-    rooms = Rooms(bus or LocalBus(), later=call_later, clock=time.perf_counter)
+        bus, make_node = make_room_bus(config, link)
+    rooms = Rooms(bus, later=call_later, clock=time.perf_counter)
     limits = PresenceLimits(
         interval=config.presence_interval / 1000,
         members=config.max_presence_members,
@@ -73,4 +76,5 @@ def make_rooms(config: ServerConfig, link: Carrier | None) -> RoomServices:
         database = DatabaseBroadcasts(
             rooms, max_payload_bytes=config.max_payload_bytes, clock=time.perf_counter
         )
-    return RoomServices(rooms, presence, bus, database)
+    node = None if make_node is None else make_node(presence)
+    return RoomServices(rooms, presence, node, database)

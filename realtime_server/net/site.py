@@ -42,9 +42,7 @@ def make_site(
         metrics=metrics.render if is_own else None,
         metrics_type=CONTENT_TYPE,
         more=more,
-        paths=HttpBroadcasts(
-            services.rooms, services.authorizer, config, metrics, services.private
-        ),
+        paths=HttpBroadcasts(services.rooms, services.authorizer, config, metrics),
     )
 
 

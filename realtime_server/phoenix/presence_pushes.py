@@ -17,7 +17,7 @@ from .json_text import members
 from .messages import REF, REF_BEFORE
 from .reasons import PresenceReason
 
-__all__ = ["MAX_DEPTH", "presence_key", "read_presence_push"]
+__all__ = ["MAX_DEPTH", "check_tracked", "presence_key", "read_presence_push"]
 
 MAX_DEPTH: Final = 100
 """How deep the arrays and objects of a payload may be nested. PyPI's client reads 200 levels, a few
@@ -93,6 +93,27 @@ def _is_deeper(value: Any, most: int) -> bool:
     if not isinstance(value, (dict, list)):
         return False
     return not most or any(_is_deeper(each, most - 1) for each in inner)
+
+
+def check_tracked(key: bytes, meta: bytes) -> None:
+    """Check what another process says that a member tracks, as its clients are sent it.
+
+    Args:
+        key: as :func:`presence_key` returns it.
+        meta: as :func:`read_presence_push` returns it.
+
+    Raises:
+        ValueError: if these return nothing like that.
+    """
+    if not isinstance(orjson.loads(key), str):
+        raise ValueError("a key is no text")
+    value = orjson.loads(meta)
+    if not isinstance(value, dict) or meta[-1:] != b"}" or not meta.startswith((b'{"', b"{}")):
+        raise ValueError("what a member tracks is no object")
+    if any(name in value for name in _SET_BY_SERVER):
+        raise ValueError("what a member tracks has refs")
+    if meta.count(b"[") + meta.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise ValueError("what a member tracks is nested too deeply")
 
 
 def presence_key(key: str) -> bytes:

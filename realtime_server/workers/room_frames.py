@@ -13,6 +13,7 @@ from .pieces import unreadable
 
 __all__ = [
     "IGNORE",
+    "LAST",
     "LISTEN",
     "MESSAGE",
     "STANDING",
@@ -29,6 +30,8 @@ IGNORE: Final = ord("I")
 """A worker listens to a subject no more."""
 MESSAGE: Final = ord("M")
 """A message to a subject."""
+LAST: Final = ord("E")
+"""A message that goes to others when the worker that sends this has ended."""
 STANDING: Final = ord("S")
 """Whether other machines can be reached; see :func:`encode_standing`."""
 
@@ -37,7 +40,7 @@ _HEAD: Final = Struct("!IBB")
 follow."""
 _BEHIND_LENGTH: Final = 2
 _STANDING: Final = Struct("!?Q")
-_KINDS: Final = frozenset((LISTEN, IGNORE, MESSAGE, STANDING))
+_KINDS: Final = frozenset((LISTEN, IGNORE, MESSAGE, LAST, STANDING))
 
 
 class RoomFrame(NamedTuple):

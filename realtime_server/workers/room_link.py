@@ -15,6 +15,7 @@ from ..cluster.carrier import NotSent, TakeMessage
 from .pieces import MAX_FRAME, Pieces
 from .room_frames import (
     IGNORE,
+    LAST,
     LISTEN,
     MESSAGE,
     STANDING,
@@ -69,6 +70,9 @@ class RoomLink:
 
     def ignore(self, subject: str) -> None:
         self._writer.write(encode_room_frame(IGNORE, subject))
+
+    def leave(self, subject: str, data: bytes) -> None:
+        self._writer.write(encode_room_frame(LAST, subject, data))
 
     async def run(self) -> None:
         """Carry, until the supervisor has ended.

@@ -19,6 +19,7 @@ from ..fanout.room_stats import BusStats, RoomStats
 from .pieces import Pieces
 from .room_frames import (
     IGNORE,
+    LAST,
     LISTEN,
     MESSAGE,
     RoomFrame,
@@ -40,6 +41,8 @@ class _Link:
     writer: RoomWriter
     subjects: set[str] = attrs.field(factory=set)
     """What the worker listens to."""
+    last: RoomFrame | None = None
+    """What goes to the others when the worker has ended."""
 
 
 class RoomSwitch:
@@ -101,14 +104,15 @@ class RoomSwitch:
             self._links.discard(link)
             for subject in [*link.subjects]:
                 self._ignore(link, subject)
+            if link.last is not None:
+                self._send(link, link.last)
             link.writer.close()
 
     def _take(self, worker: int, link: _Link, frame: RoomFrame) -> None:
         if frame.kind == MESSAGE:
-            self._pass_on(link, frame.subject, frame.data)
-            outside = self._outside
-            if outside is not None and outside.send(frame.subject, frame.data) is not None:
-                self._lost += 1
+            self._send(link, frame)
+        elif frame.kind == LAST:
+            link.last = frame
         elif frame.kind == LISTEN:
             listeners = self._listeners.setdefault(frame.subject, set())
             if not listeners and self._outside is not None:
@@ -119,6 +123,12 @@ class RoomSwitch:
             self._ignore(link, frame.subject)
         else:
             raise ServerError(f"worker {worker} has sent a frame of rooms of kind {frame.kind}")
+
+    def _send(self, link: _Link, frame: RoomFrame) -> None:
+        self._pass_on(link, frame.subject, frame.data)
+        outside = self._outside
+        if outside is not None and outside.send(frame.subject, frame.data) is not None:
+            self._lost += 1
 
     def _ignore(self, link: _Link, subject: str) -> None:
         link.subjects.discard(subject)

@@ -48,8 +48,8 @@ async def machines(nats: NatsServer, name: str) -> AsyncIterator[list[RealtimeSe
 
 async def reached(server: RealtimeServer, *, is_away: bool = False) -> None:
     """Wait until a server reaches the others, or does so no more."""
-    assert server.bus is not None
-    carrier: Any = server.bus.carrier
+    assert server.room_node is not None
+    carrier: Any = server.room_node.carrier
     await eventually(lambda: carrier.is_away == is_away)
 
 
@@ -101,15 +101,15 @@ async def test_members_at_two_servers_are_in_one_room(nats: NatsServer) -> None:
             assert isinstance(frame, bytes)
             assert frame.endswith(b"\xff\0")
             assert await old.drain() == []
-        assert two.bus is not None
-        assert two.bus.stats().strange == two.bus.stats().lost == 0
+        assert two.room_node is not None
+        assert two.room_node.stats().strange == two.room_node.stats().lost == 0
 
 
 @on_latest
 async def test_what_strangers_publish_in_nats_is_counted_and_left(nats: NatsServer) -> None:
     async with machines(nats, "rooms_strange") as (one, two):
         config = dev_config(NOWHERE, **settings(nats, "rooms_strange"))
-        assert two.bus is not None
+        assert two.room_node is not None
         async with (
             await NatsConnection.open(config, name="stranger") as stranger,
             member(one.port) as sender,
@@ -128,7 +128,7 @@ async def test_what_strangers_publish_in_nats_is_counted_and_left(nats: NatsServ
             await stranger.publish(subject, good, headers={"x": "y"})
             assert await client.receive() == heard(client, {})
             assert await client.drain() == []
-            assert two.bus.stats().strange == len(strange)
+            assert two.room_node.stats().strange == len(strange)
 
 
 async def test_while_nats_is_away_senders_are_told_and_members_here_hear_them(
@@ -167,8 +167,8 @@ async def test_while_nats_is_away_senders_are_told_and_members_here_hear_them(
         # What was not handed over is gone.
         said = [record for record in caplog.records if "at this server alone" in record.message]
         assert len(said) == 2
-        assert one.bus is not None
-        assert one.bus.stats().lost == 2
+        assert one.room_node is not None
+        assert one.room_node.stats().lost == 2
 
 
 @contextlib.asynccontextmanager

@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import pytest
 
-from realtime_server.cluster.carrier import NotSent, TakeMessage
+from realtime_server.cluster.carrier import NotSent
 from realtime_server.cluster.room_bus import RoomBus
-from realtime_server.cluster.room_messages import broadcast_subject, encode_broadcast
+from realtime_server.cluster.room_messages import broadcast_subject
 from realtime_server.fanout import rooms as rooms_module
-from realtime_server.fanout.bus import BusStats
+from realtime_server.fanout.room_stats import BusStats
 from realtime_server.fanout.rooms import Member, Rooms
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.phoenix.reasons import BroadcastReason
 from realtime_server.phoenix.serializers import SERIALIZERS
+from tests.server.cluster.carriers import Wire, Wires
 from tests.server.fanout.test_rooms import Inbox
 
 ROOM = RoomName("realtime:room")
 ONE = Broadcast("m", b"1")
-
-
-class Wires:
-    """Carriers that bring everything to each other at once."""
-
-    def __init__(self) -> None:
-        self.carriers: list[Wire] = []
-
-
-class Wire:
-    max_bytes = 1000
-    lost = 0
-
-    def __init__(self, wires: Wires) -> None:
-        self._wires = wires
-        wires.carriers.append(self)
-        self.subjects: set[str] = set()
-        self.problem: NotSent | None = None
-        self.take: TakeMessage
-
-    def begin(self, take: TakeMessage) -> None:
-        self.take = take
-
-    def send(self, subject: str, data: bytes) -> NotSent | None:
-        if self.problem is None:
-            for other in self._wires.carriers:
-                if other is not self and subject in other.subjects:
-                    other.take(subject, data)
-        return self.problem
-
-    def listen(self, subject: str) -> None:
-        self.subjects.add(subject)
-
-    def ignore(self, subject: str) -> None:
-        self.subjects.remove(subject)
-
-    async def run(self) -> None: ...
 
 
 class Node:
@@ -65,6 +28,7 @@ class Node:
     def __init__(self, wires: Wires, name: int) -> None:
         self.wire = Wire(wires)
         self.bus = RoomBus(self.wire, bytes([name] * 8))
+        self.wire.begin(self.bus.take)
         self.rooms = Rooms(self.bus, later=self._later, clock=lambda: 0.0)
         self._calls: list[Callable[[], None]] = []
 
@@ -183,23 +147,3 @@ def test_what_others_send_is_bounded_while_it_waits_to_be_written(
     there.turn()
     assert heard.payloads() == [1, 1]
     assert there.bus.stats() == BusStats(received=2, lost=3)
-
-
-def test_what_no_server_has_written_is_counted_and_said_once(
-    nodes: list[Node], caplog: pytest.LogCaptureFixture
-) -> None:
-    here = nodes[0]
-    _, heard = here.member()
-    good = encode_broadcast(b"elsewher", ROOM, ONE)
-    with caplog.at_level(logging.WARNING, "realtime.rooms"):
-        for data in (b"", b"{}", good[:-1], good + b"1}", good.replace(b"room", b"rooM")):
-            here.wire.take(broadcast_subject(ROOM), data)
-    here.turn()
-    # "11}" is no JSON; the last one is of another room.
-    assert heard.frames == []
-    assert here.bus.stats() == BusStats(strange=5)
-    [record] = caplog.records
-    assert "that no server has written is left" in record.getMessage()
-    here.wire.take(broadcast_subject(ROOM), good)
-    here.turn()
-    assert heard.payloads() == [1]

@@ -49,14 +49,32 @@ class Inbox:
         return found
 
 
+class OtherServers:
+    """Keeps what they are told."""
+
+    def __init__(self, told: list[Any]) -> None:
+        self._told = told
+
+    def begin(self, name: RoomName) -> None:
+        self._told.append(("+", name))
+
+    def end(self, name: RoomName) -> None:
+        self._told.append(("-", name))
+
+    def tell(self, name: RoomName, changes: Mapping[int, Entry | None]) -> None:
+        self._told.append((name, changes))
+
+
 class World:
     """One server's presence, and its time."""
 
-    def __init__(self, told: list[Any] | None = None, **limits: float) -> None:
+    def __init__(
+        self, told: list[Any] | None = None, *, refs: str = "ref-", **limits: float
+    ) -> None:
         self.now = 100.0
         self._calls: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        refs = (f"ref-{number:012}" for number in count(1))
+        new_refs = (f"{refs}{number:012}" for number in count(1))
         self.rooms = Rooms(LocalBus(), later=self.later, clock=lambda: self.now)
         asked: dict[str, Any] = {
             **{"interval": INTERVAL, "members": 10_000, "state_bytes": 1 << 21},
@@ -67,9 +85,10 @@ class World:
             PresenceLimits(**asked),
             later=self.later,
             clock=lambda: self.now,
-            new_ref=lambda: next(refs),
-            told=None if told is None else lambda *what: told.append(what),
+            new_ref=lambda: next(new_refs),
         )
+        if told is not None:
+            self.presence.others = OtherServers(told)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         self._calls.append((self.now + seconds, next(self._order), call))
@@ -338,14 +357,17 @@ def test_a_failure_of_others_does_not_end_a_rooms_flushes() -> None:
 
 
 def test_other_servers_members_are_shown_and_they_are_told_of_ones_own() -> None:
-    heard: list[tuple[RoomName, Mapping[int, Entry | None]]] = []
+    heard: list[Any] = []
     world = World(heard)
     ann = world.join()
     world.track(ann, n=1)
     world.run(1)
-    ((room, changes),) = heard
+    (begin, (room, changes)) = heard
     ((membership, entry),) = changes.items()
-    assert (room, entry) == (ROOM, world.presence.own(ROOM)[membership])
+    assert begin == ("+", ROOM)
+    assert room == ROOM
+    assert entry is not None
+    assert (entry.key, entry.meta) == (b'"ann"', b'{"n": 1}')
     take(ann)
     there = Entry(b'"bob"', b"{}", "r" * 16)
     world.presence.replace(ROOM, THERE, {1: there})
@@ -354,10 +376,15 @@ def test_other_servers_members_are_shown_and_they_are_told_of_ones_own() -> None
     world.presence.put(ROOM, THERE, {1: Entry(b'"bob"', b'{"n":2}', "s" * 16)})
     world.run(1)
     assert told(ann) == [({"bob": [{"n": 2}]}, {"bob": [{}]})]
-    world.presence.drop(THERE)
+    world.presence.replace(ROOM, THERE, {})
     world.run(1)
     assert told(ann) == [({}, {"bob": [{"n": 2}]})]
-    assert len(heard) == 1
+    assert len(heard) == 2
+    world.presence.replace(ROOM, THERE, {1: there})
     world.leave(ann)
     world.run(1)
-    assert heard[1:] == [(ROOM, {membership: None})]
+    # Nothing is kept of a room that concerns nobody here.
+    assert heard[2:] == [(ROOM, {membership: None}), ("-", ROOM)]
+    world.presence.put(ROOM, THERE, {2: there})
+    world.run(1)
+    assert heard[4:] == []

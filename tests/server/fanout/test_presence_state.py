@@ -107,7 +107,8 @@ def test_the_same_version_changes_nothing() -> None:
 def test_what_other_servers_have_is_put_together() -> None:
     state = PresenceState(HERE)
     state.put(1, entry("r1"))
-    state.replace(THERE, {1: entry("r2"), 2: entry("r3", "bob")})
+    for membership, there in ((1, entry("r2")), (2, entry("r3", "bob"))):
+        state.put(membership, there, THERE)
     flush = state.flush()
     assert {*flush.own} == {1}
     assert shown(state) == {
@@ -116,15 +117,15 @@ def test_what_other_servers_have_is_put_together() -> None:
     }
     assert state.members == 3
     # Another life of the server has none of what the former had.
-    state.replace(("there", 2), {1: entry("r4", "bob")})
-    state.drop(THERE)
+    state.put(1, entry("r4", "bob"), ("there", 2))
+    state.keep(THERE, ())
     flush = state.flush()
     assert flush.own == {}
     assert json.loads(flush.diff) == {
         "joins": {"bob": {"metas": [meta("r4")]}},
         "leaves": {"ann": {"metas": [meta("r2")]}, "bob": {"metas": [meta("r3")]}},
     }
-    state.replace(("there", 2), {})
+    state.keep(("there", 2), {3})
     state.put(1, None)
     assert state.flush().own == {1: None}
     assert (shown(state), state.members, state.size) == ({}, 0, 0)

@@ -15,7 +15,7 @@ from realtime_server.workers import room_writer
 from realtime_server.workers.room_frames import STANDING, decode_room_frame, encode_room_frame
 from realtime_server.workers.room_link import RoomLink
 from realtime_server.workers.room_switch import RoomSwitch
-from tests.server.cluster.test_room_bus import Wire, Wires
+from tests.server.cluster.carriers import Wire, Wires
 from tests.waiting import eventually
 
 
@@ -109,9 +109,17 @@ async def test_a_worker_that_ends_listens_no_more() -> None:
         one.link.listen("b.1")
         two.link.listen("b.1")
         two.link.listen("b.2")
+        two.link.leave("n", b"bye")
         await eventually(lambda: outside.subjects == {"b.1", "b.2"})
+        one.link.listen("n")
+        await until_heard(one, two, "n")
+        outside.is_away = False
+        assert ("n", b"bye") not in one.heard
         await _end(two.running)
-        await eventually(lambda: outside.subjects == {"b.1"})
+        await eventually(lambda: outside.subjects == {"b.1", "n"})
+        # Whoever is left is told, here and elsewhere.
+        await eventually(lambda: ("n", b"bye") in one.heard)
+        assert ("n", b"bye") in outside.sent
 
 
 @pytest.mark.asyncio
