@@ -9,6 +9,9 @@ and broadcasts are written in turns, each when the last one has arrived everywhe
 broadcasts have 200 bytes and come in binary frames from one more member, as realtime-js sends them;
 ten are written to its socket at once where ten rows are inserted by one transaction.
 
+From the database a broadcast goes to a hundred members, and in turns with it a change to a hundred
+clients; the time is that from COMMIT until the last of them has it.
+
 For presence a thousand clients join a room and track themselves; the frames and bytes that all of
 them get are counted, and for how long the server's event loop is held.
 """
@@ -23,7 +26,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from benchmarks import _presence
+from benchmarks import _database, _presence
 from benchmarks.fanout import (
     DATA,
     INSERT,
@@ -200,6 +203,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "in step": in_step,
     "one member": one_member,
     "push": push,
+    "from the database": _database.latency,
     "presence storm": _presence.storm,
     "presence changes": _presence.changes,
     "presence first change": _presence.first_change,

@@ -180,11 +180,13 @@ static int two(const char *digits) { return (digits[0] - '0') * 10 + digits[1] -
 
 /* The microseconds of a day that a commit timestamp names, -1 without one. */
 static double commit_time(const char *data, size_t size) {
-    static const char name[] = "\"commit_timestamp\":\"";
+    static const char name[] = "\"commit_timestamp\":";
     const char *at = memmem(data, size, name, sizeof name - 1);
     if (!at || size - (size_t)(at - data) < 60) return -1;
-    /* By hand: sscanf() would look for the end of all that was read. */
-    at += sizeof name - 1 + sizeof "2026-11-24T" - 1;
+    /* PostgreSQL's JSON has a space there. By hand: sscanf() would look for the end of all that was
+     * read. */
+    at += sizeof name - 1;
+    at += (*at == ' ') + sizeof "\"2026-11-24T" - 1;
     double second = two(at + 6), unit = 0.1;
     for (const char *digit = at + 9; *digit >= '0' && *digit <= '9'; digit++, unit /= 10)
         second += (*digit - '0') * unit;
@@ -193,7 +195,7 @@ static double commit_time(const char *data, size_t size) {
 
 static void message(Connection *connection, const char *data, size_t size, int is_compressed,
                     double read_at) {
-    static const char record[] = "\"record\":{\"id\":", phoenix[] = "\"topic\":\"phoenix\"";
+    static const char record[] = "\"record\":", id_name[] = "{\"id\":", phoenix[] = "\"topic\":\"phoenix\"";
     static const double day = 86400e6;
     if (!connection->joined) {
         if (!is_compressed && !memmem(data, size, "\"status\":\"ok\"", 13)) {
@@ -220,6 +222,7 @@ static void message(Connection *connection, const char *data, size_t size, int i
         double age = read_at - committed;
         note(&latencies, age < -day / 2 ? age + day : age);
         at += sizeof record - 1;
+        at += (*at == ' ') + sizeof id_name - 1;
         long id = atol(at + (*at == '"'));
         if (was_cut && id <= connection->id) {
             repeated++;
