@@ -26,6 +26,7 @@ from .config.database.other_slots_check import missing_slots
 from .config.database.source import setting_names
 from .config.process_memory import return_freed_memory
 from .fanout.stream.check import stream_findings
+from .messages.check import message_findings
 from .net.garbage import Garbage
 from .net.notify import Notifier
 from .replay.check import replay_findings
@@ -213,7 +214,7 @@ async def _check(config: ServerConfig) -> int:
         dsn = await resolve_dsn(config)
         diagnosis = await diagnose(
             dsn,
-            publications=config.stream_publications,
+            publications=config.publications,
             slot=config.slot_name,
             plugin=config.output_plugin.value,
             persistent=True,
@@ -236,6 +237,8 @@ async def _check(config: ServerConfig) -> int:
                 more += await rls_findings(dsn, config.publications, config.output_plugin)
             else:
                 more += await stream_findings(dsn, config.publications)
+            if config.broadcast_from_database:
+                more += await message_findings(dsn)
         diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
         _print_line(f"problem  {exc}")

@@ -24,6 +24,7 @@ from .choices import (
 from .cluster_settings import ClusterSettings
 from .file import ConfigurationFile, RelationRule
 from .reference import SETTING_NAMES, Variable, print_config, variables
+from .room_settings import MESSAGES_PUBLICATION
 from .settings import ServerConfig
 from .webhooks import Webhook
 
@@ -57,6 +58,8 @@ __all__ = [
     "Variable",
     "print_config",
     "variables",
+    # .room_settings
+    "MESSAGES_PUBLICATION",
     # .settings
     "ServerConfig",
     # .webhooks

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, sql
 
+from realtime_server.messages.check import message_findings
 from realtime_server.messages.partitions import LOCK, Upkeep, keep_partitions
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
@@ -328,3 +329,39 @@ async def test_a_table_as_the_original_makes_it_is_taken_over(pg: Server) -> Non
         assert done is not None
         assert not done.failed
         assert done.dropped == ("messages_2026_01_01",)
+
+
+# What `--check` says of it.
+
+
+async def said(dsn: str, execute: Database | None = None) -> list[str]:
+    """Return how bad each finding is; run the SQL that mends it."""
+    findings = await message_findings(dsn)
+    for finding in findings if execute is not None else ():
+        for statement in finding.sql:
+            execute.execute(statement)
+    return [finding.severity.value for finding in findings]
+
+
+async def test_what_is_missing_is_said_with_the_sql_that_makes_it(pg: Server) -> None:
+    publication = "supabase_realtime_messages_publication"
+    with roles(pg, "server", options="login") as (name,), fresh_database(pg) as database:
+        assert await said(database.dsn) == ["problem"]
+        await migrated(database.dsn)
+        assert await said(database.dsn) == ["ok"]
+        for statement in (
+            f"alter publication {publication} drop table realtime.messages",
+            f"alter publication {publication} set (publish = 'delete')",
+            f"drop publication {publication}",
+        ):
+            database.execute(statement)
+            assert await said(database.dsn, database) == ["problem"]
+            assert await said(database.dsn) == ["ok"]
+        database.execute(
+            f"alter table realtime.messages disable row level security;"
+            f" grant usage on schema realtime to {name};"
+            f" grant select on realtime.core_migration to {name}"
+        )
+        dsn = psycopg.conninfo.make_conninfo(database.dsn, user=name)
+        assert await said(dsn, database) == ["warning", "warning"]
+        assert await said(dsn) == ["ok"]

@@ -93,3 +93,11 @@ def test_what_is_known_of_tables_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         assert not wanted.wants("shop", f"table{number}")
     assert wanted.wants("shop", "item")
     assert max(map(len, vars(wanted).values())) <= 3
+
+
+def test_a_schema_may_be_wanted_whatever_clients_ask_for() -> None:
+    wanted = WantedTables()
+    assert not wanted.wants("realtime", "messages")
+    wanted.want("realtime")
+    assert wanted.wants("realtime", "messages")
+    assert not wanted.wants("shop", "item")

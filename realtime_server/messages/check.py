@@ -1,0 +1,100 @@
+"""The findings of ``--check`` about broadcasts from the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psycopg
+
+from realtime_core import Finding
+from realtime_core.errors import SourceError
+from realtime_core.sources.failures import connection_failed
+
+from ..config import MESSAGES_PUBLICATION, SETTING_NAMES
+from ..config.database.connections import connect
+from ..rls.role_grants import acting, grant
+from ..rls.setup.migrations import pending
+
+__all__ = ["message_findings"]
+
+_CHECK: Final = "messages"
+_MIGRATE: Final = "run `python -m realtime_server migrate`"
+
+_FACTS: Final = """
+    SELECT c.relrowsecurity,
+        pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)),
+        pg_catalog.quote_ident(current_user),
+        pg_catalog.pg_has_role(current_user, c.relowner, %s),
+        p.oid IS NOT NULL,
+        p.pubinsert AND (p.puballtables OR EXISTS (
+            SELECT FROM pg_catalog.pg_publication_rel r
+            WHERE r.prpubid = p.oid AND r.prrelid = c.oid
+        ))
+    FROM pg_catalog.pg_class c
+    LEFT JOIN pg_catalog.pg_publication p ON p.pubname = %s
+    WHERE c.oid = pg_catalog.to_regclass('realtime.messages') AND c.relkind = 'p'
+"""
+
+
+async def message_findings(dsn: str) -> tuple[Finding, ...]:
+    """Check the table ``realtime.messages`` and its publication, for ``--check``; change nothing.
+
+    Args:
+        dsn: the connection string, with the server's role.
+
+    Raises:
+        SourceError: if the database cannot be queried.
+    """
+    try:
+        async with await connect(dsn, name="check") as connection:
+            version = connection.info.server_version
+            cursor = await connection.execute(_FACTS, [acting(version), MESSAGES_PUBLICATION])
+            facts = await cursor.fetchone()
+            try:
+                is_old = bool(await pending(connection))
+            except SourceError as exc:
+                return (Finding.problem(_CHECK, str(exc)),)
+    except psycopg.Error as exc:
+        raise connection_failed(exc, SETTING_NAMES) from exc
+    if facts is None or is_old:
+        what = "is missing" if facts is None else "may lack columns: the schema realtime is old"
+        return (Finding.problem(_CHECK, f"the table realtime.messages {what}", remedy=_MIGRATE),)
+    found = tuple(_findings(facts, version))
+    return found or (
+        Finding.ok(_CHECK, "rows of realtime.messages are broadcast, and its partitions kept"),
+    )
+
+
+def _findings(facts: tuple[Any, ...], version: int) -> Iterator[Finding]:
+    is_guarded, owner, user, may_act, is_there, has_table = facts
+    if is_there and not has_table:
+        yield Finding.problem(
+            _CHECK,
+            f"publication {MESSAGES_PUBLICATION} does not publish what is inserted into "
+            "realtime.messages",
+            f"ALTER PUBLICATION {MESSAGES_PUBLICATION} ADD TABLE realtime.messages;",
+            f"ALTER PUBLICATION {MESSAGES_PUBLICATION} SET (publish = 'insert');",
+        )
+    if not is_there:
+        yield Finding.problem(
+            _CHECK,
+            f"publication {MESSAGES_PUBLICATION} is missing, as nobody with CREATE on the database "
+            "has migrated",
+            f"CREATE PUBLICATION {MESSAGES_PUBLICATION} FOR TABLE realtime.messages "
+            "WITH (publish = 'insert', publish_via_partition_root = true);",
+        )
+    if not may_act:
+        yield Finding.warning(
+            _CHECK,
+            f"{user} cannot make and drop partitions of realtime.messages, so that messages are "
+            f"kept for ever: the table belongs to {owner}",
+            f"{grant(owner, user, version)};",
+        )
+    if not is_guarded:
+        yield Finding.warning(
+            _CHECK,
+            "realtime.messages has no row level security: who may read or write it reads and "
+            "writes in all private rooms",
+            "ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY;",
+        )
