@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import statistics
+import sys
 import time
 import tracemalloc
 import urllib.request
@@ -100,9 +101,13 @@ async def crowd_of(bench: Bench, count: int) -> AsyncIterator[tuple[TimedServer,
     with ServerProcess(bench.dsn, module="benchmarks.load.held", **settings) as process:
         process.wait_until_streaming()
         server = TimedServer(process)
-        async with await Crowd.open(bench.directory, process.port, count) as crowd:
-            await server.held()
-            yield server, crowd
+        try:
+            async with await Crowd.open(bench.directory, process.port, count) as crowd:
+                await server.held()
+                yield server, crowd
+        except Exception:
+            print(*process.log[-10:], sep="", file=sys.stderr)
+            raise
 
 
 async def storm(bench: Bench) -> list[Row]:
@@ -113,6 +118,7 @@ async def storm(bench: Bench) -> list[Row]:
             cpu = cpu_time(server.pid)
             known = await crowd.join(1000)
             cpu = cpu_time(server.pid) - cpu
+            held = await server.held()
             report = await crowd.report()
             rendered = server.counted("realtime_presence_rendered_bytes_total")
             rows.append(
@@ -124,7 +130,7 @@ async def storm(bench: Bench) -> list[Row]:
                     "flushes": round(server.counted("realtime_presence_flushes_total")),
                     "all_known_after_s": round(known, 2),
                     "cpu_s": round(cpu, 2),
-                    **await server.held(),
+                    **held,
                 }
             )
     return rows

@@ -29,7 +29,8 @@ from .metrics import Metrics
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
 from .net.listener import Listener, bind
-from .net.room_services import RoomServices, make_rooms
+from .net.private_channels import make_private_channels
+from .net.room_services import make_rooms
 from .net.services import Services
 from .net.site import make_site
 from .net.slow_clients import Backlog, OutboxLimits
@@ -154,9 +155,8 @@ class RealtimeServer:
             )
         )
         # Where clients broadcast to each other.
-        rooms: RoomServices | None = None
-        if config.broadcast:
-            rooms = make_rooms(config, None if worker is None else worker.rooms)
+        links = None if worker is None else worker.rooms
+        rooms = make_rooms(config, links) if config.broadcast else None
         self.room_node = None if rooms is None else rooms.node
         """Brings what happens in rooms to other processes; None if there are none."""
         broadcasts = None if rooms is None else rooms.database
@@ -204,6 +204,7 @@ class RealtimeServer:
             replay=guarded,
             rooms=None if rooms is None else rooms.rooms,
             presence=None if rooms is None else rooms.presence,
+            private=None if rooms is None else make_private_channels(config, self.metrics),
         )
         # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener
@@ -245,6 +246,8 @@ class RealtimeServer:
             metrics=self.metrics,
             backlog=self._services.backlog,
         )
+        if self._services.private:
+            await self._services.private.__aenter__()
         if self.room_node is not None:
             self._carrying = asyncio.create_task(self.room_node.run())
         await self._listener.start()
@@ -302,6 +305,8 @@ class RealtimeServer:
             if self._carrying is not None:
                 await cancel_within({self._carrying}, 0)
             await self.mode.__aexit__(exc_type, exc, traceback)
+            if self._services.private:
+                await self._services.private.__aexit__(exc_type, exc, traceback)
             await closing
 
     @property

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from realtime_server.config import Variable, variables
+from realtime_server.phoenix.policy_reasons import PolicyReason
 from realtime_server.phoenix.reasons import (
     BroadcastReason,
     CloseReason,
@@ -60,7 +61,7 @@ def reason_table(reasons: type[Reason], head: str) -> str:
     for reason in reasons:
         text = _FIELD.sub("…", reason.template)
         right = reason.remedy
-        if isinstance(reason, (BroadcastReason, PresenceReason)):
+        if isinstance(reason, (BroadcastReason, PolicyReason, PresenceReason)):
             right = f"`{reason.code}`; {right}" if right else f"`{reason.code}`"
         if isinstance(reason, CloseReason):
             right = f"{reason.code}, {right}" if right else str(reason.code)
@@ -81,6 +82,7 @@ PARTS: Mapping[tuple[str, str], Callable[[], str]] = {
         for name, reasons, head in (
             ("replies", ReplyReason, "what to do"),
             ("broadcasts", BroadcastReason, "code"),
+            ("policies", PolicyReason, "code"),
             ("presence", PresenceReason, "code"),
             ("tables", TableReason, "what to do"),
             ("config", ConfigReason, "what to do"),

@@ -40,8 +40,8 @@ typedef struct {
 static Connection *connections;
 static char *room;
 static const char *topic;
-static int epoll_fd, timer_fd, port, count, upgraded_now, tracked_now;
-static long frames, states, bytes, knowing, steps, steps_done, changes, last_change;
+static int epoll_fd, timer_fd, port, count, upgraded_now;
+static long tracked_now, frames, states, bytes, knowing, steps, steps_done, changes, last_change;
 static int is_changing, is_told;
 static double last_tracked, begun, step_us;
 
@@ -175,7 +175,8 @@ static size_t take(Connection *connection, const char *data, size_t size) {
             if (send(connection->fd, pong, 6 + length, MSG_NOSIGNAL) < 0) die("send");
         }
         if ((head[0] & 0x0f) == 8) {
-            fprintf(stderr, "closed: %.*s\n", (int)length, data + at + begin);
+            fprintf(stderr, "closed: %.*s; of %d, %ld have tracked themselves, %ld know of all\n",
+                    (int)length - 2, data + at + begin + 2, count, tracked_now, knowing);
             exit(1);
         }
         at += begin + length;

@@ -45,6 +45,19 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             "everybody, as wal2json knows no publications; unset OUTPUT_PLUGIN, or set "
             "REPLICATION_MODE=RLS, which checks each change",
         )
+    if config.private_channels and not config.secure_channels:
+        yield (
+            ("private_channels", "secure_channels"),
+            "PRIVATE_CHANNELS=true with SECURE_CHANNELS=false: policies decide by a token's role, "
+            "and there are no tokens; set SECURE_CHANNELS=true and JWT_SECRET, or unset "
+            "PRIVATE_CHANNELS",
+        )
+    if config.private_only and not (config.has_private_channels and config.broadcast):
+        yield (
+            ("private_only", "private_channels", "broadcast", "replication_mode"),
+            "PRIVATE_ONLY=true without private channels refuses every join; set "
+            "PRIVATE_CHANNELS=true and BROADCAST=true, or unset PRIVATE_ONLY",
+        )
     has_key = config.jwt_secret is not None or config.jwt_jwks is not None
     if config.secure_channels and not has_key and config.serves_clients:
         yield (

@@ -85,6 +85,7 @@ __all__ = [
     "NkeySeed",
     "Number",
     "OptionalBytes",
+    "OptionalFlag",
     "OptionalText",
     "Origins",
     "Pause",
@@ -170,6 +171,7 @@ def _choice(choices: type[_Choice], *, any_case: bool = False) -> Kind:
 Text = Annotated[str, Kind(read_text, "")]
 OptionalText = Annotated[str | None, Kind(read_text, "")]
 Flag = Annotated[bool, Kind(read_flag, "`true`, `false`")]
+OptionalFlag = Annotated[bool | None, Kind(read_flag, "`true`, `false`")]
 Protection = Annotated[bool, Kind(read_protection, "`true`, `false`; anything but `false` is true")]
 Port = Annotated[int, _whole_number(1, 65535)]
 ListenPort = Annotated[int, _whole_number(0, 65535)]

@@ -30,6 +30,12 @@ class RoomSettings(ClusterSettings):
         "let clients [broadcast](../topics/broadcast.md) to each other, and see who is "
         "[present](../topics/presence.md)",
     )
+    private_channels: kinds.OptionalFlag = variable(
+        None,
+        "let clients join [private channels](../topics/private-channels.md), on which policies "
+        "decide; unset: in RLS mode; in STREAM mode it takes connections to the database",
+    )
+    private_only: kinds.Flag = variable(False, "refuse joins of channels that are not private")
     max_deliveries_per_second: kinds.Number = variable(
         200_000, "how many messages to members the broadcasts of one connection may be, a second"
     )

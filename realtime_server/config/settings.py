@@ -28,6 +28,7 @@ from .choices import (
     LogFormat,
     LogLevel,
     OutputPlugin,
+    ReplicationMode,
     RlsDelete,
     WhenFull,
 )
@@ -330,6 +331,13 @@ class ServerConfig(RoomSettings):
     def presence_state_bytes(self) -> int:
         """Bytes of all that the channels of one room may track."""
         return self.max_presence_state_bytes or self.outbox_max_bytes // STATES
+
+    @property
+    def has_private_channels(self) -> bool:
+        """Whether clients may join private channels, if they may broadcast."""
+        if self.private_channels is not None:
+            return self.private_channels
+        return self.replication_mode is ReplicationMode.RLS
 
     @property
     def worker_count(self) -> int:

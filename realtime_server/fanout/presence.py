@@ -149,13 +149,16 @@ class Presence:
             audiences.waiting.add(member)
             self._flush_soon(member.room, room)
 
-    def track(self, member: Member, key: bytes, meta: bytes) -> PresenceReason | None:
+    def track(
+        self, member: Member, key: bytes, meta: bytes, *, sees: bool = True
+    ) -> PresenceReason | None:
         """Show a member to its room, or show something else of it.
 
         Args:
             member: of a room.
             key: as JSON; always the same for the same member.
             meta: a JSON object without refs.
+            sees: whether it is told who is present.
 
         Returns:
             Why it is not shown; None if it is.
@@ -183,7 +186,8 @@ class Presence:
             self._flush_soon(member.room, room)
             if why is not None:
                 return why
-        self.watch(member)
+        if sees:
+            self.watch(member)
         return None
 
     def untrack(self, member: Member) -> None:

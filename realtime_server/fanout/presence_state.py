@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-import attrs
-
 from ..phoenix.messages import REF, REF_BEFORE
 
 __all__ = ["Entry", "Flush", "Node", "PresenceState"]
@@ -29,35 +27,50 @@ _Owner: TypeAlias = tuple[Node, int]
 
 _REF: Final = f'"{REF}":"'.encode()
 _REF_BEFORE: Final = f'","{REF_BEFORE}":"'.encode()
-_AROUND: Final = 96
-"""Bytes of the state around an entry's key and metadata, at most, with its refs of 16 bytes."""
+_AROUND: Final = 56
+"""Bytes of the state around an entry's key, metadata and ref, at most, with the ref before."""
+_NOTHING: Final[dict[int, Entry]] = {}
 
 
-@attrs.define(eq=False)
 class Entry:
-    """What one member tracks."""
+    """What one member tracks.
 
-    key: bytes
-    """Its key, as JSON; several members may have the same."""
-    meta: bytes
-    """What it tracks: a JSON object without refs."""
-    ref: str
-    """Names this version of it, and no other."""
-    before: str = ""
-    """The ref of the version that was shown before it; empty: none."""
+    Args:
+        key: its key, as JSON; several members may have the same.
+        meta: what it tracks: a JSON object without refs.
+        ref: names this version of it, and no other.
+    """
+
+    # A large room has thousands, and renders all of them.
+    __slots__ = ("_head", "before", "key", "ref")
+
+    def __init__(self, key: bytes, meta: bytes, ref: str) -> None:
+        self.key = key
+        """Its key, as JSON."""
+        self.ref = ref
+        """Names this version of it."""
+        self.before = ""
+        """The ref of the version that was shown before it; empty: none."""
+        # The metadata, and the ref behind it, but for what closes them.
+        comma = b"," if len(meta) > 2 else b""
+        self._head = b"%b%b%b%b" % (meta[:-1], comma, _REF, ref.encode())
+
+    @property
+    def meta(self) -> bytes:
+        """What it tracks: a JSON object without refs."""
+        meta = self._head[: -len(_REF) - len(self.ref)]
+        return meta.removesuffix(b",") + b"}"
 
     @property
     def size(self) -> int:
         """Bytes that it takes in the state, at most."""
-        return len(self.key) + len(self.meta) + _AROUND
+        return len(self.key) + len(self._head) + _AROUND
 
     def rendered(self) -> bytes:
         """Return it as one of the ``metas`` of its key."""
-        parts = [self.meta[:-1], b"," if len(self.meta) > 2 else b"", _REF, self.ref.encode()]
         if self.before:
-            parts += (_REF_BEFORE, self.before.encode())
-        parts.append(b'"}')
-        return b"".join(parts)
+            return b'%b%b%b"}' % (self._head, _REF_BEFORE, self.before.encode())
+        return self._head + b'"}'
 
 
 class Flush(NamedTuple):
@@ -138,9 +151,10 @@ class PresenceState:
         joins: dict[bytes, list[bytes]] = {}
         leaves: dict[bytes, list[bytes]] = {}
         own: dict[int, Entry | None] = {}
+        nodes = self._nodes
         for owner, shown in self._changed.items():
             node, membership = owner
-            entry = self._nodes.get(node, {}).get(membership)
+            entry = nodes.get(node, _NOTHING).get(membership)
             if entry is shown:
                 # It came and went.
                 continue

@@ -56,6 +56,8 @@ class Member:
     """Whether it gets broadcasts whose payload is not JSON."""
     hears_itself: bool
     """Whether it gets its own broadcasts."""
+    hears: bool = True
+    """Whether it gets broadcasts at all: a private channel may be let in for presence alone."""
     is_open: bool = attrs.field(default=False, init=False)
     """Whether it has joined, and not left."""
 
@@ -74,16 +76,21 @@ class _Group(Audience):
 class _Room:
     """The members of one room."""
 
-    __slots__ = ("_groups", "_topic")
+    __slots__ = ("_deaf", "_groups", "_topic")
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._groups: dict[tuple[Serializer, bool], _Group] = {}
+        # How many do not hear.
+        self._deaf = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._groups.values()))
+        return self._deaf + sum(map(len, self._groups.values()))
 
     def add(self, member: Member) -> None:
+        if not member.hears:
+            self._deaf += 1
+            return
         key = member.serializer, member.takes_bytes
         group = self._groups.get(key)
         if group is None:
@@ -93,6 +100,9 @@ class _Room:
         group.add(member)
 
     def remove(self, member: Member) -> None:
+        if not member.hears:
+            self._deaf -= 1
+            return
         key = member.serializer, member.takes_bytes
         group = self._groups[key]
         group.remove(member)
@@ -166,7 +176,7 @@ class Rooms:
         return 0 if room is None else len(room)
 
     def join(self, member: Member) -> None:
-        """Send a member what is broadcast in its room from now on."""
+        """Send a member what is broadcast in its room from now on, if it hears."""
         room = self._rooms.get(member.room)
         if room is None:
             room = self._rooms[member.room] = _Room(member.room.topic)
@@ -174,6 +184,14 @@ class Rooms:
         member.is_open = True
         room.add(member)
         self._members += 1
+
+    def hear(self, member: Member) -> None:
+        """Have a member hear that did not. One that has not joined, or has left, is ignored."""
+        if member.is_open and not member.hears:
+            room = self._rooms[member.room]
+            room.remove(member)
+            member.hears = True
+            room.add(member)
 
     def leave(self, member: Member) -> None:
         """Send a member nothing more. One that has not joined, or has left, is ignored."""

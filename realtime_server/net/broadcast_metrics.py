@@ -40,6 +40,12 @@ class BroadcastMetrics(Collector):
             ["code"],
             registry=registry,
         )
+        self.policies = Counter(
+            "realtime_policy_checks",
+            "Questions to the policies of realtime.messages, by answer.",
+            ["answer"],
+            registry=registry,
+        )
         self.requests = Counter(
             "realtime_broadcast_requests",
             "HTTP requests to broadcast, by the status of the response.",

@@ -36,6 +36,7 @@ from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
 from ..replay.notices import Start
 from ..replay.visit import Visit
+from .channel_access import ChannelAccess
 from .filter_limits import FilterAccount
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
@@ -115,6 +116,12 @@ class Channels:
         if visit is not None:
             visit.charge = self._limits.charge
         self._account = FilterAccount(services.budget)
+        self.access = ChannelAccess(
+            services.private,
+            private_only=services.config.private_only,
+            headers=request.headers,
+        )
+        """What its private channels may do."""
         self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)
         # Channels whose join was granted, and what is kept for each.
         self._served: dict[Channel, ServedChannel] = {}
@@ -153,6 +160,10 @@ class Channels:
             filters = _filters(topic, config)
             await in_turns(self._account.charging(channel.topic, filters), Turns.shared())
             bindings = config.bindings if config else None
+            await self.access.admit(channel, config, grant)
+            if self.access.is_private(channel):
+                # The token may have expired while policies were asked.
+                grant = services.authorizer.check(grant)
             registered = await services.registrar.register(topic, bindings, grant)
         except RefusedError as exc:
             self._refuse(channel, exc, has_config=has_config(payload))
@@ -196,6 +207,7 @@ class Channels:
         """Free what is kept for a channel, whether its join was accepted or not."""
         self._account.refund(channel.topic)
         self._tokens.release(channel.topic)
+        self.access.release(channel)
         served = self._served.pop(channel, None)
         if served is None:
             return
@@ -318,8 +330,10 @@ class Channels:
             # It has ended while its token was verified.
             return
         self._tokens.hold(channel.topic, grant.token)
+        access = await self.access.renewed(channel, grant)
         viewer = await self._services.registrar.renew(served.registered, grant)
         channel.grant = grant
+        self.access.replace(channel, access)
         if served.subscription is not None and channel in self._served:
             replay = self._services.replay
             if replay is None or self._visit is None:

@@ -22,6 +22,7 @@ from ..auth.authorizer import ConnectRequest
 from ..fanout.frames import Frames
 from ..fanout.rooms import Rooms
 from ..logs import named
+from ..messages.policies.questions import Extension
 from ..phoenix.actions import (
     Action,
     Channel,
@@ -207,6 +208,22 @@ class Connection:
                     await self._channels.join(channel, payload)
                 case Refresh(channel, token):
                     await self._channels.refresh(channel, token)
+                    self._attend(channel)
+                case Publish(channel, message) if self._pushes is not None:
+                    access = self._channels.access
+                    why = await access.why_not_write(channel, Extension.BROADCAST)
+                    if why is None:
+                        self._perform_now(action)
+                    else:
+                        self._pushes.refuse(channel, message, why)
+                case Track(channel, message) if self._pushes is not None:
+                    access = self._channels.access
+                    why = await access.why_not_write(channel, Extension.PRESENCE)
+                    if why is None:
+                        await access.decide_on_presence(channel)
+                        self._perform_now(action)
+                    else:
+                        self._pushes.refuse_presence(message, why)
                 case Close(code, reason):
                     extra = named(self._peer, "closing", code=code, reason=reason)
                     logger.info("closing %s: %s", self._peer, reason, extra=extra)
@@ -229,7 +246,8 @@ class Connection:
             case RefuseBroadcast(channel, message, why) if self._pushes is not None:
                 self._pushes.refuse(channel, message, why)
             case Track(channel, message, meta) if self._pushes is not None:
-                self._pushes.track(channel, message, meta)
+                sees = self._channels.access.reads(channel, Extension.PRESENCE)
+                self._pushes.track(channel, message, meta, sees=sees)
             case Untrack(channel, message) if self._pushes is not None:
                 self._pushes.untrack(channel, message)
             case RefusePresence(message, refused) if self._pushes is not None:
@@ -264,4 +282,16 @@ class Connection:
                 perform=self._perform_all,
                 presence=self._presence,
             )
-        self._pushes.join(channel)
+        hears = self._channels.access.reads(channel, Extension.BROADCAST)
+        self._pushes.join(channel, hears=hears)
+        self._attend(channel)
+
+    def _attend(self, channel: Channel) -> None:
+        """Have a channel get what is sent in its room, as far as it may."""
+        if self._pushes is None:
+            return
+        access = self._channels.access
+        if access.reads(channel, Extension.BROADCAST):
+            self._pushes.hear(channel)
+        if access.reads(channel, Extension.PRESENCE):
+            self._pushes.watch(channel)

@@ -10,6 +10,7 @@ send requests from where ALLOWED_ORIGINS lets them connect (CORS, see the Fetch 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Collection
 from http import HTTPStatus
@@ -17,15 +18,19 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from ..auth.authorizer import Authorizer, ConnectRequest, JoinRequest
+from ..auth.grant import Grant
 from ..config import ServerConfig
 from ..errors import RefusedError, UnavailableError
 from ..fanout.rooms import Rooms
 from ..fanout.turns import Turns
 from ..metrics import Metrics
 from ..phoenix.http_broadcasts import HttpRefusal, Messages, read_batch, read_names, read_single
+from ..phoenix.messages import CHANNEL_PREFIX
+from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import BroadcastReason
 from .http import HttpRequest, Response
 from .origins import is_allowed
+from .private_channels import PrivateChannels
 from .token_bucket import TokenBucket
 
 __all__ = ["HttpBroadcasts"]
@@ -36,6 +41,13 @@ _METHODS: Final = "POST, OPTIONS"
 _HEADERS: Final = "authorization, apikey, content-type, x-client-info"
 _JSON: Final = "application/json"
 _RATE_LIMITED: Final = {"message": "You have exceeded your rate limit"}
+_REFUSALS: Final[dict[PolicyReason, tuple[HTTPStatus, str]]] = {
+    PolicyReason.NOT_WRITTEN: (HTTPStatus.FORBIDDEN, "Unauthorized"),
+    PolicyReason.FAILED: (HTTPStatus.UNPROCESSABLE_ENTITY, "RLS policy error"),
+    PolicyReason.ROLE: (HTTPStatus.UNPROCESSABLE_ENTITY, "RLS policy error"),
+    PolicyReason.TIMED_OUT: (HTTPStatus.UNPROCESSABLE_ENTITY, "Query canceled"),
+}
+"""What is answered where policies refuse a request; where they cannot be asked, it is 503."""
 _INCOMPLETE: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is longer than {} bytes (MAX_FRAME_BYTES)",
     HTTPStatus.REQUEST_TIMEOUT: "The body did not come within {} ms (HANDSHAKE_TIMEOUT)",
@@ -51,15 +63,22 @@ class HttpBroadcasts:
         authorizer: decides who may send.
         config: says the limits.
         metrics: of the server.
+        private: asks policies who may send in private rooms; None: nobody may.
     """
 
     def __init__(
-        self, rooms: Rooms | None, authorizer: Authorizer, config: ServerConfig, metrics: Metrics
+        self,
+        rooms: Rooms | None,
+        authorizer: Authorizer,
+        config: ServerConfig,
+        metrics: Metrics,
+        private: PrivateChannels | None = None,
     ) -> None:
         self._rooms = rooms
         self._authorizer = authorizer
         self._config = config
         self._metrics = metrics
+        self._private = private
         self._bucket: TokenBucket | None = None
 
     @staticmethod
@@ -105,7 +124,7 @@ class HttpBroadcasts:
                 "",
                 {} if token is None else {"access_token": token},
             )
-            await self._authorizer.join(asked)
+            grant = await self._authorizer.join(asked)
         except UnavailableError as exc:
             return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": exc.reason})
         except RefusedError:
@@ -117,7 +136,26 @@ class HttpBroadcasts:
             messages = self._read(request, query)
         except HttpRefusal as exc:
             return Response(exc.status, _JSON, exc.body)
-        return await self._send(self._rooms, messages)
+        refused = await self._refusal(request, messages, grant)
+        return await self._send(self._rooms, messages) if refused is None else refused
+
+    async def _refusal(
+        self, request: HttpRequest, messages: Messages, grant: Grant
+    ) -> Response | None:
+        """Return the answer to a request for private rooms of which one may not be sent to."""
+        names = [room.topic.removeprefix(CHANNEL_PREFIX) for room, _ in messages if room.is_private]
+        if not names:
+            return None
+        reason: PolicyReason | None = PolicyReason.NOT_WRITTEN
+        if self._private is not None:
+            # Refused is a token that has no role.
+            with contextlib.suppress(RefusedError):
+                reason = await self._private.why_not_send(names, grant, request.headers)
+        if reason is None:
+            return None
+        self._metrics.broadcasts.refused.labels(reason.code).inc()
+        status, told = _REFUSALS.get(reason, (HTTPStatus.SERVICE_UNAVAILABLE, reason.told()))
+        return _answer(status, {"message": told})
 
     def _read(self, request: HttpRequest, query: dict[str, str]) -> Messages:
         behind = _behind(request.path)

@@ -12,6 +12,7 @@ from ..fanout.rooms import Member
 from ..phoenix.actions import Action, Channel
 from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import Message
+from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.presence_pushes import MAX_DEPTH, presence_key
 from ..phoenix.reasons import PresenceReason
 from .refusals import Refusals
@@ -77,13 +78,15 @@ class PresencePushes:
         # Else they would refer to each other, and stay until a collection of garbage.
         self._perform = lambda actions: None
 
-    def track(self, channel: Channel, member: Member, message: Message, meta: bytes) -> None:
-        """Show a channel's client to its room, and answer."""
+    def track(
+        self, channel: Channel, member: Member, message: Message, meta: bytes, *, sees: bool
+    ) -> None:
+        """Show a channel's client to its room, and answer; tell it who is present, if it sees."""
         caller = self._caller(channel)
         if not caller.bucket.take(self._clock()):
             self.refuse(message, PresenceReason.CALLS)
             return
-        reason = self._presence.track(member, caller.key, meta)
+        reason = self._presence.track(member, caller.key, meta, sees=sees)
         if reason is None:
             self._perform(self._state.confirm(message))
         else:
@@ -97,17 +100,17 @@ class PresencePushes:
         self._presence.untrack(member)
         self._perform(self._state.confirm(message))
 
-    def refuse(self, message: Message, reason: PresenceReason) -> None:
+    def refuse(self, message: Message, reason: PresenceReason | PolicyReason) -> None:
         """Tell a channel that nothing has changed of what is shown of it."""
         limits = self._presence.limits
-        most = {
+        numbers: dict[PresenceReason | PolicyReason, int] = {
             PresenceReason.DEPTH: MAX_DEPTH,
             PresenceReason.TOO_LARGE: self._config.max_presence_bytes,
             PresenceReason.CALLS: self._config.max_presence_calls_per_second,
             PresenceReason.MEMBERS: limits.members,
             PresenceReason.STATE: limits.state_bytes,
-        }.get(reason)
-        told = self._refusals.of_presence(message, reason, most)
+        }
+        told = self._refusals.of_presence(message, reason, numbers.get(reason))
         self._perform(self._state.refuse(message, told))
 
     def _caller(self, channel: Channel) -> _Caller:

@@ -11,7 +11,8 @@ from ..fanout.topic_parser import shown_topic
 from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
-from ..phoenix.reasons import BroadcastReason, PresenceReason, ReplyReason, Told
+from ..phoenix.policy_reasons import PolicyReason, PushReason
+from ..phoenix.reasons import PresenceReason, ReplyReason, Told
 from .token_bucket import TokenBucket
 
 __all__ = ["Refusals"]
@@ -98,7 +99,7 @@ class Refusals:
         exc = UnsupportedError(reason)
         return self._of_message(message, exc, should_log=self._is_first(event))
 
-    def of_broadcast(self, message: Message, reason: BroadcastReason, most: int) -> None:
+    def of_broadcast(self, message: Message, reason: PushReason, most: int) -> None:
         """Count and log a broadcast that goes to nobody.
 
         Args:
@@ -110,7 +111,9 @@ class Refusals:
         exc = UnsupportedError(reason.told(most=most))
         self._of_message(message, exc, should_log=self._is_first(reason.name))
 
-    def of_presence(self, message: Message, reason: PresenceReason, most: int | None) -> Told:
+    def of_presence(
+        self, message: Message, reason: PresenceReason | PolicyReason, most: int | None
+    ) -> Told:
         """Count and log a presence push that changes nothing; return the reason for the client.
 
         Args:

@@ -20,6 +20,7 @@ from ..phoenix.actions import Action, Channel
 from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import Message
+from ..phoenix.policy_reasons import PolicyReason, PushReason
 from ..phoenix.reasons import BroadcastReason, PresenceReason
 from ..phoenix.serializers import Serializer
 from .outbox import SocketOutbox
@@ -87,8 +88,13 @@ class RoomPushes:
         # Made with the first push: most clients push nothing.
         self._bucket: TokenBucket | None = None
 
-    def join(self, channel: Channel) -> None:
-        """Make a channel, which joined with ``config``, a member of its room."""
+    def join(self, channel: Channel, *, hears: bool) -> None:
+        """Make a channel, which joined with ``config``, a member of its room.
+
+        Args:
+            channel: that joined.
+            hears: whether it gets what others broadcast.
+        """
         assert channel.config is not None
         asked = channel.config.broadcast
         member = self._members[channel] = Member(
@@ -97,9 +103,20 @@ class RoomPushes:
             self._outbox,
             takes_bytes=asked.takes_bytes and self._serializer.takes_bytes,
             hears_itself=asked.hears_itself,
+            hears=hears,
         )
         self._rooms.join(member)
-        if self._presence is not None:
+
+    def hear(self, channel: Channel) -> None:
+        """Send a channel what is broadcast in its room from now on, if it is a member."""
+        member = self._members.get(channel)
+        if member is not None:
+            self._rooms.hear(member)
+
+    def watch(self, channel: Channel) -> None:
+        """Tell a channel who is present from now on, if it is a member and asked for that."""
+        member = self._members.get(channel)
+        if member is not None and self._presence is not None:
             self._presence.join(channel, member)
 
     def leave(self, channel: Channel) -> None:
@@ -123,24 +140,36 @@ class RoomPushes:
             self._presence.leave(channel, member)
         self._rooms.leave(member)
 
-    def track(self, channel: Channel, message: Message, meta: bytes) -> None:
-        """Show a channel's client to its room."""
-        if self._presence is not None:
-            self._presence.track(channel, self._members[channel], message, meta)
+    def track(self, channel: Channel, message: Message, meta: bytes, *, sees: bool) -> None:
+        """Show a channel's client to its room.
+
+        Args:
+            channel: that tracks itself.
+            message: the push.
+            meta: what is to be shown.
+            sees: whether it may be told who is present.
+        """
+        member = self._members.get(channel)
+        # It may have ended while policies were asked.
+        if member is not None and self._presence is not None:
+            self._presence.track(channel, member, message, meta, sees=sees)
 
     def untrack(self, channel: Channel, message: Message) -> None:
         """Show a channel's client to its room no more."""
         if self._presence is not None:
             self._presence.untrack(channel, self._members[channel], message)
 
-    def refuse_presence(self, message: Message, reason: PresenceReason) -> None:
+    def refuse_presence(self, message: Message, reason: PresenceReason | PolicyReason) -> None:
         """Tell a channel that nothing has changed of what is shown of it."""
         if self._presence is not None:
             self._presence.refuse(message, reason)
 
     def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> None:
         """Send what a channel broadcasts to its room."""
-        member = self._members[channel]
+        member = self._members.get(channel)
+        if member is None:
+            # It has ended while policies were asked.
+            return
         most = self._config.max_deliveries_per_second
         if self._bucket is None:
             self._bucket = TokenBucket(most, self._clock())
@@ -157,7 +186,7 @@ class RoomPushes:
         if problem is not None:
             self.refuse(channel, message, problem)
 
-    def refuse(self, channel: Channel, message: Message, reason: BroadcastReason) -> None:
+    def refuse(self, channel: Channel, message: Message, reason: PushReason) -> None:
         """Tell a channel that its broadcast goes to nobody, if it asked for answers."""
         most = self._config.max_payload_bytes
         if reason is BroadcastReason.DELIVERIES:

@@ -17,6 +17,7 @@ from ..fanout.source_attachment import Attachment
 from ..metrics import Metrics
 from ..replay.guarded_replay import GuardedReplay
 from .filter_limits import FilterBudget
+from .private_channels import PrivateChannels
 from .slow_clients import Backlog
 
 __all__ = ["Services"]
@@ -48,5 +49,7 @@ class Services:
     """Where clients broadcast to each other; None if they do not."""
     presence: Presence | None = None
     """Who is present in the rooms; None without rooms."""
+    private: PrivateChannels | None = None
+    """Asks policies about private channels; None if there are none."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970, for the expiry of tokens."""

@@ -42,7 +42,9 @@ def make_site(
         metrics=metrics.render if is_own else None,
         metrics_type=CONTENT_TYPE,
         more=more,
-        paths=HttpBroadcasts(services.rooms, services.authorizer, config, metrics),
+        paths=HttpBroadcasts(
+            services.rooms, services.authorizer, config, metrics, services.private
+        ),
     )
 
 

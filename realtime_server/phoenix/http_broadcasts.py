@@ -57,11 +57,6 @@ def _invalid(errors: Mapping[str, Any], message: str) -> HttpRefusal:
     return HttpRefusal(HTTPStatus.UNPROCESSABLE_ENTITY, body)
 
 
-def _forbidden() -> HttpRefusal:
-    """Return the answer to a message for a private channel: there are none to write to."""
-    return HttpRefusal(HTTPStatus.FORBIDDEN, {"message": "Unauthorized"})
-
-
 def read_names(path: str) -> tuple[str, str] | None:
     """Return topic and event of the part of a path behind ``/api/broadcast``.
 
@@ -118,10 +113,13 @@ def read_single(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             {"error": "Unsupported Media Type. Use application/json or application/octet-stream"},
         )
-    if flag(query.get("private", "false")) is not False:
-        raise _forbidden()
+    is_private = flag(query.get("private", "false"))
+    if not isinstance(is_private, bool):
+        raise _invalid({"private": [_INVALID]}, f"private {_INVALID}")
     if flag(query.get("persist", "false")) is not False or "persist[ttl]" in query:
-        why = "can only be used on private channels"
+        why = "is not available: this server does not store broadcasts"
+        if not is_private:
+            why = "can only be used on private channels"
         raise _invalid({"persist": [why]}, f"persist {why}")
     is_json = kind != "application/octet-stream"
     if is_json:
@@ -134,7 +132,7 @@ def read_single(
             if len(text.encode()) > MAX_NAME_BYTES:
                 why = f"should be at most {MAX_NAME_BYTES} bytes where the payload is bytes"
                 raise _invalid({name: [why]}, f"{name} {why}")
-    return [(RoomName(CHANNEL_PREFIX + topic), broadcast)]
+    return [(RoomName(CHANNEL_PREFIX + topic, is_private), broadcast)]
 
 
 def read_batch(body: bytes, *, max_bytes: int) -> Messages:
@@ -175,16 +173,14 @@ def _read_batch(text: str, max_bytes: int) -> Messages:
         raise _invalid({"messages": [_INVALID]}, "messages is no list")
     found: Messages = []
     errors: list[dict[str, list[str]]] = []
-    is_private = False
     for _, begin, _ in items(text, sent):
         if len(errors) == MAX_MESSAGES:
             why = f"should have at most {MAX_MESSAGES} item(s)"
             raise _invalid({"messages": [why]}, f"messages {why}")
         message = _Message(text, begin, max_bytes)
         errors.append(message.errors)
-        is_private = is_private or message.is_private
         if not message.errors:
-            room = RoomName(CHANNEL_PREFIX + message.topic)
+            room = RoomName(CHANNEL_PREFIX + message.topic, message.is_private)
             found.append((room, message.broadcast()))
     if any(errors):
         told = [
@@ -193,8 +189,6 @@ def _read_batch(text: str, max_bytes: int) -> Messages:
             for name, problems in wrong.items()
         ]
         raise _invalid({"messages": errors}, "; ".join(told[:_MOST_TOLD]))
-    if is_private:
-        raise _forbidden()
     return found
 
 

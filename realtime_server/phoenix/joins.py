@@ -188,9 +188,6 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
             logged="its config is not understood",
         ) from None
     yield
-    if config.private:
-        # A channel that its client believes to be private must not get or send anything public.
-        raise JoinError(ReplyReason.NO_PRIVATE_CHANNELS.told())
     sent = payload["config"] or {}
     options = config.postgres_changes_options
     return JoinConfig(
@@ -202,6 +199,7 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
         _wait(options) if options is not None and options.wait else None,
         _broadcast(config.broadcast or {}),
         presence=_presence(config.presence),
+        is_private=config.private is True,
     )
 
 

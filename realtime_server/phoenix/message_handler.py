@@ -69,6 +69,7 @@ from .messages import (
     subscription_failed,
 )
 from .payloads import access_token, size_of
+from .policy_reasons import PushReason
 from .presence_pushes import read_presence_push
 from .reasons import BroadcastReason, PresenceReason, ReplyReason, Told
 from .serializers import Serializer
@@ -213,7 +214,7 @@ class SocketState:
         return self._answer(channel, message, "ok", {})
 
     def fail_broadcast(
-        self, channel: Channel, message: Message, reason: BroadcastReason, *, most: int
+        self, channel: Channel, message: Message, reason: PushReason, *, most: int
     ) -> list[Action]:
         """Answer a broadcast that goes to nobody, if its client asked for that.
 

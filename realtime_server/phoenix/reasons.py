@@ -89,6 +89,10 @@ class ReplyReason(Reason):
         "without it",
         "a channel that asks to be private is never joined as a public one",
     )
+    PRIVATE_ONLY = (
+        "PrivateOnly: this server has private channels only; join with private true",
+        "where `PRIVATE_ONLY` is set",
+    )
     NOT_ATTACHED_IN_TIME = (
         "PostgresChangesSubscribeTimeout: the database's changes are not being read yet, after "
         "{seconds:g} s; join again"

@@ -22,7 +22,10 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import orjson
+
 from realtime_server.errors import JoinError
+from realtime_server.fanout.presence_state import Entry
 from realtime_server.phoenix.actions import (
     Action,
     Channel,
@@ -33,9 +36,12 @@ from realtime_server.phoenix.actions import (
     RefuseBroadcast,
     RefuseEvent,
     RefusePayload,
+    RefusePresence,
     Release,
     Send,
     Subscribe,
+    Track,
+    Untrack,
 )
 from realtime_server.phoenix.broadcasts import Broadcast, broadcast_json
 from realtime_server.phoenix.joins import parse_join
@@ -70,7 +76,8 @@ FRAMES: list[tuple[str, str, Any]] = [
     ("realtime:room", "phx_leave", {}),
     ("realtime:room", "access_token", {"access_token": "eyJ"}),
     ("realtime:room", "broadcast", BROADCAST),
-    ("realtime:room", "presence", {"type": "presence", "event": "track", "payload": {}}),
+    ("realtime:room", "presence", {"type": "presence", "event": "track", "payload": {"x": [1]}}),
+    ("realtime:room", "presence", {"event": "UNTRACK", "payload": {"phx_ref": "mine"}}),
     ("realtime:room", "dance", None),
     ("phoenix", "heartbeat", {}),
 ]
@@ -97,6 +104,7 @@ PIECES = [
 ]
 DEEP = "[" * 1000 + "]" * 1000
 MAX_PAYLOAD = 3000
+MAX_PRESENCE = 1000
 CHUNK = 1000
 CLOSE_CODES = (1003, 1007, 1008)
 MAX_REASON = 123
@@ -138,7 +146,10 @@ class _Conversation:
         self._vsn = random.choice(["1.0.0", "2.0.0"])
         self._serializer = SERIALIZERS[self._vsn]
         self._state = SocketState(
-            self._serializer, max_payload_bytes=MAX_PAYLOAD, serves_broadcast=random.random() < 0.8
+            self._serializer,
+            max_payload_bytes=MAX_PAYLOAD,
+            serves_broadcast=random.random() < 0.8,
+            max_presence_bytes=MAX_PRESENCE if random.random() < 0.8 else None,
         )
         self._subscribed: set[Channel] = set()
         self._postponed: set[Channel] = set()
@@ -190,6 +201,13 @@ class _Conversation:
                 case RefuseBroadcast(channel, message, reason):
                     failed = self._state.fail_broadcast(channel, message, reason, most=1)
                     sent += self._perform(failed)
+                case Track(_, message, meta):
+                    self._hold(_is_showable(meta), meta)
+                    sent += self._perform(self._state.confirm(message))
+                case Untrack(_, message):
+                    sent += self._perform(self._state.confirm(message))
+                case RefusePresence(message, why):
+                    sent += self._perform(self._state.refuse(message, why.told(most=1)))
                 case RefusePayload(message) | RefuseEvent(message):
                     sent += self._perform(self._state.refuse(message, "no"))
                 case Refresh(channel, _) if self._random.random() < 0.2:
@@ -235,6 +253,19 @@ def _is_sendable(broadcast: Broadcast) -> bool:
         return broadcast.size <= MAX_PAYLOAD
     sent = json.loads(broadcast_json(broadcast), parse_constant=_refuse)
     return sent.keys() == {"type", "event", "payload"} and sent["event"] == broadcast.event
+
+
+def _is_showable(meta: bytes) -> bool:
+    """Return whether every client can read what it is sent of a member."""
+    entry = Entry(b'"key"', meta, "r" * 16)
+    entry.before = "b" * 16
+    shown = orjson.loads(entry.rendered())
+    return (
+        len(meta) <= MAX_PRESENCE
+        and (shown["phx_ref"], shown["phx_ref_prev"]) == ("r" * 16, "b" * 16)
+        and shown == {**orjson.loads(meta), **shown}
+        and meta.count(b'"phx_ref') == 0
+    )
 
 
 def _refuse(name: str) -> None:

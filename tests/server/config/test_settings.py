@@ -91,6 +91,7 @@ def free_text(default: str | None) -> Row:
 
 IP_VERSIONS = "use IPv4 or IPv6"
 PUBLICATIONS = 'use a JSON array of names, as in ["supabase_realtime"]'
+PRIVATE = {"SECURE_CHANNELS": "true", "JWT_SECRET": "s" * 32, "PRIVATE_CHANNELS": "true"}
 EVERYTHING = ConfigurationFile()
 CLUSTER = {"NATS_URL": "nats://nats-1:4222", "SLOT_NAME": "realtime"}
 NATS_URLS = (
@@ -269,6 +270,8 @@ TABLE = {
     "LOG_MAX_AGE": attrs.evolve(number(600_000, least=60_000), with_it=CLUSTER),
     "LOG_ACK_DELAY": attrs.evolve(number(10_000, least=0), with_it=CLUSTER),
     "BROADCAST": flag(True),
+    "PRIVATE_CHANNELS": attrs.evolve(flag(True), default=None, text="false", value=False),
+    "PRIVATE_ONLY": attrs.evolve(flag(False), with_it=PRIVATE),
     "MAX_DELIVERIES_PER_SECOND": number(200_000, least=1),
     "PRESENCE_INTERVAL": number(100, least=1),
     "MAX_PRESENCE_CALLS_PER_SECOND": number(10, least=1),
@@ -749,6 +752,23 @@ def test_a_bad_value_makes_no_second_problem() -> None:
     assert [problem.split()[0] for problem in found] == ["DB_SSL", "DB_RECONNECT_BACKOFF_MIN"]
 
 
+def test_private_channels_need_tokens_and_rooms() -> None:
+    (problem,) = problems(PRIVATE_CHANNELS="true")
+    assert problem.startswith("PRIVATE_CHANNELS=true with SECURE_CHANNELS=false: ")
+    for more in ({"PRIVATE_CHANNELS": "false"}, {"BROADCAST": "false"}):
+        (problem,) = problems(**{**PRIVATE, "PRIVATE_ONLY": "true", **more})
+        assert problem.startswith("PRIVATE_ONLY=true without private channels refuses every join")
+
+
+def test_private_channels_are_on_in_rls_mode_unless_they_are_turned_off() -> None:
+    secure = {"SECURE_CHANNELS": "true", "JWT_SECRET": "s" * 32}
+    rls = {**secure, "REPLICATION_MODE": "RLS"}
+    assert ServerConfig.from_env(rls).has_private_channels
+    assert not ServerConfig.from_env({**rls, "PRIVATE_CHANNELS": "false"}).has_private_channels
+    assert not ServerConfig.from_env(secure).has_private_channels
+    assert ServerConfig.from_env(PRIVATE).has_private_channels
+
+
 # What works, and is probably not what was meant.
 
 
@@ -961,6 +981,8 @@ def test_a_configuration_is_printed_as_it_can_be_read_and_without_secrets(rules:
         for name, row in TABLE.items()
         if name not in left_out
     }
+    # What those of private channels and broadcast need, which are off there.
+    environ["PRIVATE_ONLY"] = "false"
     secrets = set(SECRETS) - left_out
     config = ServerConfig.from_env(environ)
     printed = dict(line.split("=", 1) for line in print_config(config))

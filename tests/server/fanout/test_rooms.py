@@ -166,6 +166,27 @@ def test_public_and_private_members_of_a_topic_never_hear_each_other(loop: Loop)
     ]
 
 
+def test_a_member_that_does_not_hear_may_send_and_may_hear_later(loop: Loop) -> None:
+    deaf, other = loop.join(hears=False, hears_itself=True), loop.join()
+    loop.send(1, deaf)
+    loop.send(2, other)
+    loop.turns()
+    assert (inbox(deaf).writes, inbox(other).payloads()) == ([], [1])
+    assert loop.rooms.size(ROOM) == 2
+    loop.rooms.leave(other)
+    loop.rooms.hear(deaf)
+    loop.rooms.hear(deaf)
+    loop.send(3)
+    loop.turns()
+    assert inbox(deaf).payloads() == [3]
+    loop.rooms.leave(deaf)
+    loop.rooms.hear(deaf)
+    assert loop.rooms.stats().members == loop.rooms.size(ROOM) == 0
+    silent = loop.join(hears=False)
+    loop.rooms.leave(silent)
+    assert loop.rooms.stats().rooms == 0
+
+
 def test_bytes_go_to_those_who_can_read_them(loop: Loop) -> None:
     sender, new, old = loop.join(), loop.join(), loop.join(vsn="1.0.0")
     careful = loop.join(takes_bytes=False)

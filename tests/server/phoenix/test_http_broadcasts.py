@@ -96,9 +96,13 @@ def test_a_message_that_is_too_large_refuses_the_batch() -> None:
 
 
 @pytest.mark.parametrize("private", ["true", '"true"', '"TRUE"'])
-def test_a_private_message_is_forbidden_and_never_public(private: str) -> None:
+def test_a_private_message_is_for_the_private_room(private: str) -> None:
     text = f'{{"topic":"a","event":"e","payload":{{}},"private":{private}}}'
-    assert refused(f'{{"messages":[{FINE},{text}]}}') == (403, {"message": "Unauthorized"})
+    found = batch(f'{{"messages":[{FINE},{text}]}}')
+    assert [room for room, _ in found] == [
+        RoomName("realtime:a"),
+        RoomName("realtime:a", is_private=True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,12 @@ def test_json_of_any_kind_is_the_payload(body: bytes, kind: str) -> None:
     assert single(body, kind) == [(RoomName("realtime:a"), Broadcast("e", body))]
 
 
+@pytest.mark.parametrize(("private", "is_private"), [("true", True), ("False", False)])
+def test_a_single_one_may_be_private(private: str, is_private: bool) -> None:
+    [(room, _)] = single(query={"private": private})
+    assert room == RoomName("realtime:a", is_private)
+
+
 def test_bytes_are_the_payload() -> None:
     expected = [(RoomName("realtime:a"), Broadcast("e", b"\0\1\xff", is_json=False))]
     assert single(b"\0\1\xff", "application/octet-stream") == expected
@@ -167,8 +177,8 @@ OCTETS = "application/octet-stream"
         ({"body": b"{"}, 400, "not JSON"),
         ({"body": b'"%s"' % (b"x" * 1000)}, 422, "Payload size exceeds tenant limit"),
         ({"body": b"x" * 1000, "kind": OCTETS}, 422, "Payload size exceeds tenant limit"),
-        ({"query": {"private": "true"}}, 403, "Unauthorized"),
-        ({"query": {"private": ""}}, 403, "Unauthorized"),
+        ({"query": {"private": ""}}, 422, "private is invalid"),
+        ({"query": {"private": "true", "persist": "true"}}, 422, "does not store broadcasts"),
         ({"query": {"persist": "true"}}, 422, "can only be used on private channels"),
         ({"query": {"persist[ttl]": "60"}}, 422, "can only be used on private channels"),
         ({"kind": OCTETS, "names": ("a" * 247, "e")}, 422, "at most 255 bytes"),

@@ -69,13 +69,12 @@ def test_a_config_without_bindings_has_none(sent: Any) -> None:
     assert parsed.response() == {"postgres_changes": []}
 
 
-def test_a_private_channel_is_refused_and_never_public() -> None:
-    assert refusal({"config": {"private": True, "postgres_changes": [TODOS]}}) == (
-        "PrivateChannelsDisabled: this server has no private channels; join with private false, "
-        "or without it"
-    )
-    for public in ({}, {"private": False}, {"private": None}):
-        assert parse_join({"config": public}) is not None
+def test_a_channel_is_private_if_it_says_so() -> None:
+    for private in (True, "true", "TRUE"):
+        assert config(private=private).is_private
+    for public in (False, None, "False"):
+        assert not config(private=public).is_private
+    assert not config().is_private
 
 
 def test_what_stock_clients_send_is_read() -> None:
@@ -480,9 +479,3 @@ def test_what_a_channel_asks_of_presence(sent: Any, expected: PresenceConfig) ->
 )
 def test_presence_that_is_not_understood_is_refused(sent: Any, reason: str) -> None:
     assert refusal({"config": {"presence": sent}}) == reason
-
-
-@pytest.mark.parametrize("private", ["true", "TRUE"])
-def test_a_private_channel_is_refused_however_it_is_written(private: str) -> None:
-    assert refusal({"config": {"private": private}}).startswith("PrivateChannelsDisabled")
-    assert config(private="False").broadcast == BroadcastConfig()

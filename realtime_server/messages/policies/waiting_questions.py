@@ -1,0 +1,81 @@
+"""WaitingQuestions: a queue of questions in which the viewers have their turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+import attrs
+
+from ...rls.viewers import Viewer
+from .questions import Answer, Question
+
+__all__ = ["Waiting", "WaitingQuestions"]
+
+
+@attrs.define(eq=False)
+class Waiting:
+    """A question that waits, and its answer."""
+
+    question: Question
+    answer: asyncio.Future[Answer]
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it has its answer."""
+        return self.answer.done()
+
+    def resolve(self, answer: Answer) -> None:
+        """Answer it, unless that was done."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+class WaitingQuestions:
+    """Questions that wait, and are taken from one viewer after the other.
+
+    Args:
+        most: how many may wait.
+        most_of_one: how many of them one viewer may have.
+    """
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most = most
+        self._most_of_one = most_of_one
+        self._count = 0
+        # In the order of the viewers' turns.
+        self._queues: dict[Viewer, deque[Waiting]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, waiting: Waiting) -> bool:
+        """Have a question wait; return False if too many do, of all or of its viewer."""
+        viewer = waiting.question.viewer
+        queue = self._queues.get(viewer)
+        if self._count >= self._most or (queue is not None and len(queue) >= self._most_of_one):
+            return False
+        if queue is None:
+            queue = self._queues[viewer] = deque()
+        queue.append(waiting)
+        self._count += 1
+        return True
+
+    def put_back(self, taken: Iterable[Waiting]) -> None:
+        """Have questions that were taken wait again, ahead of their viewers' others."""
+        for waiting in reversed(list(taken)):
+            self._queues.setdefault(waiting.question.viewer, deque()).appendleft(waiting)
+            self._count += 1
+
+    def take(self, most: int) -> list[Waiting]:
+        """Take questions, each time one of the viewer whose turn it is."""
+        taken: list[Waiting] = []
+        while self._queues and len(taken) < most:
+            viewer = next(iter(self._queues))
+            queue = self._queues.pop(viewer)
+            taken.append(queue.popleft())
+            if queue:
+                self._queues[viewer] = queue
+        self._count -= len(taken)
+        return taken
