@@ -103,7 +103,12 @@ class Sender:
 async def both(bench: Bench, clients: int) -> AsyncIterator[list[WritePath]]:
     """Yield what writes changes, and what broadcasts, on one server."""
     table = TABLES[OURS]
-    limits = {"MAX_DELIVERIES_PER_SECOND": "1000000000", "MAX_MESSAGES_PER_SECOND": "1000000"}
+    limits = {
+        "MAX_DELIVERIES_PER_SECOND": "1000000000",
+        "MAX_MESSAGES_PER_SECOND": "1000000",
+        # Nobody sends heartbeats, however long a busy machine takes.
+        "IDLE_TIMEOUT": "3600000",
+    }
     with bench.server(OURS, **limits) as server:
         pid = server.process.pid
         listeners = await bench.client(server.port, clients, f"realtime:public:{table}")

@@ -3,7 +3,7 @@
     python -m benchmarks.load.held
 
 On SIGUSR1 it prints the longest time that one callback took since the last SIGUSR1, on the clock
-and of the processor, in milliseconds.
+and of the processor, in milliseconds, and which callback took most of the processor.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import FrameType
 from realtime_server import cli
 
 _longest = [0.0, 0.0]
+_callback = [""]
 _run = asyncio.Handle._run  # type: ignore[attr-defined]
 
 
@@ -24,12 +25,15 @@ def _timed(self: asyncio.Handle) -> None:
     begin, cpu = time.perf_counter(), time.thread_time()
     _run(self)
     _longest[0] = max(_longest[0], time.perf_counter() - begin)
-    _longest[1] = max(_longest[1], time.thread_time() - cpu)
+    cpu = time.thread_time() - cpu
+    if cpu > _longest[1]:
+        _longest[1] = cpu
+        _callback[0] = f"{self!r:.100}"
 
 
 def _say(number: int, frame: FrameType | None) -> None:
     told = " ".join(f"{seconds * 1000:.2f}" for seconds in _longest)
-    print(f"held for {told} ms", file=sys.stderr, flush=True)
+    print(f"held for {told} ms by {_callback[0]}", file=sys.stderr, flush=True)
     _longest[:] = 0.0, 0.0
 
 

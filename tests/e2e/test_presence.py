@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.e2e.program import NodeProgram, Program
 from tests.e2e.server_process import ServerProcess
@@ -174,6 +175,14 @@ def test_two_of_each_see_each_other(
         for payload in ({"__proto__": {"x": 1}, "constructor": 1}, {"deep": nested(98)}):
             a.track(payload)
             agree(a, quiet, late)
+        special = "constructor", "toString", "hasOwnProperty", "7", "metas", "é" * 127
+        with contextlib.ExitStack() as stack:
+            for key in special:
+                stack.enter_context(stranger(server, key, "x" * 8000))
+            agree(a, quiet, late, **{key: {"x": "x" * 8000} for key in special})
+            # What JavaScript's client shows has no such key, but nobody ends at it.
+            stack.enter_context(stranger(server, "__proto__", ""))
+        agree(a, quiet, late)
 
 
 def nested(levels: int) -> Any:
@@ -181,6 +190,22 @@ def nested(levels: int) -> Any:
     for _ in range(levels):
         value = [value]
     return value
+
+
+@contextlib.contextmanager
+def stranger(server: ServerProcess, key: str, text: str) -> Iterator[None]:
+    """Have somebody present in the room who is no stock client."""
+    config = {"presence": {"key": key, "enabled": False}}
+    track = {"event": "track", "payload": {"x": text}}
+    with connect(f"{server.websocket_url}/websocket?vsn=2.0.0", compression=None) as websocket:
+        for number, (event, payload) in enumerate(
+            [("phx_join", {"config": config}), ("presence", track)]
+        ):
+            message = ["0", str(number), "realtime:room", event, payload]
+            websocket.send(json.dumps(message))
+            answer = json.loads(websocket.recv(timeout=30))
+            assert answer[4] == {"status": "ok", "response": answer[4]["response"]}
+        yield
 
 
 def test_two_hundred_see_each_other(
