@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -69,18 +70,21 @@ def clients_in_a_room(
     python_client: Path,
     *,
     apikey: str = "anon",
+    others: Sequence[ServerProcess] = (),
     **broadcast: bool,
 ) -> Iterator[Room]:
+    """Have each client in the room, at one of the servers in turn."""
+    urls = cycle(each.websocket_url for each in (server, *others))
     with contextlib.ExitStack() as stack:
         programs = {}
-        for name, options in OPTIONS.items():
+        for (name, options), url in zip(OPTIONS.items(), urls, strict=False):
             said = json.dumps({**options, "apikey": apikey})
             if name == "py":
-                command = str(clients / "realtime_py.py"), server.websocket_url, said
+                command = str(clients / "realtime_py.py"), url, said
                 program = Program(str(python_client), *command)
             else:
                 file = "phoenix_1.mjs" if name == "phoenix" else "realtime_js_2.mjs"
-                program = NodeProgram(clients / file, server.websocket_url, said)
+                program = NodeProgram(clients / file, url, said)
             programs[name] = stack.enter_context(program)
         for name, program in programs.items():
             config = {"broadcast": {**broadcast, **({"bytes": False} if name == "phoenix" else {})}}
