@@ -237,18 +237,18 @@ def test_while_the_way_is_broken_nothing_waits(two: Processes) -> None:
 
 def test_one_that_missed_a_change_asks_once(two: Processes) -> None:
     here, there = two.all
-    ann = here.world.join()
+    ann, other = here.world.join(), here.world.join()
     bob = there.world.join()
     here.world.track(ann, n=0)
     two.run()
     two.wires.loses = lambda sender, taker: sender is here.wire
-    here.world.track(ann, n=1)
+    here.world.track(other, "other")
     two.run(0.2)
     two.wires.loses = lambda sender, taker: False
     count = two.wires.count
     here.world.track(ann, n=2)
     two.run(0.2)
-    assert told(bob)[-1] == ({"ann": [{"n": 2}]}, {"ann": [{"n": 0}]})
+    assert told(bob)[-1] == ({"other": [{}], "ann": [{"n": 2}]}, {"ann": [{"n": 0}]})
     # The change, the question, and its answer.
     assert two.wires.count - count <= 3 + 2 * 1
 
