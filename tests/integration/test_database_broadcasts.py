@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database, until_streaming
 from tests.rls_helpers import migrated, roles
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
+from tests.server_process import ServerProcess
 from tests.tokens import SECRET, make_token
 from tests.waiting import eventually
 
@@ -274,3 +276,38 @@ async def test_a_gap_is_told_to_members(alone: Stage) -> None:
         await until_streaming(alone.database)
         alone.send('"after"')
         assert payload_of(await client.receive())["payload"] == "after"
+
+
+async def test_each_of_several_workers_sends_to_its_own_members(one_pg: Server) -> None:
+    with fresh_database(one_pg) as database:
+        await migrated(database.dsn)
+        database.execute("create publication shop")
+        server = ServerProcess(
+            database.dsn,
+            patience=90,
+            WORKERS="2",
+            PUBLICATIONS='["shop"]',
+            BROADCAST_FROM_DATABASE="true",
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            await asyncio.to_thread(server.__enter__)
+            stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+            await until_streaming(database)
+            members = []
+            # So many that each worker has some.
+            for _ in range(12):
+                client = await stack.enter_async_context(open_client(server.port, "2.0.0"))
+                await client.send(TOPIC, "phx_join", {"config": {}}, ref="1", join_ref="1")
+                await client.receive()
+                members.append(client)
+            for number in range(3):
+                query = "select realtime.send(%s::jsonb, 'm', 'room', false)"
+                await asyncio.to_thread(database.execute, query, (str(number),))
+            for client in members:
+                heard = [payload_of(await client.receive())["payload"] for _ in range(3)]
+                assert heard == [0, 1, 2]
+                assert await client.drain() == []
+            url = f"http://127.0.0.1:{server.port}/metrics"
+            metrics = (await asyncio.to_thread(urllib.request.urlopen, url)).read().decode()
+        # It came to each worker with the stream, and not from the other one.
+        assert "realtime_bus_sent_total 0.0" in metrics

@@ -1,0 +1,121 @@
+"""The clients of today, unmodified, in a private room that a trigger broadcasts to.
+
+npm's @supabase/realtime-js 2.119 in both versions of the protocol, the client that supabase-js
+makes, npm's phoenix 1.8, and PyPI's realtime 2.34. The server is in RLS mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.program import NodeProgram, Program
+from tests.e2e.rls_shop import rls_server
+from tests.e2e.test_rooms import OPTIONS, READ_BYTES
+from tests.fix_postgres import Server
+from tests.integration.conftest import fresh_database
+from tests.rls_helpers import roles
+from tests.tokens import make_token
+
+pytestmark = [pytest.mark.e2e, pytest.mark.integration]
+
+TABLE = """
+    create table orders (id int primary key, state text);
+    grant select on orders to {role};
+    create publication changes for table orders
+"""
+TRIGGER = """
+    create policy reads on realtime.messages for select to {role}
+        using (realtime.topic() = 'kitchen');
+    grant usage on schema realtime to {role};
+    grant select, insert on realtime.messages to {role};
+    create function orders_changed() returns trigger
+        language plpgsql security definer set search_path = '' as $$
+    begin
+        perform realtime.broadcast_changes(
+            'kitchen', tg_op, tg_op, tg_table_name, tg_table_schema, new, old, tg_level
+        );
+        return null;
+    end $$;
+    create trigger orders_changed after insert or update or delete on orders
+        for each row execute function orders_changed()
+"""
+LISTENER = "everything"
+
+
+def test_a_trigger_broadcasts_to_a_private_room(
+    pg18: Server, clients: Path, python_client: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        (role,) = stack.enter_context(roles(pg18, "member"))
+        database = stack.enter_context(fresh_database(pg18))
+        database.execute(TABLE.replace("{role}", role))
+        server = stack.enter_context(rls_server(database, BROADCAST_FROM_DATABASE="true"))
+        database.execute(TRIGGER.replace("{role}", role))
+        programs: dict[str, Program] = {}
+        for name in (*OPTIONS, LISTENER):
+            options = {**OPTIONS.get(name, {}), "apikey": make_token({"role": role})}
+            said, url = json.dumps(options), server.websocket_url
+            if name == "py":
+                program = Program(str(python_client), str(clients / "realtime_py.py"), url, said)
+            else:
+                file = "phoenix_1.mjs" if name == "phoenix" else "realtime_js_2.mjs"
+                program = NodeProgram(clients / file, url, said)
+            programs[name] = stack.enter_context(program)
+        for name, program in programs.items():
+            if name == LISTENER:
+                # Beside them, in public, with all changes of all tables.
+                bindings = [{"event": "*", "schema": "*"}, {"event": "*", "schema": "public"}]
+                for topic in ("*", "kitchen"):
+                    program.tell(subscribe=topic, bindings=bindings, config={})
+                    program.wait_for(channel=topic, status="SUBSCRIBED")
+            else:
+                config = {"private": True, "broadcast": {"bytes": name != "phoenix"}}
+                program.tell(subscribe="kitchen", bindings=[], config=config)
+                program.wait_for(channel="kitchen", status="SUBSCRIBED")
+
+        for statement in (
+            "insert into orders values (1, 'new')",
+            "update orders set state = 'done'",
+            "delete from orders",
+            "select realtime.send_binary('\\x0001ff', 'bin', 'kitchen')",
+            "select realtime.send('{}', 'not here', 'cellar')",
+            "select realtime.send('{\"last\": true}', 'end', 'kitchen')",
+        ):
+            database.execute(statement)
+        for name in OPTIONS:
+            programs[name].wait_until(lambda name=name: "end" in events(programs[name]))  # type: ignore[misc]
+            messages = heard(programs[name])
+            assert [message["event"] for message in messages] == [
+                *("INSERT", "UPDATE", "DELETE"),
+                *(["bin"] if name in READ_BYTES else []),
+                "end",
+            ]
+            changes = [message["payload"] for message in messages[:3]]
+            new, done = {"id": 1, "state": "new"}, {"id": 1, "state": "done"}
+            assert [(change["record"], change["old_record"]) for change in changes] == [
+                (new, None),
+                (done, new),
+                (None, done),
+            ]
+            assert {change["operation"] for change in changes} == {"INSERT", "UPDATE", "DELETE"}
+            if name in READ_BYTES:
+                assert messages[3]["bytes"] == [0, 1, 255]
+            # Python's client does not show what stands beside a payload.
+            assert name == "py" or all("meta" in message["more"] for message in messages)
+        listener = programs[LISTENER]
+        tables = [line["change"]["table"] for line in listener.said if "change" in line]
+        assert set(tables) == {"orders"}
+        assert heard(listener) == []
+
+
+def heard(program: Program) -> list[Any]:
+    return [line["broadcast"] for line in [*program.said] if "broadcast" in line]
+
+
+def events(program: Program) -> list[str]:
+    return [message["event"] for message in heard(program)]
