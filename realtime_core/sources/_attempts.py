@@ -152,8 +152,12 @@ class Attempts:
                     # is no need for a growing delay, because the database is all right.
                     if exc.holder != holder:
                         holder = exc.holder
-                        logger.warning(
-                            "slot %r is active for %s; waiting until it is free", exc.slot, holder
+                        # A consumer that asks where to begin only then is one of several.
+                        is_expected = callable(self._settings.start_at)
+                        logger.log(
+                            logging.INFO if is_expected else logging.WARNING,
+                            "slot %r is active for %s; waiting until it is free",
+                            *(exc.slot, holder),
                         )
                     await asyncio.sleep(_STANDBY_INTERVAL)
                     continue

@@ -21,6 +21,7 @@ from realtime_core.errors import ConfigError
 from . import _kinds as kinds
 from ._contradictions import contradictions
 from ._environment import dev_defaults, near_misses, structure, variable
+from ._other_names import FAMILIES
 from ._shortcomings import shortcomings
 from .choices import (
     EventLoop,
@@ -35,13 +36,6 @@ from .choices import (
 from .room_settings import STATES, RoomSettings
 
 __all__ = ["ServerConfig"]
-
-_FAMILIES: Final = {
-    "DB_SSL": "DB_SSL alone says how the database's connection is protected, as "
-    "DB_SSL=verify-full, and DB_SSL_ROOT_CERT by whom",
-}
-"""Unknown variables that the server warns about, by the beginning of their names, because it would
-be dangerous to overlook them; with what to set instead."""
 
 _MIB: Final = 1024 * 1024
 
@@ -325,7 +319,7 @@ class ServerConfig(RoomSettings):
     @classmethod
     def near_misses(cls, environ: Mapping[str, str]) -> list[str]:
         """Return a sentence for each set variable that looks like a misspelt one."""
-        return near_misses(environ, cls, _FAMILIES)
+        return near_misses(environ, cls, FAMILIES)
 
     @property
     def presence_state_bytes(self) -> int:

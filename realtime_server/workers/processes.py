@@ -38,6 +38,8 @@ _ANSWER: Final = 2.0
 taken."""
 _SILENT: Final = 30
 """How many questions in a row, one a second, a worker may leave unanswered until it is ended."""
+_SLOW: Final = 10
+"""After how many seconds, again and again, it is said that a worker has not started yet."""
 _LINGER: Final = 1.0
 """Seconds in which the last words of a process that has ended are read."""
 _CANNOT_START: Final = 2
@@ -74,7 +76,7 @@ class _Running:
     signals: list[signal.Signals] = attrs.field(factory=list)
     """The signals that it is sent when it does."""
     unanswered: int = 0
-    """How often it was asked whether it is alive since something came from it."""
+    """How often it was asked, or would have been, whether it is alive since something came."""
     answers: dict[int, asyncio.Future[None]] = attrs.field(factory=dict)
     """The requests for its metrics that it has not answered."""
 
@@ -178,6 +180,9 @@ class Processes:
             return
         for worker, running in self._running.items():
             if not running.has_started:
+                running.unanswered += 1
+                if running.unanswered % _SLOW == 0:
+                    logger.warning("worker %d has not started for %d s", worker, running.unanswered)
                 continue
             if running.unanswered == _SILENT:
                 logger.error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from typing import Any
 
 import pytest
 
@@ -104,17 +105,23 @@ async def test_a_failover_slot_is_made_and_an_existing_one_becomes_one(table: Da
         assert found.failover
 
 
+@pytest.mark.parametrize("asks", [False, True])
 async def test_a_slot_in_use_is_waited_for_where_the_caller_says_so(
-    table: Database, caplog: pytest.LogCaptureFixture
+    table: Database, caplog: pytest.LogCaptureFixture, asks: bool
 ) -> None:
+    caplog.set_level("INFO", "realtime.source")
     name = unique_name("slot")
     async with open_source(table, slot=name) as first:
         status = await slot_status(table.dsn, name)
         assert status is not None
-        waiting = asyncio.create_task(wait_for_slot(table, name))
+        waiting = asyncio.create_task(
+            wait_for_slot(table, name, **({"start_at": lambda: None} if asks else {}))
+        )
         holder = f"slot '{name}' is active for PID {status.active_pid}"
         await eventually(lambda: holder in caplog.text)
-        assert "waiting until it is free" in caplog.text
+        (told,) = [one for one in caplog.records if "waiting until it is" in one.getMessage()]
+        # One of several that ask where to begin expects that.
+        assert told.levelname == ("INFO" if asks else "WARNING")
         insert(table, 1)
         (event,) = await take(first, 1)
         assert isinstance(event, Insert)
@@ -123,8 +130,8 @@ async def test_a_slot_in_use_is_waited_for_where_the_caller_says_so(
     assert await soon(waiting) == [2]
 
 
-async def wait_for_slot(table: Database, name: str) -> list[int]:
-    async with open_source(table, slot=name, slot_in_use="wait") as source:
+async def wait_for_slot(table: Database, name: str, **options: Any) -> list[int]:
+    async with open_source(table, slot=name, slot_in_use="wait", **options) as source:
         return ids(await take(source, 1))
 
 

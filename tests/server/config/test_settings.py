@@ -800,6 +800,20 @@ def test_what_the_database_was_to_be_connected_by_is_not_overlooked(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("NATS_SERVERS", "NATS_URL has the addresses of the NATS servers"),
+        ("NATS_CREDS", "NATS_CREDENTIALS, NATS_NKEY_SEED, or NATS_USER and NATS_PASSWORD log in"),
+        ("NATS_CERT", "NATS_TLS_CA, NATS_TLS_CERT and NATS_TLS_KEY name the files"),
+    ],
+)
+def test_what_programs_of_nats_are_told_by_is_not_overlooked(name: str, instead: str) -> None:
+    assert ServerConfig.near_misses({name: "x"}) == [
+        f"{name} is no variable of this server, and has no effect; {instead}"
+    ]
+
+
 # What machines, shells and containers set.
 COMMON = (
     *(
@@ -817,6 +831,7 @@ COMMON = (
     ),
     *("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "DATABASE_URL", "KUBERNETES_PORT"),
     *("DB_PORT_5432_TCP", "POSTGRES_PASSWORD", "POSTGRES_USER"),
+    *("NATS_PORT", "NATS_SERVICE_HOST", "NATS_PORT_4222_TCP_ADDR", "NATS_VERSION"),
 )
 
 

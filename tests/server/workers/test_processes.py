@@ -115,6 +115,22 @@ async def test_a_signal_reaches_a_worker_that_is_being_started(
         await eventually((tmp_path / "hangup").exists)
 
 
+@pytest.mark.asyncio
+async def test_a_worker_that_is_slow_to_start_is_named_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with one_worker(tmp_path) as processes:
+        await eventually((tmp_path / "pid").exists)
+        for _ in range(25):
+            processes.look()
+        (tmp_path / "go").touch()
+        await eventually(lambda: processes.running == 1)
+        processes.look()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"worker 1 has not started for {seconds} s" for seconds in (10, 20)]
+
+
 @pytest.mark.slow
 @pytest.mark.asyncio
 async def test_a_worker_that_stands_still_is_ended_and_one_that_answers_is_not(
