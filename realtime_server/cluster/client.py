@@ -135,6 +135,15 @@ class PromptClient(Client):
         if self._transport is not None:
             await self._transport.drain()  # type: ignore[no-untyped-call]
 
+    def abort(self) -> None:
+        """Break the connection off: what was not sent must not come later, behind newer messages.
+
+        Where another version of the library keeps its socket elsewhere, it is left to end.
+        """
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         if force_flush or not self.is_connected or self._transport is None:
             return await super()._flush_pending(force_flush)

@@ -288,6 +288,7 @@ async def _close(client: PromptClient) -> None:
             await client.close()
     except (OSError, TimeoutError, nats.errors.Error) as exc:
         logger.debug("a connection to NATS could not be closed: %s", exc)
+        client.abort()
 
 
 def _unsent(subject: str, exc: Exception) -> LogError:

@@ -24,6 +24,8 @@ logger = logging.getLogger("realtime.rooms")
 
 _PAUSE: Final = 1.0
 """Seconds until a connection is tried again."""
+_STUCK: Final = 5.0
+"""Seconds that NATS may take to accept a message, until it is connected to anew."""
 _END: Final = 0.5
 """Seconds that sending what waits may take at the end."""
 _FIRST_BYTES: Final = 1024 * 1024
@@ -143,7 +145,11 @@ class NatsCarrier:
         while self._waiting:
             subject, data = self._waiting.popleft()
             self._waiting_bytes -= len(data)
-            await connection.publish(subject, data)
+            try:
+                async with asyncio.timeout(_STUCK):
+                    await connection.publish(subject, data)
+            except TimeoutError:
+                raise LogError(f"NATS has taken nothing for {_STUCK:g} s") from None
 
     async def _subscribe(self, connection: NatsConnection, subject: str) -> None:
         """Subscribe to a subject, or end that, as is wanted."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from realtime_server.cluster import nats_carrier
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.cluster.room_messages import broadcast_subject, encode_broadcast
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
@@ -169,6 +170,39 @@ async def test_while_nats_is_away_senders_are_told_and_members_here_hear_them(
         assert len(said) == 2
         assert one.room_node is not None
         assert one.room_node.stats().lost == 2
+
+
+async def test_a_nats_that_stands_still_holds_nobody_up(
+    new_nats: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_carrier, "_STUCK", 0.3)
+    nats = new_nats()
+    async with (
+        machines(nats, "rooms_slow") as (one, two),
+        member(one.port, ack=True) as sender,
+        member(one.port) as near,
+        member(two.port) as far,
+    ):
+        await until_heard(far, sender)
+        await near.drain()
+        await sender.drain()
+        nats.pause()
+        try:
+            codes: list[str] = []
+            for number in range(150):
+                await push(sender, f"{number} " + "x" * 200_000, ref=str(number))
+                assert (await near.receive())[4]["payload"].startswith(f"{number} ")
+                answer = (await sender.receive())[4]
+                codes.append("" if answer["status"] == "ok" else answer["response"]["error"])
+            # What NATS does not take waits up to a bound, and then is lost, which is said.
+            assert {*codes} == {"", "other_servers_unavailable"}
+            assert 16 * 2**20 / 200_000 <= codes.index("other_servers_unavailable") < 140
+            await reached(one, is_away=True)
+        finally:
+            nats.resume()
+        await reached(one)
+        await reached(two)
+        await until_heard(far, sender)
 
 
 @contextlib.asynccontextmanager
