@@ -10,9 +10,10 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from tests.e2e.test_rooms import NOWHERE
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
 KINDS = ("js", "js-vsn1", "supabase-js", "phoenix", "py")
-LIMITS = {"MAX_PRESENCE_CALLS_PER_SECOND": "1000"}
+LIMITS: dict[str, Any] = {"MAX_PRESENCE_CALLS_PER_SECOND": "1000"}
+PATIENCE = 30.0
 _numbers = count(1)
 
 
@@ -36,37 +38,29 @@ def server() -> Iterator[ServerProcess]:
 
 
 class Crowd:
-    """Clients of all kinds in a room, and what each of them tracks."""
+    """A group of clients of all kinds in a room, and what each of them tracks."""
 
-    def __init__(self, programs: list[Program], prefix: str, each: int) -> None:
+    def __init__(self, programs: list[Program], group: str, each: int) -> None:
         self.programs = programs
-        self.keys = [f"{prefix}-{kind}-{number}" for kind in KINDS for number in range(each)]
+        self.keys = [f"{group}-{kind}-{number}" for kind in KINDS for number in range(each)]
         self.tracked: dict[str, Any] = {}
 
     def _tell(self, keys: list[str] | None, make: Callable[[list[str]], dict[str, Any]]) -> None:
         done = next(_numbers)
         told = []
         for place, program in enumerate(self.programs):
-            is_py = place == 1
             named = self.keys if keys is None else keys
-            here = [key for key in named if ("-py-" in key) == is_py]
+            here = [key for key in named if ("-py-" in key) == place]
             if here:
                 program.tell(**make(here), done=done)
                 told.append(program)
         for program in told:
             program.wait_for(done=done)
 
-    def join(self, room: str) -> None:
-        for program in self.programs:
-            program.tell(join=room)
-        self.ready()
-
     def ready(self, times: int = 1) -> None:
         """Wait until all have joined, so many times."""
-        for program in self.programs:
-            for key in self.keys:
-                if ("-py-" in key) == (program is self.programs[1]):
-                    program.wait_for(ready=key, times=times)
+        for key in self.keys:
+            self.programs["-py-" in key].wait_for(ready=key, times=times)
 
     def track(self, payload: Any, keys: list[str] | None = None) -> None:
         self._tell(keys, lambda here: {"track": payload, "of": here})
@@ -100,16 +94,17 @@ class Crowd:
         return found
 
 
-def agree(*crowds: Crowd, within: float = 20, **others: Any) -> None:
-    """Wait until all clients have the same state, of just those who track something."""
+def agree(*crowds: Crowd, others: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Wait until all clients have the same state: of what they track, and of others."""
     expected = {key: [payload] for key, payload in others.items()}
     for crowd in crowds:
         expected |= {key: [payload] for key, payload in crowd.tracked.items()}
-    deadline = time.monotonic() + within
+    keys = {key for crowd in crowds for key in crowd.keys}
+    deadline = time.monotonic() + PATIENCE
     while True:
         reports = [report for crowd in crowds for report in crowd.report()]
-        states = [state for report in reports for state, _ in report["distinct"]]
-        differing = [key for report in reports for key in report["differing"]]
+        states = [state for report in reports for state, of in report["distinct"] if keys & {*of}]
+        differing = [key for report in reports for key in report["differing"] if key in keys]
         shown = {key: [payload for _, payload in metas] for key, metas in states[0]}
         if all(state == states[0] for state in states) and shown == expected and not differing:
             return
@@ -117,18 +112,28 @@ def agree(*crowds: Crowd, within: float = 20, **others: Any) -> None:
 
 
 @contextlib.contextmanager
-def crowd(
+def crowds_in(
+    room: str,
+    groups: dict[str, dict[str, Any]],
     server: ServerProcess,
     clients: Path,
     python_client: Path,
-    prefix: str,
     *,
-    each: int,
+    wrong: tuple[str, ...] = ("log", "track", "untrack"),
     is_killed: bool = False,
-    is_cut_off: bool = False,
-    **options: Any,
-) -> Iterator[Crowd]:
-    said = json.dumps({"prefix": prefix, "each": each, **options})
+) -> Iterator[list[Crowd]]:
+    """Yield groups of clients that have joined a room.
+
+    Args:
+        room: that they join.
+        groups: by name, and how many of each kind.
+        server: that they join it at.
+        clients: where the programs are.
+        python_client: the Python that has the Python client.
+        wrong: what no client may say: it could not read something, or was refused.
+        is_killed: whether the programs are killed by the test.
+    """
+    said = json.dumps(groups)
     url = server.websocket_url
     js = NodeProgram(clients / "presence_crowd.mjs", url, said)
     py = Program(str(python_client), str(clients / "presence_crowd.py"), url, said)
@@ -137,25 +142,28 @@ def crowd(
             if is_killed:
                 stack.enter_context(contextlib.suppress(AssertionError))
             stack.enter_context(program)
-        yield Crowd([js, py], prefix, each)
-        # There was nothing that they could not read, and no call that was refused. Python's client
-        # logs each attempt to connect that fails.
-        wrong = {"track", "untrack"} if is_cut_off else {"log", "track", "untrack"}
+            program.tell(join=room)
+        crowds = [Crowd([js, py], group, options["each"]) for group, options in groups.items()]
+        for crowd in crowds:
+            crowd.ready()
+        yield crowds
         for program in (js, py):
-            assert [line for line in program.said if wrong & line.keys()] == []
+            assert [line for line in program.said if {*wrong} & line.keys()] == []
 
 
 def test_two_of_each_see_each_other(
     server: ServerProcess, clients: Path, python_client: Path
 ) -> None:
+    groups: dict[str, dict[str, Any]] = {
+        "a": {"each": 2},
+        "quiet": {"each": 1, "watches": False},
+        "late": {"each": 1, "late": True},
+    }
+    some: dict[str, dict[str, Any]] = {"killed": {"each": 1}}
     with (
-        crowd(server, clients, python_client, "a", each=2) as a,
-        crowd(server, clients, python_client, "quiet", each=1, watches=False) as quiet,
-        crowd(server, clients, python_client, "late", each=1, late=True) as late,
-        crowd(server, clients, python_client, "killed", each=1, is_killed=True) as killed,
+        crowds_in("room", groups, server, clients, python_client) as [a, quiet, late],
+        crowds_in("room", some, server, clients, python_client, is_killed=True) as [killed],
     ):
-        for each in (a, quiet, late, killed):
-            each.join("room")
         agree(a, late)
         a.track({"n": 1, "text": "hé 😀", "phx_ref": "mine", "metas": [{"a": None}]})
         shown = {"n": 1, "text": "hé 😀", "metas": [{"a": None}]}
@@ -164,7 +172,7 @@ def test_two_of_each_see_each_other(
         # Who does not ask sees all others from its first track on.
         quiet.track({"quiet": True})
         killed.track({})
-        agree(a, late, killed, *([quiet] if quiet.report() else []))
+        agree(a, quiet, late, killed)
         a.track({"n": 2}, a.keys[::2])
         a.untrack(a.keys[1::4])
         agree(a, quiet, late, killed)
@@ -179,7 +187,7 @@ def test_two_of_each_see_each_other(
         with contextlib.ExitStack() as stack:
             for key in special:
                 stack.enter_context(stranger(server, key, "x" * 8000))
-            agree(a, quiet, late, **{key: {"x": "x" * 8000} for key in special})
+            agree(a, quiet, late, others={key: {"x": "x" * 8000} for key in special})
             # What JavaScript's client shows has no such key, but nobody ends at it.
             stack.enter_context(stranger(server, "__proto__", ""))
         agree(a, quiet, late)
@@ -211,30 +219,30 @@ def stranger(server: ServerProcess, key: str, text: str) -> Iterator[None]:
 def test_two_hundred_see_each_other(
     server: ServerProcess, clients: Path, python_client: Path
 ) -> None:
-    with (
-        crowd(server, clients, python_client, "many", each=35) as many,
-        crowd(server, clients, python_client, "killed", each=5, is_killed=True) as killed,
-    ):
-        many.join("large room")
+    groups, some = {"many": {"each": 35}}, {"killed": {"each": 5}}
+    with crowds_in("large room", groups, server, clients, python_client) as [many]:
         many.track({"n": 1})
-        killed.join("large room")
-        killed.track({"k": 1})
-        agree(many, killed)
-        many.track({"n": 2})
-        killed.kill()
-        many.leave(many.keys[::2])
-        many.track({"n": 3}, many.keys[::3])
-        many.untrack(many.keys[1::3])
-        agree(many)
+        with crowds_in("large room", some, server, clients, python_client, is_killed=True) as [
+            killed
+        ]:
+            killed.track({"k": 1})
+            agree(many, killed)
+            many.track({"n": 2})
+            killed.kill()
+            many.leave(many.keys[::2])
+            many.track({"n": 3}, many.keys[::3])
+            many.untrack(many.keys[1::3])
+            agree(many)
 
 
 def test_after_a_restart_presence_is_whole_again(clients: Path, python_client: Path) -> None:
     settings: dict[str, Any] = {"publications": '["changes"]', "streaming": False, **LIMITS}
+    # Python's client logs each attempt to connect that fails.
+    wrong = "track", "untrack"
     with (
         ServerProcess(NOWHERE, **settings) as server,
-        crowd(server, clients, python_client, "a", each=2, is_cut_off=True) as a,
+        crowds_in("room", {"a": {"each": 2}}, server, clients, python_client, wrong=wrong) as [a],
     ):
-        a.join("room")
         a.track({"n": 1})
         agree(a)
         server.stop()

@@ -40,6 +40,13 @@ EVENTS: Final = [
     *("phx_join", "phx_leave", "phx_leave", "heartbeat", "access_token", "broadcast", "presence"),
     *("phx_close", "phx_reply", "dance", "", "postgres_changes"),
 ]
+PUSHES: Final = [
+    ("broadcast", '"m"', '"y":1'),
+    ("presence", '"track"', '"phx_ref":"mine"'),
+    ("presence", '"TRACK"', '"metas":[]'),
+    ("presence", '"untrack"', '"y":1'),
+]
+"""Events, with the events in their payloads, and members of what is in these."""
 VALUES: Final = [
     *("null", "true", "0", "-1", "1.5", "1e999", "9" * 400, "-0", '""', '"*"', "[]", "{}", "[[]]"),
     *('{"":null}', '{"a":1,"a":2}', '"\\ud800"', '"\\u0000"', '"漢"', "[" * 900 + "]" * 900),
@@ -54,6 +61,7 @@ OPTIONS: Final = [
     '"postgres_changes_options":{"wait":true,"timeout":1e999}',
     '"broadcast":{"ack":false,"self":true}',
     '"presence":{"key":"","enabled":true}',
+    '"presence":{"key":"__proto__"}',
     '"private":false',
     '"private":true',
 ]
@@ -137,8 +145,15 @@ def _small(random: Random, vsn: str) -> tuple[str, str, bool]:
             ("{}", "[]", "null", f'{{"user_token":{_quoted(make_token(random))}}}')
         )
         return "join, old", _envelope(random, vsn, topic, '"phx_join"', payload), True
-    event = _quoted(random.choice(EVENTS))
-    return "event", _envelope(random, vsn, topic, event, random.choice(VALUES)), False
+    if kind < 0.9:
+        event, told, values = random.choice(PUSHES)
+        value = random.choice(VALUES)
+        inner = value if random.random() < 0.5 else f'{{"x":{value},{values}}}'
+        payload = f'{{"event":{told},"payload":{inner}}}'
+        return event, _envelope(random, vsn, topic, f'"{event}"', payload), False
+    event = random.choice(EVENTS)
+    text = _envelope(random, vsn, topic, _quoted(event), random.choice(VALUES))
+    return "event", text, event == "phx_join"
 
 
 def _join(random: Random, vsn: str) -> str:

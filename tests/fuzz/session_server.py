@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -22,11 +23,14 @@ from realtime_core import Change
 from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
 from realtime_server.config import ServerConfig
 from realtime_server.config.database.tables import Table
+from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.presence import Presence, PresenceLimits
+from realtime_server.fanout.rooms import Rooms
 from realtime_server.fanout.source_attachment import Attachment
 from realtime_server.fanout.stream.join_checks import CatalogRegistrar
 from realtime_server.fanout.stream.table_lookup import FoundTables, TableLookup
-from realtime_server.fanout.turns import run_steps
+from realtime_server.fanout.turns import call_later, run_steps
 from realtime_server.metrics import Metrics
 from realtime_server.net.connection import Connection
 from realtime_server.net.filter_limits import FilterBudget, FilterCost
@@ -134,6 +138,19 @@ class TestedServer:
             enums=tables.ENUMS, max_record_bytes=self.config.max_record_bytes, clock=loop.time
         )
         self.budget = FilterBudget(self.config)
+        self.rooms = Rooms(LocalBus(), later=call_later, clock=loop.time)
+        refs = count()
+        self.presence = Presence(
+            self.rooms,
+            PresenceLimits(
+                interval=self.config.presence_interval / 1000,
+                members=self.config.max_presence_members,
+                state_bytes=self.config.presence_state_bytes,
+            ),
+            later=call_later,
+            clock=loop.time,
+            new_ref=lambda: f"{next(refs):016}",
+        )
         self.backlog = make_backlog(
             max_bytes=self.config.outbox_max_bytes, max_age=self.config.outbox_max_age / 1000
         )
@@ -179,6 +196,8 @@ class TestedServer:
             "hub": "" if hub.is_empty else "topics, bindings or filters",
             "unjudged": self.registrar.unchecked,
             "waits": self.attachment.waiting,
+            "members": self.rooms.stats().members,
+            "present": self.presence.stats().tracked,
             "connections": _value(self.metrics.connections),
             "channels": _value(self.metrics.channels),
             "problems": self.loop.problems or "",
@@ -255,6 +274,8 @@ class Session:
                 budget=server.budget,
                 config=config,
                 metrics=server.metrics,
+                rooms=server.rooms,
+                presence=server.presence,
                 clock=server.clock,
             ),
             peer="client",

@@ -1,10 +1,10 @@
 /**
  * Many clients of npm's that are present in one room, each with a socket of its own.
  *
- *     node presence_crowd.mjs ws://localhost:4000/socket '{"prefix": "a", "each": 2}'
+ *     node presence_crowd.mjs ws://localhost:4000/socket '{"a": {"each": 2}, "b": {"each": 1}}'
  *
- * There are so many of each kind: `js`, `js-vsn1`, `supabase-js` and `phoenix`. A client's key is
- * its prefix, kind and number. Commands: {"join": room}, {"track": payload, "of": [key, …]},
+ * Of each group there are so many of each kind: `js`, `js-vsn1`, `supabase-js` and `phoenix`. With
+ * `"watches": false` they do not ask who is present. A client's key is its group, kind and number. Commands: {"join": room}, {"track": payload, "of": [key, …]},
  * {"untrack": [key, …]}, {"leave": [key, …]}; without keys they are about all. {"report": number}
  * has it say the different states that its clients have, with whose they are, and whose state is
  * not what its joins and leaves amount to.
@@ -18,7 +18,8 @@ import WebSocket from "ws";
 import { listen, say } from "./console.mjs";
 
 const [url, options = "{}"] = process.argv.slice(2);
-const { prefix = "", each = 1, watches = true, apikey = "anon" } = JSON.parse(options);
+const groups = JSON.parse(options);
+const apikey = "anon";
 const timing = { transport: WebSocket, reconnectAfterMs: () => 100, rejoinAfterMs: () => 100 };
 
 /** What is told of a meta: its ref, and what its client tracks. */
@@ -27,8 +28,9 @@ function readMeta({ presence_ref, phx_ref, phx_ref_prev, ...payload }) {
 }
 
 class Member {
-  constructor(key) {
+  constructor(key, watches) {
     this.key = key;
+    this.watches = watches;
     this.tracked = null;
     // What joins and leaves amount to, by key and ref.
     this.summed = new Map();
@@ -65,14 +67,14 @@ class Member {
 }
 
 class RealtimeMember extends Member {
-  constructor(key, client) {
-    super(key);
+  constructor(key, watches, client) {
+    super(key, watches);
     this.client = client;
   }
 
   join(room) {
     this.channel = this.client.channel(room, { config: { presence: { key: this.key } } });
-    if (watches) {
+    if (this.watches) {
       this.channel
         .on("presence", { event: "sync" }, () => {})
         .on("presence", { event: "join" }, ({ key, newPresences }) => this.joined(key, newPresences))
@@ -98,7 +100,7 @@ class PhoenixMember extends Member {
   join(room) {
     this.socket = new Socket(url, { params: { apikey }, ...timing });
     this.socket.connect();
-    const config = { presence: { key: this.key, enabled: watches } };
+    const config = { presence: { key: this.key, enabled: this.watches } };
     this.channel = this.socket.channel(`realtime:${room}`, { config });
     this.presence = new Presence(this.channel);
     this.presence.onJoin((key, _, { metas }) => this.joined(key, metas));
@@ -124,23 +126,21 @@ class PhoenixMember extends Member {
   }
 }
 
-const makers = {
-  js: (key) => new RealtimeMember(key, new RealtimeClient(url, { params: { apikey }, ...timing })),
-  "js-vsn1": (key) =>
-    new RealtimeMember(key, new RealtimeClient(url, { params: { apikey }, vsn: "1.0.0", ...timing })),
-  "supabase-js": (key) =>
-    new RealtimeMember(
-      key,
-      createClient(url.replace("ws:", "http:").replace("/socket", ""), apikey, { realtime: timing })
-        .realtime,
-    ),
-  phoenix: (key) => new PhoenixMember(key),
+const clients = {
+  js: () => new RealtimeClient(url, { params: { apikey }, ...timing }),
+  "js-vsn1": () => new RealtimeClient(url, { params: { apikey }, vsn: "1.0.0", ...timing }),
+  "supabase-js": () =>
+    createClient(url.replace("ws:", "http:").replace("/socket", ""), apikey, { realtime: timing }).realtime,
 };
 const members = new Map();
-for (const [kind, make] of Object.entries(makers)) {
+for (const [group, { each = 1, watches = true }] of Object.entries(groups)) {
   for (let number = 0; number < each; number++) {
-    const key = `${prefix}-${kind}-${number}`;
-    members.set(key, make(key));
+    for (const [kind, client] of Object.entries(clients)) {
+      const key = `${group}-${kind}-${number}`;
+      members.set(key, new RealtimeMember(key, watches, client()));
+    }
+    const key = `${group}-phoenix-${number}`;
+    members.set(key, new PhoenixMember(key, watches));
   }
 }
 
@@ -156,7 +156,7 @@ function report(number) {
   for (const [key, member] of members) {
     const state = told(member.state().map(([name, metas]) => [name, metas.map(readMeta)]));
     const summed = told([...member.summed].map(([name, metas]) => [name, [...metas]]));
-    if (watches && state !== summed) differing.push(key);
+    if (member.watches && state !== summed) differing.push(key);
     states.set(state, [...(states.get(state) ?? []), key]);
   }
   const distinct = [...states].map(([state, keys]) => [JSON.parse(state), keys]);

@@ -1,10 +1,10 @@
 """Many clients of PyPI's realtime that are present in one room, each with a socket of its own.
 
-    python presence_crowd.py ws://localhost:4000/socket '{"prefix": "a", "each": 2}'
+    python presence_crowd.py ws://localhost:4000/socket '{"a": {"each": 2}, "b": {"each": 1}}'
 
-Keys, commands and reports are those of presence_crowd.mjs; the kind is `py`. What the client logs
-as an error is told, too. With `"late": true` they ask to be told who is present when they have
-joined, so that the client joins again.
+Groups, keys, commands and reports are those of presence_crowd.mjs; the kind is `py`. What the
+client logs as an error is told, too. With `"late": true` they ask to be told who is present when
+they have joined, so that the client joins again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Member:
     def __init__(self, key: str, url: str, options: dict[str, Any]) -> None:
         self.key = key
         self.options = options
-        self.client = AsyncRealtimeClient(
-            url, options.get("apikey", "anon"), initial_backoff=0.1, max_retries=60
-        )
+        self.client = AsyncRealtimeClient(url, "anon", initial_backoff=0.1, max_retries=60)
         self.tracked: Any = None
         self.summed: dict[str, dict[str, Any]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -133,9 +131,12 @@ async def obey(command: dict[str, Any], members: dict[str, Member]) -> None:
 
 async def main() -> None:
     logging.getLogger("realtime").addHandler(Teller(logging.ERROR))
-    url, options = sys.argv[1], json.loads(sys.argv[2])
-    keys = [f"{options.get('prefix', '')}-py-{number}" for number in range(options.get("each", 1))]
-    members = {key: Member(key, url, options) for key in keys}
+    url, groups = sys.argv[1], json.loads(sys.argv[2])
+    members = {}
+    for group, options in groups.items():
+        for number in range(options.get("each", 1)):
+            key = f"{group}-py-{number}"
+            members[key] = Member(key, url, options)
     everybody = list(members.values())
     tasks = set()
     while line := await asyncio.to_thread(sys.stdin.readline):
