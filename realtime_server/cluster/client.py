@@ -23,6 +23,9 @@ __all__ = ["Message", "PromptClient", "Take"]
 
 _VERSION: Final = b"NATS/1.0"
 """What headers begin with. A status follows, if there is one."""
+_READ_BYTES: Final = 256 * 1024
+"""How many bytes are read at once, in place of 32 KiB: as many as the event loop takes from a
+socket. A large message comes in few pieces then, each of which costs a round of the event loop."""
 _LINE_END: Final = b"\r\n"
 
 
@@ -53,6 +56,18 @@ class PromptClient(Client):
         used = ("_pending", "_pending_data_size", "_transport")
         self.lacks = [name for name in used if not hasattr(self, name)]
         """Attributes that the library has not, and that are needed to send."""
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """Connect as the library does."""
+        await super().connect(*args, **options)
+        transport = self._transport
+        assert transport is not None
+        read = transport.read
+
+        async def read_much(buffer_size: int) -> bytes:
+            return await read(max(buffer_size, _READ_BYTES))
+
+        transport.read = read_much  # type: ignore[method-assign]
 
     async def hand_over(self, subject: str, take: Take) -> Callable[[], Awaitable[None]]:
         """Have a function called with each message of a subject; return what ends that.

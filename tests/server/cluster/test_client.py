@@ -10,6 +10,7 @@ from typing import Any
 
 import nats.errors
 import pytest
+from nats.protocol.parser import Parser
 
 from realtime_server.cluster.client import Message, PromptClient
 
@@ -137,6 +138,26 @@ async def test_messages_are_the_same_whichever_way_they_go(
     ]
     # What reads from the socket has handed them over; otherwise each subscription has a task.
     assert len(tasks) == (1 if is_known else 2)
+
+
+async def test_large_messages_are_read_in_large_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    sizes: list[int] = []
+    parse = Parser.parse
+
+    async def note(parser: Parser, data: bytes) -> None:
+        sizes.append(len(data))
+        await parse(parser, data)
+
+    monkeypatch.setattr(Parser, "parse", note)
+    came: asyncio.Future[Message] = loop.create_future()
+    async with connected() as (client, server):
+        await client.hand_over("one", came.set_result)
+        await loop.sock_sendall(server, b"MSG one 1 1048576\r\n%s\r\n" % bytes(1024 * 1024))
+        async with asyncio.timeout(5):
+            assert len((await came).data) == 1024 * 1024
+    # The library by itself takes 32 KiB at once.
+    assert max(sizes) > 100_000
 
 
 async def test_nothing_is_handed_over_behind_the_end_of_a_subscription() -> None:
