@@ -69,6 +69,20 @@ async def read_any_source(source: ChangeSource) -> list[Position]:
     return positions
 
 
+def read_without_a_loop(dsn: str, stored: Position | None) -> None:
+    """The kinds of events follow from the options, as they do of the asynchronous source."""
+    with PgoutputSource.sync(dsn, publications=["shop"]) as plain:
+        for change in plain:
+            assert_type(change, Change)
+            plain.ack(change)
+    gaps = Wal2JsonSource.sync(dsn, on_gap="continue", start_at=stored)
+    assert_type(next(gaps), Change | Gap | Idle)
+    assert_type(next(gaps.batches()), list[Change | Gap | Idle])
+    assert_type(next(plain.transactions(1000)), CommittedTransaction | LogicalMessage)
+    rows = RawPgoutputSource.sync(dsn, publications=["shop"])
+    assert_type(rows.next(timeout=1), RawEvent)
+
+
 def every_source() -> list[ChangeSource]:
     """All of them keep one protocol."""
     return [PgoutputSource("", publications=["shop"]), Wal2JsonSource(""), MemorySource()]

@@ -7,6 +7,7 @@ from .pgoutput import PgoutputSource
 from .raw_pgoutput import RawPgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
 from .stream_options import Dsn, StreamOptions
+from .sync import SyncSource
 from .wal2json import Wal2JsonAction, Wal2JsonSource
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "drop_slot",
     "ensure_slot",
     "slot_status",
+    # .sync
+    "SyncSource",
     # .wal2json
     "Wal2JsonAction",
     "Wal2JsonSource",

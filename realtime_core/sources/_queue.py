@@ -3,13 +3,19 @@
 A source puts its events into the queue, Begin and Commit always among them, and implements how to
 wait for more. Each way of reading takes events out of the queue. Events that were not handed over
 are nowhere else, so a read may be cancelled, or another way of reading may go on: nothing is lost.
+
+The ways of reading get the function that waits for more as an argument, because a
+:class:`~realtime_core.sources.sync.SyncSource` waits in another manner. Its thread may be
+interrupted by Ctrl-C in any call, so taking an event out of the queue is the last that they do, by
+a statement and not by a call.
 """
 
 from __future__ import annotations
 
 import abc
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, overload
 
@@ -30,14 +36,17 @@ from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
 from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
 from ._argument_errors import type_of
-from .base import Acknowledgeable, E, RawTransactionEvent, TransactionEvent
+from ._makes_sync import MakesSync
+from ._sizes import size_of
+from .base import Acknowledgeable, E, RawTransactionEvent, SourceStats, TransactionEvent
 
-__all__ = ["EventQueue"]
+__all__ = ["EventQueue", "More"]
 
 T = TypeVar("T")
 
-_CHANGE_BYTES: Final = 100
-"""How many bytes a change counts besides its values."""
+More: TypeAlias = Callable[[], Awaitable[None]]
+"""A function that waits for the next events, and puts them into the queue."""
+
 _MANY: Final = 64
 """How many events make a batch although more were read: the rest of a transaction may be long."""
 
@@ -49,7 +58,7 @@ Handed: TypeAlias = Change | RawRows | Commit | Idle | SnapshotComplete | Commit
 """The events that have a position, and transactions."""
 
 
-class EventQueue(abc.ABC, Generic[E]):
+class EventQueue(MakesSync, abc.ABC, Generic[E]):
     """The part of a source from which its consumer takes events.
 
     Args:
@@ -107,6 +116,14 @@ class EventQueue(abc.ABC, Generic[E]):
         """Acknowledge everything up to and including ``upto``."""
 
     @abc.abstractmethod
+    def stats(self) -> SourceStats:
+        """Return the counters and positions of this moment."""
+
+    @abc.abstractmethod
+    async def __aenter__(self) -> Self:
+        """Attach, or begin to."""
+
+    @abc.abstractmethod
     async def aclose(self) -> None:
         """Close the connection, and release everything else."""
 
@@ -152,7 +169,7 @@ class EventQueue(abc.ABC, Generic[E]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> E:
+    def __anext__(self) -> Coroutine[Any, Any, E]:
         """Return the next event, waiting for it.
 
         Raises:
@@ -162,24 +179,28 @@ class EventQueue(abc.ABC, Generic[E]):
         """
         if self._auto_ack:
             self._ack_handed()
-        queue = self._queue
+        return self._next_event(self._more)
+
+    async def _next_event(self, more: More) -> E:
         while True:
+            queue = self._queue
             while queue:
-                event: E = queue.popleft()
+                event: E = queue[0]
                 # By class, and not by isinstance: this runs for every change.
                 kind = type(event)
                 if kind is Begin or kind is Commit:
                     if not self._boundaries:
+                        del queue[0]
                         continue
-                    if kind is Begin:
-                        return event
-                elif kind in _PLACELESS:
-                    if kind is SnapshotBegin:
-                        self._handed = None
-                    return event
-                self._handed = event  # type: ignore[assignment]
+                    if kind is Commit:
+                        self._handed = event  # type: ignore[assignment]
+                elif kind is SnapshotBegin:
+                    self._handed = None
+                elif kind not in _PLACELESS:
+                    self._handed = event  # type: ignore[assignment]
+                del queue[0]
                 return event
-            await self._more()
+            await more()
 
     def batches(self) -> AsyncIterator[list[E]]:
         """Iterate over batches: lists of the events that came at once, which are never empty.
@@ -187,27 +208,28 @@ class EventQueue(abc.ABC, Generic[E]):
         A small transaction is in one batch. You may leave the iterator and make another one at any
         time; cancelling a step loses nothing.
         """
-        return _Steps(self._next_batch)
+        return _Steps(lambda: self._step(self._next_batch))
 
-    async def _next_batch(self) -> list[E]:
-        if self._auto_ack:
-            self._ack_handed()
-        queue = self._queue
+    async def _next_batch(self, more: More) -> list[E]:
         while True:
-            while not queue or (self._has_rest and len(queue) < _MANY):
-                await self._more()
+            while not self._queue or (self._has_rest and len(self._queue) < _MANY):
+                await more()
+            queue = self._queue
             batch = list(queue) if self._boundaries else list(filter(_is_no_boundary, queue))
-            queue.clear()
+            handed = self._handed
+            for event in reversed(batch):
+                kind = type(event)
+                if kind is SnapshotBegin:
+                    handed = None
+                    break
+                if kind is not Begin and kind not in _PLACELESS:
+                    handed = event
+                    break
+            empty: deque[Any] = deque()
+            self._handed = handed
+            self._queue = empty
             if batch:
-                break
-        for event in reversed(batch):
-            if type(event) is SnapshotBegin:
-                self._handed = None
-                break
-            if type(event) is not Begin and type(event) not in _PLACELESS:
-                self._handed = event
-                break
-        return batch
+                return batch
 
     # The narrowest overload comes first, so that the second and the third do not overlap in it. A
     # source of nothing but boundaries would be of two kinds, but there is none.
@@ -254,38 +276,42 @@ class EventQueue(abc.ABC, Generic[E]):
         """
         if max_bytes <= 0:
             raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
-        return _Steps(lambda: self._next_transaction(max_bytes))
+        return _Steps(lambda: self._step(partial(self._next_transaction, max_bytes)))
 
-    async def _next_transaction(self, max_bytes: int) -> Any:
-        if self._auto_ack:
-            self._ack_handed()
+    async def _next_transaction(self, max_bytes: int, more: More) -> Any:
         taken: deque[Any] = deque()
         try:
-            result = await self._collect(taken, max_bytes)
+            result = await self._collect(taken, max_bytes, more)
+            kind = type(result)
+            if kind not in _PLACELESS:
+                self._handed = result
+            elif kind is SnapshotBegin:
+                self._handed = None
+            return result
         except BaseException:
+            if taken and self._queue and taken[-1] is self._queue[0]:
+                # Ctrl-C came when the event was in both.
+                taken.pop()
             self._queue.extendleft(reversed(taken))
             raise
-        if type(result) is SnapshotBegin:
-            self._handed = None
-        elif type(result) not in _PLACELESS:
-            self._handed = result
-        return result
 
-    async def _collect(self, taken: deque[Any], max_bytes: int) -> Any:
+    async def _collect(self, taken: deque[Any], max_bytes: int, more: More) -> Any:
         """Take events out of the queue until they make a whole transaction.
 
         Args:
             taken: gets the events, so that the caller can put them back.
             max_bytes: the most bytes that the transaction may take.
+            more: waits for more events.
         """
         changes: list[Change | RawRows] = []
         transaction: Transaction | None = None
         size = 0
         while True:
             while not self._queue:
-                await self._more()
-            event: Event | RawRows | SnapshotEvent = self._queue.popleft()
+                await more()
+            event: Event | RawRows | SnapshotEvent = self._queue[0]
             taken.append(event)
+            del self._queue[0]
             if isinstance(event, Begin | Commit):
                 if transaction is not None:
                     return CommittedTransaction(transaction, tuple(changes), changes[-1].position)
@@ -301,10 +327,15 @@ class EventQueue(abc.ABC, Generic[E]):
             else:
                 transaction = event.transaction
                 changes.append(event)
-                size += _size(event)
+                size += size_of(event)
                 if size > max_bytes:
                     assert transaction is not None
                     raise TransactionTooLargeError(transaction.xid, max_bytes)
+
+    def _step(self, way: Callable[[More], Awaitable[T]]) -> Awaitable[T]:
+        if self._auto_ack:
+            self._ack_handed()
+        return way(self._more)
 
     @property
     def position(self) -> Position | None:
@@ -364,18 +395,3 @@ class _Steps(AsyncIterator[T], Generic[T]):
 
 def _is_no_boundary(event: Event | RawRows) -> bool:
     return not isinstance(event, Begin | Commit)
-
-
-def _size(change: Change | RawRows) -> int:
-    """Return about how many bytes a change holds."""
-    if isinstance(change, RawRows):
-        return sum(map(len, change.messages)) + _CHANGE_BYTES * len(change.messages)
-    size = _CHANGE_BYTES
-    for record in (getattr(change, "record", None), getattr(change, "old_record", None)):
-        if record is not None:
-            for field in record.fields:
-                if type(field) is str or type(field) is bytes:
-                    size += len(field)
-    if isinstance(change, LogicalMessage):
-        size += len(change.content)
-    return size

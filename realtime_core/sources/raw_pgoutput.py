@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from ..changes import RawEvent
 from ..errors import ConfigError
@@ -12,6 +12,7 @@ from ..pgoutput.raw_decoder import MAX_ROWS
 from ._pgoutput_plugin import Messages, PgoutputSettings, RawPgoutput
 from ._stream import StreamSource
 from .stream_options import Dsn, StreamOptions
+from .sync import SyncSource
 
 __all__ = ["RawPgoutputSource"]
 
@@ -91,3 +92,17 @@ class RawPgoutputSource(StreamSource[RawEvent]):
             )
         plugin = RawPgoutput(settings.publications, settings, max_rows=max_rows)
         super().__init__(dsn, plugin, **options)
+
+    @classmethod
+    def sync(cls, *args: Any, **options: Any) -> SyncSource[RawEvent]:  # type: ignore[override]
+        """Make a source for programs without an event loop: see :class:`SyncSource`.
+
+        Args:
+            args: the arguments of the class.
+            options: its keyword arguments.
+
+        Raises:
+            ConfigError: if the arguments cannot work.
+            TypeError: if an argument has a wrong type, or there is no option of that name.
+        """
+        return SyncSource(cls(*args, **options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -60,7 +61,9 @@ def follower(
     page: str, prepare: str, database: Database, folder: Path, *arguments: str
 ) -> tuple[int, str]:
     """Run a page's program until it reads its slot, and press Ctrl-C."""
-    source = next(each for each in blocks(page, "python") if "async with" in each)
+    source = next(
+        each for each in blocks(page, "python") if re.search(r"async with|\.sync\(", each)
+    )
     program = folder / "follow.py"
     program.write_text(source.replace('"dbname=shop"', repr(database.dsn)))
     database.execute(prepare)
@@ -93,6 +96,12 @@ def test_the_readmes_program(shop: Database, tmp_path: Path) -> None:
 def test_the_tutorials_program(shop: Database, tmp_path: Path) -> None:
     page = "docs/tutorial/embedding.md"
     prepare = blocks(page, "sql")[1]
+    assert follower(page, prepare, shop, tmp_path, shop.dsn) == (0, "")
+
+
+def test_the_program_without_asyncio(shop: Database, tmp_path: Path) -> None:
+    page = "docs/howto/sync.md"
+    prepare, _ = blocks(page, "sql")
     assert follower(page, prepare, shop, tmp_path, shop.dsn) == (0, "")
 
 

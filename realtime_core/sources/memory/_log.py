@@ -74,6 +74,8 @@ class Log:
         """Everything that was written."""
         self.ended = False
         """Whether sources end when they have read everything."""
+        self.wakes = 0
+        """How often something has happened."""
         self._waiting: set[Callable[[], None]] = set()
 
     def reserve(self, size: int) -> LSN:
@@ -103,12 +105,15 @@ class Log:
 
     def wake(self) -> None:
         """Wake all sources that wait for something to happen."""
+        self.wakes += 1
         for wake in tuple(self._waiting):
             wake()
 
 
 class LogWaiters:
     """The tasks of one source that wait until something happens to the log, or to the source.
+
+    The log may be written by another thread than that of the source.
 
     Args:
         log: the log.
@@ -118,13 +123,18 @@ class LogWaiters:
         self._log = log
         self._futures: set[asyncio.Future[None]] = set()
 
-    async def wait(self) -> None:
-        """Wait until the log changes, or :meth:`wake` is called."""
+    async def wait(self, wakes: int) -> None:
+        """Wait until the log changes, or :meth:`wake` is called.
+
+        Args:
+            wakes: the log's number of wakes when it was looked at.
+        """
         future = asyncio.get_running_loop().create_future()
         self._futures.add(future)
         self._log.subscribe(self.wake)
         try:
-            await future
+            if self._log.wakes == wakes:
+                await future
         finally:
             self._futures.discard(future)
             if not self._futures:
@@ -132,6 +142,21 @@ class LogWaiters:
 
     def wake(self) -> None:
         """Wake the tasks that wait."""
-        for future in self._futures:
-            if not future.done():
-                future.set_result(None)
+        for future in tuple(self._futures):
+            loop = future.get_loop()
+            if loop is _running_loop():
+                _finish(future)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_finish, future)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -238,12 +238,13 @@ class MemorySource(EventQueue[E]):
         return self._slot is not None
 
     async def _connect(self) -> None:
+        wakes = self._log.wakes
         try:
             await self._attach()
         except SourceError as exc:
             if not (exc.transient or self._persistent):
                 raise
-            await self._waiters.wait()
+            await self._waiters.wait(wakes)
             if self._closed:
                 raise StopAsyncIteration from None
 
@@ -251,10 +252,11 @@ class MemorySource(EventQueue[E]):
         if self._slot is None:
             await self._connect()
             return
+        wakes = self._log.wakes
         if not self._take() and not self._queue:
             if self._log.ended:
                 raise StopAsyncIteration
-            await self._waiters.wait()
+            await self._waiters.wait(wakes)
 
     def _take(self) -> bool:
         """Read everything that was written; return whether there was anything."""

@@ -42,6 +42,8 @@ from tests.core.sources.worlds import (
     PgoutputWorld,
     PostgresWorld,
     RawPgoutputWorld,
+    SyncMemoryWorld,
+    SyncPgoutputWorld,
     Wal2JsonWorld,
     World,
 )
@@ -55,6 +57,7 @@ WORLDS: dict[str, tuple[str, Callable[[Database], PostgresWorld]]] = {
     "pgoutput-18": ("pg18", PgoutputWorld),
     "raw-17": ("pg17", RawPgoutputWorld),
     "raw-18": ("pg18", RawPgoutputWorld),
+    "sync-pgoutput-18": ("pg18", SyncPgoutputWorld),
     "wal2json-2": ("pg17", lambda database: Wal2JsonWorld(database, 2)),
     "wal2json-1": ("pg17", lambda database: Wal2JsonWorld(database, 1)),
 }
@@ -78,11 +81,15 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Databa
 
 
 @pytest.fixture(
-    params=["memory", *(pytest.param(name, marks=pytest.mark.integration) for name in WORLDS)]
+    params=[
+        "memory",
+        "sync-memory",
+        *(pytest.param(name, marks=pytest.mark.integration) for name in WORLDS),
+    ]
 )
 def world(request: pytest.FixtureRequest, databases: Callable[[str], Database]) -> Iterator[World]:
-    if request.param == "memory":
-        yield MemoryWorld()
+    if request.param.endswith("memory"):
+        yield MemoryWorld() if request.param == "memory" else SyncMemoryWorld()
         return
     fixture, make = WORLDS[request.param]
     database = databases(fixture)
@@ -835,6 +842,8 @@ async def test_who_cannot_say_where_it_stands_lets_go_of_the_slot(world: World) 
     with pytest.raises(TypeError, match=r"the function start_at returns a Position.*not a str"):
         async with world.source(start_at=wrong):
             pass
+    if not world.shares_loop:
+        return
     asked = asyncio.Event()
 
     async def hang() -> None:
@@ -895,6 +904,10 @@ async def test_closing_ends_a_waiting_reader_and_may_be_repeated(world: World) -
 
 
 async def test_a_close_that_is_cancelled_frees_the_slot(world: World) -> None:
+    if not world.shares_loop:
+        # The world ends with its slot, so there has to be one.
+        async with world.source():
+            return
     source = world.source()
     async with source:
         world.insert(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Self
 
 import pytest
 
@@ -21,6 +22,7 @@ from realtime_core import (
     Idle,
     LogicalMessage,
     Position,
+    SourceStats,
     Transaction,
     TransactionTooLargeError,
 )
@@ -51,6 +53,12 @@ class Scripted(EventQueue):
         if not self._parts:
             raise StopAsyncIteration
         self._queue.extend(self._parts.pop(0))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    def stats(self) -> SourceStats:
+        return SourceStats()
 
     async def fetch(self) -> None:
         """Take the next part, as a read does that is cancelled then."""

@@ -27,10 +27,19 @@ from realtime_core import (
     Wal2JsonSource,
 )
 from realtime_core.pgoutput import ChangeDecoder, Encoder
+from tests.core.sources.threaded import Threaded
 from tests.fix_postgres import Database, unique_name
 from tests.waiting import eventually_sync
 
-__all__ = ["MemoryWorld", "PgoutputWorld", "RawPgoutputWorld", "Wal2JsonWorld", "World"]
+__all__ = [
+    "MemoryWorld",
+    "PgoutputWorld",
+    "RawPgoutputWorld",
+    "SyncMemoryWorld",
+    "SyncPgoutputWorld",
+    "Wal2JsonWorld",
+    "World",
+]
 
 
 class World(abc.ABC):
@@ -40,6 +49,8 @@ class World(abc.ABC):
     sends_messages = True
     filters = True
     """Whether its sources take a filter."""
+    shares_loop = True
+    """Whether its sources run on the loop of the test."""
 
     @abc.abstractmethod
     def source(self, **options: Any) -> ChangeSource:
@@ -126,6 +137,15 @@ class MemoryWorld(World):
 
     def end_of_wal(self) -> int:
         return self.database.end_of_wal
+
+
+class SyncMemoryWorld(MemoryWorld):
+    """Its sources run on threads of their own, and so do those of the other Sync world."""
+
+    shares_loop = False
+
+    def source(self, **options: Any) -> Any:
+        return Threaded(super().source(**options))
 
 
 class PostgresWorld(World):
@@ -238,6 +258,13 @@ class PgoutputWorld(PostgresWorld):
     def close(self) -> None:
         self.connection.execute(f"drop publication {self.schema}")
         super().close()
+
+
+class SyncPgoutputWorld(PgoutputWorld):
+    shares_loop = False
+
+    def source(self, **options: Any) -> Any:
+        return Threaded(super().source(**options))
 
 
 class RawPgoutputWorld(PgoutputWorld):

@@ -1,0 +1,115 @@
+"""LoopThread: an event loop on a thread of its own, for programs that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+__all__ = ["Errand", "LoopThread"]
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """Runs an event loop until it is stopped.
+
+    The thread is a daemon, so a program that never stops it can end all the same.
+
+    Args:
+        name: the thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the thread, and wait for its result.
+
+        If waiting is interrupted, the coroutine is cancelled.
+        """
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Have a function called on the thread."""
+        self._loop.call_soon_threadsafe(callback)
+
+    def stop(self) -> None:
+        """End the tasks that still run, and the thread."""
+        self.soon(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+
+class Errand:
+    """Something that a thread with a loop does once, when another thread first waits for it.
+
+    The wait may be interrupted at any moment, and repeated.
+
+    Args:
+        thread: the thread that does it.
+        work: what it does: a function that returns a coroutine.
+    """
+
+    __slots__ = ("_asked", "_ended", "_lock", "_task", "_thread", "_work", "error")
+
+    def __init__(self, thread: LoopThread, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.error: BaseException | None = None
+        """What it has raised, once it has ended."""
+        self._thread = thread
+        self._work = work
+        self._asked = False
+        self._ended = False
+        # Held until it has ended.
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        # The loop itself keeps no task alive.
+        self._task: asyncio.Task[None] | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended; return whether it has.
+
+        Args:
+            timeout: the most seconds to wait; None for no bound.
+        """
+        if not self._asked:
+            self._thread.soon(self._start)
+            self._asked = True
+        if not self._ended:
+            self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+        return self._ended
+
+    def _start(self) -> None:
+        # It is asked for again if asking was interrupted.
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._work()
+        except BaseException as exc:
+            self.error = exc
+        self._ended = True
+        self._lock.release()

@@ -1,0 +1,339 @@
+"""SyncSource: a source for programs without an event loop.
+
+Theory of operation. The source lives on a thread of its own, with an event loop, which connects,
+reads, sends status updates and closes. What has arrived is in the source's queue. The consumer's
+thread takes events out of the queue by the source's own ways of reading, which are coroutines: it
+runs them itself, and where one waits for more events, it has the source's thread fetch some. So the
+threads take turns, nothing is read ahead of the consumer but what one read of the socket has
+brought, and positions and acknowledgements are those of the source.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from threading import get_ident
+from time import monotonic
+from types import TracebackType, coroutine
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from ..changes import (
+    Begin,
+    Change,
+    Commit,
+    CommittedTransaction,
+    Event,
+    Gap,
+    Idle,
+    LogicalMessage,
+    RawEvent,
+)
+from ..errors import ConfigError
+from ..positions import Position
+from ._loop_thread import Errand, LoopThread
+from .base import Acknowledgeable, E, RawTransactionEvent, SourceStats, TransactionEvent
+
+if TYPE_CHECKING:
+    from ._queue import EventQueue
+
+__all__ = ["SyncSource"]
+
+T = TypeVar("T")
+
+
+class SyncSource(Generic[E]):
+    """Hands over the changes of a source to a program without an event loop.
+
+    Each source makes one, with its own arguments::
+
+        with PgoutputSource.sync(dsn, publications=["shop"], slot="etl") as source:
+            for change in source:
+                ...
+                source.ack(change)
+
+    Events, errors, positions and acknowledgements are those of the source, which runs on a thread
+    of its own: however long the consumer takes, the server gets its status updates. What is read
+    ahead of the consumer is what one read of the socket has brought.
+
+    * A source has one consumer, which may read events, batches and transactions in turn: each goes
+      on where the last has stopped. Any thread may call :meth:`ack`, :meth:`stats`,
+      :meth:`attached` and :meth:`close`.
+    * Ctrl-C, and any other exception that a signal handler raises, ends a read and loses nothing:
+      the next read goes on where it has stopped.
+    * Functions that the options take, such as ``start_at``, are called on the source's thread.
+    """
+
+    def __init__(self, source: EventQueue[E]) -> None:
+        self._source = source
+        # Runs the source; None before it was entered and after it was closed.
+        self._thread: LoopThread | None = None
+        # The thread that is reading now.
+        self._reader: int | None = None
+        # Fetches events; None if the last read has seen it end.
+        self._errand: Errand | None = None
+        # What is acknowledged, and the source was not told yet.
+        self._acks: deque[Acknowledgeable] = deque()
+
+    # Lifetime
+
+    def __enter__(self) -> Self:
+        """Attach to the database. A persistent source only begins to attach: see :meth:`attached`.
+
+        Raises:
+            SourceError: if that fails, unless the source is persistent.
+            RuntimeError: if the source is open already, or was closed.
+        """
+        if self._thread is not None:
+            raise RuntimeError("this source is open already")
+        self._thread = LoopThread(type(self._source).__name__)
+        try:
+            self._thread.call(self._source.__aenter__())
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._thread is None:
+            return
+        try:
+            self._thread.call(self._leave(exc_type, exc, traceback))
+        finally:
+            self._stop()
+
+    async def _leave(self, *raised: Any) -> None:
+        self._tell_acks()
+        await self._source.__aexit__(*raised)
+
+    def close(self) -> None:
+        """Send the last acknowledgement, release the slot and close the connection.
+
+        A read that waits in another thread ends, as if there were no more events.
+        """
+        if self._thread is None:
+            return
+        try:
+            self._thread.call(self._close())
+        finally:
+            self._stop()
+
+    async def _close(self) -> None:
+        self._tell_acks()
+        await self._source.aclose()
+
+    def _stop(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
+
+    def attached(self) -> None:
+        """Wait until the stream runs: see :meth:`ChangeSource.attached`.
+
+        Raises:
+            SourceError: if the source cannot attach, and trying again cannot help.
+            RuntimeError: if the source was not entered, or was closed.
+        """
+        self._running().call(self._source.attached())
+
+    def _running(self) -> LoopThread:
+        if self._thread is not None:
+            return self._thread
+        if self._source._closed:
+            raise RuntimeError("this source was closed: make a new one")
+        raise RuntimeError("this source is not open: use it in a `with` block")
+
+    # Reading
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> E:
+        """Return the next event, waiting for it.
+
+        Raises:
+            SourceError: if the stream cannot go on.
+            DecodeError: if the server sent what cannot be decoded.
+            StopIteration: after :meth:`close`.
+        """
+        return self._read(self._source._next_event(_pause))
+
+    def next(self, timeout: float | None = None) -> E:
+        """Return the next event, waiting for it no longer than that.
+
+        Args:
+            timeout: the most seconds to wait; None for no bound, 0 for what is there already.
+
+        Raises:
+            TimeoutError: if none came in that time. Nothing is lost: the next read goes on.
+            SourceError: if the stream cannot go on.
+            DecodeError: if the server sent what cannot be decoded.
+            StopIteration: after :meth:`close`.
+        """
+        until = None if timeout is None else monotonic() + timeout
+        return self._read(self._source._next_event(_pause), until)
+
+    def batches(self) -> Iterator[list[E]]:
+        """Iterate over batches: lists of the events that came at once, which are never empty.
+
+        A small transaction is in one batch. You may leave the iterator and make another one at any
+        time.
+        """
+        return _Steps(lambda: self._read(self._source._next_batch(_pause)))
+
+    @overload
+    def transactions(  # type: ignore[overload-overlap]
+        self: SyncSource[Change | Begin | Commit], max_bytes: int
+    ) -> Iterator[CommittedTransaction | LogicalMessage]: ...
+    @overload
+    def transactions(  # type: ignore[overload-overlap]
+        self: SyncSource[Change | Begin | Commit | Gap], max_bytes: int
+    ) -> Iterator[CommittedTransaction | LogicalMessage | Gap]: ...
+    @overload
+    def transactions(  # type: ignore[overload-overlap]
+        self: SyncSource[Change | Begin | Commit | Idle], max_bytes: int
+    ) -> Iterator[CommittedTransaction | LogicalMessage | Idle]: ...
+    @overload
+    def transactions(  # type: ignore[overload-overlap]
+        self: SyncSource[Event], max_bytes: int
+    ) -> Iterator[TransactionEvent]: ...
+    @overload
+    def transactions(
+        self: SyncSource[RawEvent], max_bytes: int
+    ) -> Iterator[RawTransactionEvent]: ...
+    @overload
+    def transactions(self, max_bytes: int) -> Iterator[TransactionEvent | RawTransactionEvent]: ...
+
+    def transactions(self, max_bytes: int) -> Iterator[Any]:
+        """Iterate over whole transactions that have changes: see :meth:`ChangeSource.transactions`.
+
+        Args:
+            max_bytes: the most bytes that one transaction may take: its values, as PostgreSQL
+                writes them, and 100 bytes for each change.
+
+        Raises:
+            ConfigError: if ``max_bytes`` is not positive.
+            TransactionTooLargeError: from the iterator, if a transaction is larger.
+        """
+        if max_bytes <= 0:
+            raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
+        return _Steps(lambda: self._read(self._source._next_transaction(max_bytes, _pause)))
+
+    def _read(self, step: Coroutine[None, None, T], until: float | None = None) -> T:
+        """Run a step of the source's; where it waits for events, have some fetched."""
+        me = get_ident()
+        if self._reader is not None and self._reader != me:
+            step.close()
+            raise RuntimeError("a source has one consumer: two threads are reading from this one")
+        self._reader = me
+        try:
+            source = self._source
+            if source._auto_ack and source._handed is not None:
+                self.ack(source._handed)
+            if self._errand is not None:
+                # A read was interrupted. Nothing may look at the queue while it is filled.
+                self._fetch(until)
+            step.send(None)
+            while True:
+                self._fetch(until)
+                step.send(None)
+        except StopIteration as done:
+            # Nothing is called any more, so nothing can interrupt this.
+            self._reader = None
+            result: T = done.value
+            return result
+        except BaseException as exc:
+            self._reader = None
+            step.close()
+            if isinstance(exc, StopAsyncIteration):
+                raise StopIteration from None
+            raise
+
+    def _fetch(self, until: float | None) -> None:
+        """Have the source's thread put events into the queue, and wait for that."""
+        errand = self._errand
+        if errand is None:
+            if self._source._closed:
+                raise StopAsyncIteration
+            errand = self._errand = Errand(self._running(), self._more)
+        if not errand.wait(None if until is None else until - monotonic()):
+            raise TimeoutError("no event has come in that time")
+        error = errand.error
+        if isinstance(error, CancelledError):
+            # The source was closed in a hurry.
+            error = StopAsyncIteration()
+        self._errand = None
+        if error is not None:
+            raise error
+
+    async def _more(self) -> None:
+        self._tell_acks()
+        await self._source._more()
+
+    # Acknowledging
+
+    def ack(self, upto: Acknowledgeable) -> None:
+        """Acknowledge everything up to and including ``upto``: see :meth:`ChangeSource.ack`.
+
+        Raises:
+            PositionMismatchError: if ``upto`` belongs to another stream.
+            ValueError: if it lies behind the last event that was handed over.
+            TypeError: if it has no position.
+        """
+        thread = self._thread
+        if thread is None:
+            self._source.ack(upto)
+        elif upto is self._source._handed:
+            # It cannot be refused. Several of them wake the source's thread once.
+            self._acks.append(upto)
+            if len(self._acks) == 1:
+                thread.soon(self._tell_acks)
+        else:
+            thread.call(self._ack(upto))
+
+    async def _ack(self, upto: Acknowledgeable) -> None:
+        self._tell_acks()
+        self._source.ack(upto)
+
+    def _tell_acks(self) -> None:
+        while self._acks:
+            self._source.ack(self._acks.popleft())
+
+    @property
+    def position(self) -> Position | None:
+        """The position of the last event handed over, None before the first one."""
+        return self._source.position
+
+    def stats(self) -> SourceStats:
+        """Return the counters and positions of this moment."""
+        if self._thread is None:
+            return self._source.stats()
+        return self._thread.call(self._stats())
+
+    async def _stats(self) -> SourceStats:
+        self._tell_acks()
+        return self._source.stats()
+
+
+class _Steps(Iterator[T], Generic[T]):
+    """An iterator over the results of one function.
+
+    It is a class and not a generator, because an error in a step must not end it.
+    """
+
+    def __init__(self, step: Callable[[], T]) -> None:
+        self._step = step
+
+    def __next__(self) -> T:
+        return self._step()
+
+
+@coroutine
+def _pause() -> Iterator[None]:
+    """Wait for more events, in a step that :meth:`SyncSource._read` runs."""
+    yield

@@ -1,0 +1,228 @@
+"""What a SyncSource adds to what the contract suite asks of it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from realtime_core import (
+    Change,
+    CommittedTransaction,
+    Insert,
+    MemoryDatabase,
+    MemorySource,
+    MemoryTable,
+    SyncSource,
+)
+from tests.waiting import eventually_sync
+
+
+@pytest.fixture
+def database() -> MemoryDatabase:
+    return MemoryDatabase()
+
+
+@pytest.fixture
+def item(database: MemoryDatabase) -> MemoryTable:
+    return database.table("item", {"id": "int4"}, key="id")
+
+
+def opened(database: MemoryDatabase, **options: Any) -> SyncSource[Change]:
+    return MemorySource.sync(database, slot="sync", **options)
+
+
+def number(change: Change) -> int:
+    assert isinstance(change, Insert)
+    found: int = change.record["id"]
+    return found
+
+
+def test_changes_are_read_in_a_for_loop(database: MemoryDatabase, item: MemoryTable) -> None:
+    with opened(database) as source:
+        item.insert(id=1)
+        item.insert(id=2)
+        found = []
+        for change in source:
+            found.append(number(change))
+            source.ack(change)
+            assert source.position == change.position
+            if len(found) == 2:
+                break
+    assert found == [1, 2]
+    with opened(database) as source:
+        item.insert(id=3)
+        assert number(next(source)) == 3
+
+
+def test_a_change_is_waited_for_no_longer_than_that(
+    database: MemoryDatabase, item: MemoryTable
+) -> None:
+    with opened(database) as source:
+        for timeout in (0, 0.01):
+            with pytest.raises(TimeoutError, match="no event has come"):
+                source.next(timeout)
+        item.insert(id=1)
+        # The wait that has begun goes on.
+        assert number(source.next(30)) == 1
+        item.insert(id=2)
+        assert number(source.next()) == 2
+
+
+def test_one_thread_reads_at_a_time(database: MemoryDatabase, item: MemoryTable) -> None:
+    with opened(database) as source, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(next, source)
+
+        def is_refused() -> bool:
+            try:
+                source.next(0)
+            except RuntimeError as exc:
+                return "two threads are reading" in str(exc)
+            except TimeoutError:
+                return False
+            return False
+
+        eventually_sync(is_refused)
+        item.insert(id=1)
+        assert number(reading.result(30)) == 1
+        item.insert(id=2)
+        assert number(next(source)) == 2
+
+
+def test_closing_in_another_thread_ends_the_loop(database: MemoryDatabase) -> None:
+    with opened(database) as source, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, source)
+        assert source.stats().connected
+        source.close()
+        assert reading.result(30) == []
+        assert list(source) == []
+        source.close()
+    assert not source.stats().connected
+    with pytest.raises(RuntimeError, match="was closed"):
+        source.__enter__()
+
+
+def test_its_thread_ends_with_it(database: MemoryDatabase) -> None:
+    before = threading.active_count()
+    with opened(database) as source:
+        assert threading.active_count() == before + 1
+        with pytest.raises(RuntimeError, match="open already"):
+            source.__enter__()
+    assert threading.active_count() == before
+    with opened(database), pytest.raises(Exception, match="active"):
+        opened(database).__enter__()
+    assert threading.active_count() == before
+
+
+def test_a_source_that_was_not_entered_says_so(database: MemoryDatabase) -> None:
+    source = opened(database)
+    for attempt in (source.attached, lambda: next(source), lambda: next(source.batches())):
+        with pytest.raises(RuntimeError, match="not open: use it in a `with` block"):
+            attempt()
+
+
+def test_acknowledging_from_many_threads_loses_none(
+    database: MemoryDatabase, item: MemoryTable
+) -> None:
+    with opened(database) as source, ThreadPoolExecutor(8) as pool:
+        for each in range(200):
+            item.insert(id=each)
+        done = [pool.submit(source.ack, source.next()) for _ in range(200)]
+        for asked in done:
+            asked.result(30)
+    assert database.confirmed("sync") == database.end_of_wal
+
+
+def test_what_was_handed_over_is_acknowledged_by_itself(
+    database: MemoryDatabase, item: MemoryTable
+) -> None:
+    with opened(database, auto_ack=True) as source:
+        for each in (1, 2, 3):
+            item.insert(id=each)
+        assert [number(next(source)) for _ in range(2)] == [1, 2]
+    with opened(database) as source:
+        assert number(next(source)) == 3
+
+
+class Interrupted(BaseException):
+    """What the signal handler raises."""
+
+
+@contextmanager
+def interruptions(rng: random.Random) -> Iterator[list[bool]]:
+    """Interrupt the main thread soon after it has put True into the list, which is then empty."""
+    armed: list[bool] = []
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, rng.choice((1e-5, 3e-5, 1e-4, 1e-3)))
+        if armed:
+            armed.clear()
+            raise Interrupted
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4)
+    try:
+        yield armed
+    finally:
+        armed.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.slow
+# Python itself passes over what is raised in a destructor, and warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("way", ["events", "batches", "transactions"])
+def test_an_interrupted_read_loses_and_repeats_nothing(
+    database: MemoryDatabase, item: MemoryTable, way: str
+) -> None:
+    """Ctrl-C at any moment of a read; the consumer goes on."""
+    rng = random.Random(way)
+    wanted = 3000
+
+    def write() -> None:
+        written = 0
+        while written < wanted:
+            with database.transaction():
+                for _ in range(min(rng.choice((1, 2, 50)), wanted - written)):
+                    item.insert(id=written)
+                    written += 1
+        database.end()
+
+    # A C function, so that nothing comes between a read and keeping what it returns.
+    kept: list[Any] = []
+    with opened(database) as source, interruptions(rng) as armed:
+        steps: Any = {
+            "events": source,
+            "batches": source.batches(),
+            "transactions": source.transactions(1_000_000),
+        }[way]
+        writer = threading.Thread(target=write)
+        writer.start()
+        interrupted = 0
+        ended = False
+        while not ended:
+            try:
+                armed += [True]
+                kept.extend(steps)
+                ended = True
+            except Interrupted:
+                interrupted += 1
+        writer.join()
+    numbers = [number(change) for each in kept for change in changes_of(each)]
+    assert numbers == list(range(wanted))
+    assert interrupted > 3
+
+
+def changes_of(item: Any) -> list[Change]:
+    if isinstance(item, CommittedTransaction):
+        return list(item.changes)
+    return item if isinstance(item, list) else [item]
