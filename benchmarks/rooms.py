@@ -12,6 +12,9 @@ ten are written to its socket at once where ten rows are inserted by one transac
 From the database a broadcast goes to a hundred members, and in turns with it a change to a hundred
 clients; the time is that from COMMIT until the last of them has it.
 
+What is sent at another worker of the machine, or at another machine over NATS, goes to ten members;
+the time is that from the push until all ten have it, in turns with ten at the sender's own process.
+
 For presence a thousand clients join a room and track themselves; the frames and bytes that all of
 them get are counted, and for how long the server's event loop is held.
 """
@@ -21,12 +24,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from benchmarks import _database, _presence
+from benchmarks import _database, _nodes, _presence
+from benchmarks._sender import BYTES, JOIN, TOPIC, Sender, pushed
 from benchmarks.fanout import (
     DATA,
     INSERT,
@@ -48,55 +51,6 @@ from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.serializers import SERIALIZERS
 
 CHANGE, BROADCAST = "change", "broadcast"
-TOPIC = "realtime:room"
-BYTES = 200
-HANDSHAKE = (
-    b"GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
-JOIN = f'["1","1","{TOPIC}","phx_join",{{"config":{{"broadcast":{{}}}}}}]'
-
-
-def client_frame(first: int, data: bytes) -> bytes:
-    """Return a frame as a client sends it; a mask of zeros changes nothing."""
-    return struct.pack("!BBH", first, 0x80 | 126, len(data)) + bytes(4) + data
-
-
-def pushed(number: int) -> bytes:
-    """Return a broadcast of kind 3 whose payload the load client takes for a row."""
-    parts = [b"1", b"2", TOPIC.encode(), b"m", b""]
-    payload = (
-        b'{"commit_timestamp":"2026-11-29T00:00:00.000000Z","record":{"id":%d,"data":"' % number
-    )
-    payload += b"x" * (BYTES - len(payload) - 3) + b'"}}'
-    return bytes([3, *map(len, parts), 1]) + b"".join(parts) + payload
-
-
-class Sender:
-    """A member of the room that only sends."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._sent = 0
-
-    @classmethod
-    async def join(cls, port: int) -> Sender:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(HANDSHAKE + client_frame(0x81, JOIN.encode()))
-        await reader.readuntil(b'"status":"ok"')
-        return cls(reader, writer)
-
-    async def send(self, count: int) -> None:
-        """Send so many broadcasts in one write."""
-        numbers = range(self._sent + 1, self._sent + count + 1)
-        self._sent += count
-        self._writer.write(b"".join(client_frame(0x82, pushed(number)) for number in numbers))
-        await self._writer.drain()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 @contextlib.asynccontextmanager
@@ -209,6 +163,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "one member": one_member,
     "push": push,
     "from the database": _database.latency,
+    "several servers": _nodes.several_servers,
     "presence storm": _presence.storm,
     "presence changes": _presence.changes,
     "presence first change": _presence.first_change,
