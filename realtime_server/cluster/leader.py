@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import attrs
 
-from realtime_core import Gap, GapReason, Position, RawPgoutputSource, SourceStats, StreamIdentity
+from realtime_core import (
+    Gap,
+    GapReason,
+    LogicalMessage,
+    Position,
+    RawPgoutputSource,
+    SourceStats,
+    StreamIdentity,
+)
 from realtime_core.errors import PositionMismatchError, RealtimeError
 from realtime_core.lsn import LSN
 from realtime_core.positions import LAST_INDEX
@@ -61,6 +69,7 @@ class Leader:
         ack_delay: seconds for which the slot keeps what the log has taken.
         repeat: seconds after which the last place is appended once more while there are no changes.
         clock: seconds, which only grow.
+        is_read: whether a server reads the content of a message.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class Leader:
         ack_delay: float,
         repeat: float,
         clock: Callable[[], float],
+        is_read: Callable[[LogicalMessage], bool] = may_be_record,
     ) -> None:
         self.stats = LeaderStats()
         """Counts."""
@@ -85,6 +95,7 @@ class Leader:
         self._ack_delay = ack_delay
         self._repeat = repeat
         self._clock = clock
+        self._is_read = is_read
         # The source while this leads.
         self._source: RawPgoutputSource | None = None
         self._term: Term | None = None
@@ -179,7 +190,7 @@ class Leader:
         """Return what packs the changes from now on, and what has to be appended before them."""
         options: dict[str, Any] = {
             "max_payload": log.connection.max_payload - _HEADERS,
-            "is_read": may_be_record,
+            "is_read": self._is_read,
         }
         if tail is None:
             mark = begin_of_log(stats.confirmed_lsn, stream)

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from realtime_core import SourceStats
+from realtime_core import LogicalMessage, SourceStats
 
 from ..config import ClusterSettings, ServerConfig
 from ..config.database.source import make_leader_source
+from ..fanout.logical_broadcasts import LOGICAL_PREFIX
+from ..replay.journal_reader import may_be_record
 from ..replay.records import digest
 from .connection import NatsConnection
 from .feed import LogFeed
@@ -71,6 +73,7 @@ def make_node(
             ack_delay=config.log_ack_delay / 1000,
             repeat=config.log_max_age / 1000 / _REPEATS,
             clock=clock,
+            is_read=_is_broadcast_or_record if config.broadcast_messages else may_be_record,
         )
     feed = make_feed(PatientReader(LogReader(connect, log), clock), leader_stats)
     return ClusterNode(settings.name, connect, nodes, feed, leader, clock=clock)
@@ -138,3 +141,7 @@ def _ways_to_log(
         return Log(connection, settings)
 
     return connect, log
+
+
+def _is_broadcast_or_record(message: LogicalMessage) -> bool:
+    return message.prefix == LOGICAL_PREFIX or may_be_record(message)

@@ -58,6 +58,13 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             "PRIVATE_ONLY=true without private channels refuses every join; set "
             "PRIVATE_CHANNELS=true and BROADCAST=true, or unset PRIVATE_ONLY",
         )
+    if config.broadcast_messages and config.replication_mode is ReplicationMode.RLS:
+        yield (
+            ("broadcast_messages", "replication_mode"),
+            "BROADCAST_MESSAGES=true is for REPLICATION_MODE=STREAM: any role of the database may "
+            "write such messages; unset it, and use BROADCAST_FROM_DATABASE, which goes by "
+            "policies",
+        )
     has_key = config.jwt_secret is not None or config.jwt_jwks is not None
     if config.secure_channels and not has_key and config.serves_clients:
         yield (

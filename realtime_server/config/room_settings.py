@@ -63,6 +63,13 @@ class RoomSettings(ClusterSettings):
         "([how](../howto/broadcast-from-the-database.md)); the publication "
         f"`{MESSAGES_PUBLICATION}` is read besides `PUBLICATIONS`",
     )
+    broadcast_messages: kinds.Flag = variable(
+        False,
+        "in STREAM mode, broadcast messages of `pg_logical_emit_message` with the prefix "
+        "`realtime:broadcast` to [public rooms]"
+        "(../howto/broadcast-from-the-database.md#without-a-table); the database sends those of "
+        "all applications then",
+    )
 
     @property
     def stream_publications(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """DatabaseBroadcasts: puts what the database broadcasts into the order of rooms.
 
-Rows of ``realtime.messages`` come with the stream, in commit order. They go to the members of their
-rooms here, and to no other server: each reads the same stream.
+Rows of ``realtime.messages``, and logical messages, come with the stream, in commit order. They go
+to the members of their rooms here, and to no other server: each reads the same stream.
 
 What a dispatch has of a room must be written before anything else is, or else two members might see
 two broadcasts in different orders. So the rooms' own writing waits from the first row that a
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from realtime_core import Insert, RowChange
+from realtime_core import Insert, LogicalMessage, RowChange
 
+from ..phoenix.broadcasts import Broadcast, RoomName
 from .dispatch import Dispatch
-from .message_rows import DatabaseBroadcastStats, MessageRows
+from .logical_broadcasts import LOGICAL_PREFIX, read_logical_broadcast
+from .message_rows import MALFORMED, DatabaseBroadcastStats, MessageRows
 from .rooms import Rooms
 from .turns import Steps
 
@@ -23,18 +25,30 @@ __all__ = ["DatabaseBroadcasts"]
 
 
 class DatabaseBroadcasts:
-    """Sends rows of ``realtime.messages`` to the members of their rooms.
+    """Sends what the database broadcasts to the members of its rooms.
 
     Args:
         rooms: of this server.
         max_payload_bytes: of a payload (MAX_PAYLOAD_BYTES); what is larger is not broadcast.
         clock: seconds of any clock that only goes forward, for giving way in time.
+        sends_rows: whether rows of ``realtime.messages`` are broadcast (BROADCAST_FROM_DATABASE).
+        sends_logical: whether logical messages are (BROADCAST_MESSAGES).
     """
 
-    def __init__(self, rooms: Rooms, *, max_payload_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        *,
+        max_payload_bytes: int,
+        clock: Callable[[], float],
+        sends_rows: bool = True,
+        sends_logical: bool = False,
+    ) -> None:
         self._rooms = rooms
         self._rows = MessageRows(max_payload_bytes)
         self._clock = clock
+        self._sends_rows = sends_rows
+        self._sends_logical = sends_logical
         # Whether the rooms wait until a dispatch has written what it has.
         self._is_holding = False
 
@@ -42,12 +56,17 @@ class DatabaseBroadcasts:
         """Return the counts, as they are now."""
         return self._rows.stats()
 
-    def adding(self, change: RowChange, dispatch: Dispatch) -> Steps:
-        """Add what a row broadcasts to a dispatch, as soon as the rooms have nothing to write.
+    def adding(self, event: RowChange | LogicalMessage, dispatch: Dispatch) -> Steps:
+        """Add what a row, or a message, broadcasts to a dispatch, as soon as the rooms have nothing
+        to write.
 
         The caller must have the dispatch write soon, and then call :meth:`release`.
         """
-        found = self._rows.read(change) if isinstance(change, Insert) else None
+        found: tuple[RoomName, Broadcast] | None = None
+        if isinstance(event, Insert):
+            found = self._rows.read(event) if self._sends_rows else None
+        elif isinstance(event, LogicalMessage) and self._sends_logical:
+            found = self._read_logical(event)
         if found is None:
             return
         room, broadcast = found
@@ -59,17 +78,27 @@ class DatabaseBroadcasts:
         for members, frame in self._rooms.frames(room, broadcast):
             dispatch.add(members, frame)
 
+    def _read_logical(self, message: LogicalMessage) -> tuple[RoomName, Broadcast] | None:
+        if message.prefix != LOGICAL_PREFIX:
+            return None
+        try:
+            found = read_logical_broadcast(message.content)
+        except ValueError:
+            self._rows.refuse(MALFORMED)
+            return None
+        return found if self._rows.count(found[1]) else None
+
     def release(self) -> None:
         """Let the rooms write again, after a dispatch has written everything."""
         if self._is_holding:
             self._is_holding = False
             self._rooms.release()
 
-    def sending(self, changes: Iterable[RowChange]) -> Steps:
+    def sending(self, events: Iterable[RowChange | LogicalMessage]) -> Steps:
         """Send rows by themselves, without changes between them, and yield now and then."""
         dispatch = Dispatch(self._clock)
-        for change in changes:
-            yield from self.adding(change, dispatch)
+        for event in events:
+            yield from self.adding(event, dispatch)
             if dispatch.is_due():
                 yield from dispatch.hand_out()
                 self.release()

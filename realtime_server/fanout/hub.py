@@ -26,6 +26,7 @@ from realtime_core import (
     Gap,
     Idle,
     Insert,
+    LogicalMessage,
     Relation,
     RowChange,
     Update,
@@ -57,8 +58,7 @@ logger = logging.getLogger("realtime.hub")
 
 
 _MAX_LISTENING: Final = 64
-"""Tables and kinds of changes for which the hub remembers who listens: each may have all
-channels."""
+"""Kinds of tables' changes of which the hub remembers who listens: each may have all channels."""
 
 _MAX_TYPED: Final = 1000
 """Tables for which the hub remembers that their filters are compiled."""
@@ -205,29 +205,34 @@ class Hub:
                     if pace is None:
                         yield from self.typing(change.relation)
                         pace = self.pace(change.relation)
-                    if pace is MESSAGES and self._broadcasts is not None:
-                        yield from self._broadcasts.adding(change, dispatch)
-                        if dispatch.is_due():
-                            yield from self._hand_out(dispatch)
-                            yield from dispatch.give_way()
+                    if pace is MESSAGES:
+                        yield from self._broadcast(change, dispatch)
                         continue
                     if pace.takes_long(change):
                         deliveries = yield from self._delivering(change, dispatch)
+            elif kind is LogicalMessage:
+                yield from self._broadcast(event, dispatch)  # type: ignore[arg-type]
+                continue
             for members, message in self._messages(event, deliveries):
                 dispatch.add(members, TextFrame(message))
                 if dispatch.is_due():
                     yield from self._hand_out(dispatch)
-                    yield from dispatch.give_way()
             # Filters may have taken long although no client gets anything.
             if dispatch.is_over():
                 yield from self._hand_out(dispatch)
-                yield from dispatch.give_way()
         yield from self._hand_out(dispatch)
+
+    def _broadcast(self, event: RowChange | LogicalMessage, dispatch: Dispatch) -> Steps:
+        if self._broadcasts is not None:
+            yield from self._broadcasts.adding(event, dispatch)
+            if dispatch.is_due():
+                yield from self._hand_out(dispatch)
 
     def _hand_out(self, dispatch: Dispatch) -> Steps:
         yield from dispatch.hand_out()
         if self._broadcasts is not None:
             self._broadcasts.release()
+        yield from dispatch.give_way()
 
     def _delivering(
         self, change: RowChange, dispatch: Dispatch
@@ -241,7 +246,6 @@ class Hub:
                 return found
             if dispatch.is_over():
                 yield from self._hand_out(dispatch)
-                yield from dispatch.give_way()
 
     def typing(self, relation: Relation) -> Steps:
         """Compile the filters on a table that is new or was altered, and yield now and then.
@@ -323,11 +327,8 @@ class Hub:
                 yield from self.misfit_messages()
             limit = self.record_limit
             # Usually no change ever is too large.
-            if (
-                limit.exceeded
-                and deliveries
-                and limit.was_exceeded_by(deliveries[0].payload.plan.relation)
-            ):
+            first = deliveries[0].payload.plan.relation if limit.exceeded and deliveries else None
+            if first is not None and limit.was_exceeded_by(first):
                 for delivery, message in limit.messages(deliveries):
                     yield delivery.group.members, message
                 return

@@ -34,7 +34,8 @@ _COLUMNS: Final = (
     "binary_payload",
 )
 _TRUE: Final = ("t", "true")
-_TOO_LARGE: Final = "too_large"
+TOO_LARGE: Final = "too_large"
+MALFORMED: Final = "malformed"
 _LONG_NAMES: Final = "long_names"
 _COLUMNS_MISSING: Final = "columns_missing"
 
@@ -64,7 +65,7 @@ class MessageRows:
     def __init__(self, max_payload_bytes: int) -> None:
         self._max_payload_bytes = max_payload_bytes
         self._count = 0
-        self._refused = dict.fromkeys((_TOO_LARGE, _LONG_NAMES, _COLUMNS_MISSING), 0)
+        self._refused = dict.fromkeys((TOO_LARGE, _LONG_NAMES, _COLUMNS_MISSING, MALFORMED), 0)
         self._lines = LineLimit()
         # Where the columns are in the rows of the last relation; None if it lacks any.
         self._relation: Relation | None = None
@@ -84,7 +85,7 @@ class MessageRows:
             if all(name in index for name in _COLUMNS):
                 self._places = tuple(index[name] for name in _COLUMNS)
         if self._places is None:
-            self._refuse(_COLUMNS_MISSING)
+            self.refuse(_COLUMNS_MISSING)
             return None
         fields = change.record.fields
         topic, extension, event, private, skipped, id_, payload, data = map(
@@ -100,24 +101,29 @@ class MessageRows:
             # bytea_output is hex.
             content, is_json = bytes.fromhex(data.removeprefix("\\x")), False
             if max(len(name.encode()), len(event.encode())) > MAX_NAME_BYTES:
-                self._refuse(_LONG_NAMES)
+                self.refuse(_LONG_NAMES)
                 return None
         else:
             content, is_json = b"{}" if payload is None else payload.encode(), True
-        if len(content) + len(event) > self._max_payload_bytes:
-            self._refuse(_TOO_LARGE)
-            return None
-        self._count += 1
-        return RoomName(name, private in _TRUE), Broadcast(event, content, is_json, meta)
+        broadcast = Broadcast(event, content, is_json, meta)
+        return (RoomName(name, private in _TRUE), broadcast) if self.count(broadcast) else None
 
-    def _refuse(self, reason: str) -> None:
+    def count(self, broadcast: Broadcast) -> bool:
+        """Count what is to be broadcast; return whether it is small enough."""
+        if broadcast.size > self._max_payload_bytes:
+            self.refuse(TOO_LARGE)
+            return False
+        self._count += 1
+        return True
+
+    def refuse(self, reason: str) -> None:
+        """Count what is not broadcast, and say so once in a while."""
         self._refused[reason] += 1
         others = self._lines.take()
         if others is not None:
             # Without the topic, which may say who talks to whom.
             logger.warning(
-                "a row of realtime.messages is not broadcast (%s; %d more since the last such "
-                "line)",
+                "a message of the database is not broadcast (%s; %d more since the last such line)",
                 reason,
                 others,
             )

@@ -72,9 +72,13 @@ def make_rooms(config: ServerConfig, link: Carrier | None) -> RoomServices:
         new_ref=lambda: secrets.token_urlsafe(_REF_BYTES),
     )
     database: DatabaseBroadcasts | None = None
-    if config.broadcast_from_database:
+    if config.broadcast_from_database or config.broadcast_messages:
         database = DatabaseBroadcasts(
-            rooms, max_payload_bytes=config.max_payload_bytes, clock=time.perf_counter
+            rooms,
+            max_payload_bytes=config.max_payload_bytes,
+            clock=time.perf_counter,
+            sends_rows=config.broadcast_from_database,
+            sends_logical=config.broadcast_messages,
         )
     node = None if make_node is None else make_node(presence)
     return RoomServices(rooms, presence, node, database)

@@ -71,7 +71,9 @@ def make_continuity(
     """
     assert config.slot_name is not None
     window = config.replay_window / 1000
-    origin = StreamOrigin(stats, config.db_name, *sorted(config.stream_publications))
+    # Messages in transactions count in places.
+    names = (*sorted(config.stream_publications), *(["messages"] * config.broadcast_messages))
+    origin = StreamOrigin(stats, config.db_name, *names)
     seal = Seal(
         secret,
         b"",

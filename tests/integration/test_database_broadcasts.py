@@ -229,7 +229,8 @@ async def alone(one_pg: Server) -> AsyncIterator[Stage]:
         database.execute("create table item (id int primary key, name text)")
         # The table's own publication is read besides this one.
         database.execute("create publication shop for table item")
-        async with RealtimeServer(dev_config(database.dsn, **SETTINGS)) as server:
+        config = dev_config(database.dsn, BROADCAST_MESSAGES="true", **SETTINGS)
+        async with RealtimeServer(config) as server:
             await until_streaming(database)
             yield Stage(database, server, "postgres")
 
@@ -257,6 +258,39 @@ async def test_messages_and_changes_come_as_they_were_written(alone: Stage) -> N
         assert heard == [
             each for number in range(40) for each in (("change", number), ("message", number))
         ]
+
+
+async def test_logical_messages_go_to_the_public_room(alone: Stage) -> None:
+    async with alone.member() as client:
+        for statement in (
+            """select pg_logical_emit_message(false, 'realtime:broadcast', '{"topic"')""",
+            """select pg_logical_emit_message(false, 'other', '{"topic":"room","event":"m"}')""",
+            """select pg_logical_emit_message(true, 'realtime:broadcast',
+                '{"topic":"room","event":"m","private":true}')""",
+            """select pg_logical_emit_message(transactional, 'realtime:broadcast',
+                '{"topic":"room","event":"m","payload":"%s"}')
+                from unnest(array[true, false]) as transactional""",
+        ):
+            alone.database.execute(statement)
+        with alone.database.connect() as connection:
+            content = '{"topic":"room","event":"rolled back","id":"5"}'
+            for transactional in (True, False):
+                connection.execute("begin")
+                connection.execute(
+                    "select pg_logical_emit_message(%s, 'realtime:broadcast', %s)",
+                    (transactional, content),
+                )
+                connection.execute("rollback")
+        alone.send('"last"')
+        heard = [payload_of(await client.receive()) for _ in range(4)]
+        assert [(each["event"], each["payload"]) for each in heard] == [
+            ("m", "%s"),
+            ("m", "%s"),
+            ("rolled back", {}),
+            ("m", "last"),
+        ]
+        assert heard[2]["meta"] == {"id": "5"}
+        assert "meta" not in heard[0]
 
 
 async def test_the_server_keeps_the_partitions(alone: Stage) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from realtime_core import (
     Event,
@@ -77,8 +77,7 @@ def make_source(config: ServerConfig) -> ServerSource:
         return PgoutputSource(
             dsn,
             publications=config.stream_publications,
-            # The journal of replay. Positions are the same without messages.
-            messages="nontransactional" if config.keeps_journal else False,
+            messages=_messages(config),
             **options,
         )
     return Wal2JsonSource(dsn, **options)
@@ -94,7 +93,7 @@ def make_raw_source(config: ServerConfig) -> RawPgoutputSource:
     return RawPgoutputSource(
         partial(resolve_dsn, config),
         publications=config.stream_publications,
-        messages="nontransactional" if config.keeps_journal else False,
+        messages=_messages(config),
         **options,
     )
 
@@ -115,7 +114,7 @@ def make_leader_source(config: ServerConfig, start_at: AskStart) -> RawPgoutputS
     return RawPgoutputSource(
         partial(resolve_dsn, config),
         publications=config.stream_publications,
-        messages="nontransactional" if config.keeps_journal else False,
+        messages=_messages(config),
         **options,
     )
 
@@ -126,7 +125,7 @@ def make_second_slot_source(config: ServerConfig) -> PgoutputSource[Event]:
         partial(resolve_dsn, config),
         publications=config.stream_publications,
         slot=config.replay_slot,
-        messages="nontransactional",
+        messages=_messages(config),
         boundaries=True,
         start_at=None,
         setting_names={**setting_names(config), "slot": "SLOT_NAME"},
@@ -142,6 +141,14 @@ def make_webhook_source(config: ServerConfig) -> PgoutputSource[Event]:
     options = _options(config, config.webhook_slot, names)
     dsn = partial(resolve_dsn, config)
     return PgoutputSource(dsn, publications=config.publications, **options)
+
+
+def _messages(config: ServerConfig) -> bool | Literal["nontransactional"]:
+    """Return which messages of the WAL are read: those that are broadcast may be in transactions,
+    and the journal of replay is in none. Positions are the same with these as without."""
+    if config.broadcast_messages:
+        return True
+    return "nontransactional" if config.keeps_journal else False
 
 
 def _options(

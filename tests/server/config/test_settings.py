@@ -279,6 +279,7 @@ TABLE = {
     "MAX_PRESENCE_MEMBERS": number(10_000, least=1),
     "MAX_PRESENCE_STATE_BYTES": number(None, least=1024),
     "BROADCAST_FROM_DATABASE": flag(False),
+    "BROADCAST_MESSAGES": flag(False),
     "MAX_CONNECTIONS": number(16384, least=1),
     "MAX_CHANNELS": number(1000, least=1),
     "MAX_TOKENS": number(50, least=1),

@@ -100,7 +100,12 @@ async def test_what_cannot_be_sent_is_counted_and_said_once_in_a_while(
         insert(relation("id", "topic"), ID, "room"),
     ):
         assert rows.read(change) is None
-    assert rows.stats().refused == (("too_large", 2), ("long_names", 2), ("columns_missing", 1))
+    assert rows.stats().refused == (
+        ("too_large", 2),
+        ("long_names", 2),
+        ("columns_missing", 1),
+        ("malformed", 0),
+    )
     (line,) = caplog.messages
     assert "too_large" in line
     # What just fits.
