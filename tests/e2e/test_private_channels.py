@@ -1,0 +1,157 @@
+"""The clients of today, unmodified, in private channels: policies decide who may read and write.
+
+npm's @supabase/realtime-js 2.119 in both versions of the protocol, the client that supabase-js
+makes, npm's phoenix 1.8, and PyPI's realtime 2.34. The server is in RLS mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.e2e.program import NodeProgram, Program
+from tests.e2e.rls_shop import rls_server
+from tests.e2e.server_process import ServerProcess
+from tests.e2e.test_rooms import OPTIONS
+from tests.fix_postgres import Server
+from tests.integration.conftest import fresh_database
+from tests.rls_helpers import roles
+from tests.tokens import make_token
+
+pytestmark = [pytest.mark.e2e, pytest.mark.integration]
+
+POLICIES = """
+    create policy reads on realtime.messages for select to {role}
+        using (current_setting('request.jwt.claims')::jsonb -> 'reads' ? realtime.topic());
+    create policy writes on realtime.messages for insert to {role}
+        with check (current_setting('request.jwt.claims')::jsonb -> 'writes' ? realtime.topic());
+    grant usage on schema realtime to {role};
+    grant select, insert on realtime.messages to {role};
+"""
+
+UNAUTHORIZED = "Unauthorized: You do not have permissions to read from this Channel topic: room"
+
+
+@attrs.frozen
+class Stage:
+    server: ServerProcess
+    role: str
+    clients: Path
+    python_client: Path
+
+    def token(self, *, reads: list[str], writes: list[str]) -> str:
+        return make_token({"role": self.role, "reads": reads, "writes": writes})
+
+    def program(self, name: str, token: str) -> Program:
+        said = json.dumps({**OPTIONS[name], "apikey": token})
+        url = self.server.websocket_url
+        if name == "py":
+            command = str(self.clients / "realtime_py.py"), url, said
+            return Program(str(self.python_client), *command)
+        file = "phoenix_1.mjs" if name == "phoenix" else "realtime_js_2.mjs"
+        return NodeProgram(self.clients / file, url, said)
+
+    @contextlib.contextmanager
+    def everybody(self, token: str) -> Iterator[dict[str, Program]]:
+        with contextlib.ExitStack() as stack:
+            yield {name: stack.enter_context(self.program(name, token)) for name in OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def stage(pg18: Server, clients: Path, python_client: Path) -> Iterator[Stage]:
+    with roles(pg18, "member") as (role,), fresh_database(pg18) as database:
+        database.execute("create publication changes")
+        with rls_server(database) as server:
+            database.execute(POLICIES.replace("{role}", role))
+            yield Stage(server, role, clients, python_client)
+
+
+def enter(program: Program, *, private: bool = True) -> None:
+    config = {"private": private, "broadcast": {"ack": True, "bytes": False}}
+    program.tell(subscribe="room", bindings=[], config=config)
+
+
+def heard(program: Program) -> list[str]:
+    return [line["broadcast"]["event"] for line in [*program.said] if "broadcast" in line]
+
+
+def wait_to_hear(programs: dict[str, Program], event: str, *but: str) -> None:
+    for name, program in programs.items():
+        if name not in but:
+            program.wait_until(lambda program=program: event in heard(program))  # type: ignore[misc]
+
+
+def told(program: Program) -> list[Any]:
+    """The reasons that a client's application got."""
+    systems = [line["system"]["message"] for line in [*program.said] if "system" in line]
+    return [*systems, *(line["error"] for line in [*program.said] if "error" in line)]
+
+
+def test_policies_decide_for_all_clients(stage: Stage) -> None:
+    member = stage.token(reads=["room"], writes=["room"])
+    reader = stage.token(reads=["room"], writes=[])
+    outsider = stage.token(reads=["other"], writes=["room"])
+    with stage.everybody(member) as programs, stage.program("js", member) as public:
+        for program in programs.values():
+            enter(program)
+        enter(public, private=False)
+        for program in (*programs.values(), public):
+            program.wait_for(channel="room", status="SUBSCRIBED")
+
+        # All hear each other, and who asked for a public channel hears nothing of it.
+        for name, program in programs.items():
+            program.tell(send="room", event=f"by {name}", payload={})
+            program.wait_for(channel="room", sent="ok")
+            wait_to_hear(programs, f"by {name}", name)
+        for name in ("js", "supabase-js", "py"):
+            programs[name].tell(http="room", event=f"http {name}", payload={})
+            programs[name].wait_for(channel="room", http="ok")
+            wait_to_hear(programs, f"http {name}")
+        public.tell(send="room", event="public", payload={})
+        public.wait_for(channel="room", sent="ok")
+
+        # Who may only read from now on is told so, and goes on reading.
+        for name, program in programs.items():
+            program.tell(token=reader)
+            program.wait_for(token="set")
+            program.tell(send="room", event=f"no more {name}", payload={})
+            # Python's client does not tell the application of an answer.
+            if name != "py":
+                program.wait_for(channel="room", sent="error")
+        js = programs["js"]
+        js.tell(http="room", event="no more http", payload={})
+        js.wait_until(lambda: any("Unauthorized" in line.get("http", "") for line in js.said))
+        programs["js"].tell(token=member)
+        programs["js"].wait_for(token="set", times=2)
+        programs["js"].tell(send="room", event="once more", payload={})
+        wait_to_hear(programs, "once more", "js")
+        for program in programs.values():
+            assert not any("no more" in event or event == "public" for event in heard(program))
+        assert heard(public) == []
+
+        # Who may not read any more is out.
+        for program in programs.values():
+            program.tell(token=outsider)
+            program.wait_until(
+                lambda program=program: any("permission" in str(why) for why in told(program))
+            )  # type: ignore[misc]
+        for name in ("js", "js-vsn1", "supabase-js", "phoenix"):
+            programs[name].wait_for(channel="room", status="CLOSED")
+
+
+def test_a_refused_join_says_why(stage: Stage) -> None:
+    with stage.everybody(stage.token(reads=["other"], writes=["room"])) as programs:
+        for program in programs.values():
+            enter(program)
+        for program in programs.values():
+            program.wait_for(channel="room", status="CHANNEL_ERROR")
+            program.wait_until(
+                lambda program=program: any(UNAUTHORIZED in str(why) for why in told(program))
+            )  # type: ignore[misc]
+            assert program.count(status="SUBSCRIBED") == 0
