@@ -5,7 +5,9 @@
 
 The server, PostgreSQL and the clients are on this machine. A hundred sockets join one private topic
 over and over, each as soon as its last join was answered: with a token of its own for each join, so
-that no two share what the policy says, or all with one token.
+that no two share what the policy says, or all with one token; and a public one, of which the policy
+is not asked. What is decided without sockets, tokens and all else that a join takes is measured by
+itself, in this process.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from psycopg import AsyncConnection
 from benchmarks._report import percentile
 from benchmarks.fanout import OURS, Bench, Row, cpu_time, run_parts
 from benchmarks.rooms import HANDSHAKE, TOPIC
+from realtime_server.messages.policies.policy_checks import PolicyChecks
+from realtime_server.messages.policies.questions import Extension, Question
 from realtime_server.rls.setup.migrations import migrate
+from realtime_server.rls.viewers import Viewer
 from tests.tokens import SECRET, make_token
 
 SOCKETS = 100
@@ -49,9 +54,9 @@ def token(number: int) -> str:
     return make_token({"role": ROLE, "sub": f"user {number}"})
 
 
-def join(access_token: str) -> bytes:
+def join(access_token: str, *, private: bool = True) -> bytes:
     """Return a client's frame; a mask of zeros changes nothing."""
-    payload = {"config": {"private": True}, "access_token": access_token}
+    payload = {"config": {"private": private}, "access_token": access_token}
     data = json.dumps(["1", "1", TOPIC, "phx_join", payload]).encode()
     return struct.pack("!BBH", 0x81, 0x80 | 126, len(data)) + bytes(4) + data
 
@@ -91,9 +96,6 @@ class Socket:
 
 
 async def measure(bench: Bench, frames: list[bytes]) -> list[Row]:
-    bench.connection.execute(
-        f"do $$ begin create role {ROLE}; exception when duplicate_object then null; end $$"
-    )
     await prepare(bench)
     limits = dict.fromkeys(("MAX_TOKENS", "MAX_JOINS_PER_SECOND"), "1000000")
     settings = {"SECURE_CHANNELS": "true", "JWT_SECRET": SECRET, "PRIVATE_CHANNELS": "true"}
@@ -128,6 +130,9 @@ async def measure(bench: Bench, frames: list[bytes]) -> list[Row]:
 
 async def prepare(bench: Bench) -> None:
     """Have the table and the policy."""
+    bench.connection.execute(
+        f"do $$ begin create role {ROLE}; exception when duplicate_object then null; end $$"
+    )
     async with await AsyncConnection.connect(bench.dsn, autocommit=True) as connection:
         await migrate(connection)
     bench.connection.execute(POLICY.encode())
@@ -143,9 +148,44 @@ async def equal(bench: Bench) -> list[Row]:
     return await measure(bench, [join(token(1))] * 10_000)
 
 
+async def public(bench: Bench) -> list[Row]:
+    """All joins with the same claims, of a public channel."""
+    return await measure(bench, [join(token(1), private=False)] * 10_000)
+
+
+async def decisions(bench: Bench) -> list[Row]:
+    """What is decided in a second, with a thousand that wait at a time."""
+    await prepare(bench)
+
+    async def dsn() -> str:
+        return bench.dsn
+
+    rows: list[Row] = []
+    async with PolicyChecks(dsn, timeout=1.0) as checks:
+        for name, count, people in (("distinct", 5000, 5000), ("equal", 20_000, 1)):
+            viewers = [Viewer.of({"role": ROLE, "sub": f"user {n + 1}"}) for n in range(people)]
+            todo = iter(range(count))
+
+            async def go_on(todo: Iterator[int], viewers: list[Viewer]) -> None:
+                for number in todo:
+                    viewer = viewers[number % len(viewers)]
+                    question = Question(viewer, "{}", "room", (Extension.BROADCAST,))
+                    answer = await checks.ask(question)
+                    if not answer.granted:
+                        raise RuntimeError(f"refused: {answer}")
+
+            begin = time.perf_counter()
+            await asyncio.gather(*(go_on(todo, viewers) for _ in range(1000)))
+            seconds = time.perf_counter() - begin
+            rows.append({"claims": name, "decisions a second": round(count / seconds)})
+    return rows
+
+
 PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "distinct": distinct,
     "equal": equal,
+    "public": public,
+    "decisions": decisions,
 }
 
 
