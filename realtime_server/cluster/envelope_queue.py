@@ -19,7 +19,7 @@ from realtime_core.positions import LAST_INDEX
 
 from ..fanout.turns import Turn
 from .chain import HoleError
-from .envelope import EnvelopeError, Place, decode, position_at, position_behind
+from .envelope import Envelope, EnvelopeError, Place, position_at, position_behind
 from .unpacker import Unpacker, Wants
 
 __all__ = ["EnvelopeQueue", "Steps"]
@@ -54,7 +54,7 @@ class EnvelopeQueue:
         self._tells_holes = tells_holes
         # The envelopes that were not unpacked yet, with their sequence and whether they begin
         # another chain; None where the tables are to be described anew.
-        self._waiting_envelopes: deque[tuple[int, bytes, bool] | None] = deque()
+        self._waiting_envelopes: deque[tuple[int, Envelope, bool] | None] = deque()
         self.size = 0
         """How many bytes of envelopes wait."""
         # The envelopes whose events were handed over: the place of the last one, the stream that
@@ -74,16 +74,16 @@ class EnvelopeQueue:
 
     # The side that fills it
 
-    def put(self, sequence: int, data: bytes, *, is_anew: bool = False) -> None:
+    def put(self, sequence: int, envelope: Envelope, *, is_anew: bool = False) -> None:
         """Add an envelope; call :meth:`wake` behind the last one of several.
 
         Args:
             sequence: its number.
-            data: the envelope.
+            envelope: the envelope.
             is_anew: whether it begins another chain: what is between the two is lost.
         """
-        self._waiting_envelopes.append((sequence, data, is_anew))
-        self.size += len(data)
+        self._waiting_envelopes.append((sequence, envelope, is_anew))
+        self.size += len(envelope.body)
 
     def describe_anew(self) -> None:
         """Have the tables of all envelopes that are put in from now on be described anew.
@@ -159,12 +159,12 @@ class EnvelopeQueue:
             if first is None:
                 self.unpacker.describe_anew()
                 continue
-            sequence, data, is_anew = first
-            self.size -= len(data)
+            sequence, envelope, is_anew = first
+            self.size -= len(envelope.body)
             if self._room is not None and self.size <= MAX_BYTES and not self._room.done():
                 self._room.set_result(None)
             try:
-                events = self._unpack(data, sequence, is_anew)
+                events = self._unpack(envelope, sequence, is_anew)
             except RealtimeError as exc:
                 self._unreadable = exc
                 raise
@@ -199,33 +199,31 @@ class EnvelopeQueue:
             self.done, _, done = self._handed.popleft()
         return done
 
-    def _unpack(self, data: bytes, sequence: int, is_anew: bool) -> list[Event]:
+    def _unpack(self, envelope: Envelope, sequence: int, is_anew: bool) -> list[Event]:
         if is_anew:
             self._enter_hole()
         try:
-            events = self._feed(data, sequence)
+            events = self._feed(envelope, sequence)
         except EnvelopeError as exc:
             if not self._tells_holes:
                 raise
             logger.error("the clients are told of a gap: %s", exc)
             self._enter_hole()
-            envelope = decode(data, sequence)
             self.unpacker = Unpacker(envelope.last, envelope.stream)
             return [self._hole(position_behind(envelope.last, envelope.stream))]
         if self._is_in_hole and self.unpacker.last is not None:
             # Of a piece in parts, the first ones may be missing: then it is part of the hole.
-            envelope = decode(data, sequence)
             return [self._hole(position_behind(envelope.prev, envelope.stream)), *events]
         return events
 
-    def _feed(self, data: bytes, sequence: int) -> list[Event]:
+    def _feed(self, envelope: Envelope, sequence: int) -> list[Event]:
         try:
-            return self.unpacker.feed(data, sequence, self.wants)
+            return self.unpacker.feed(envelope, sequence, self.wants)
         except HoleError:
             if not self._tells_holes:
                 raise
             self._enter_hole()
-            return self.unpacker.feed(data, sequence, self.wants)
+            return self.unpacker.feed(envelope, sequence, self.wants)
 
     def _hole(self, until: Position) -> Gap:
         self._is_in_hole = False

@@ -16,7 +16,7 @@ from realtime_core import LSN, Event, Position, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 
 from ..fanout.cancellation import cancel_within
-from .envelope import Envelope, Place, VersionError, decode
+from .envelope import Envelope, Place, VersionError
 from .envelope_queue import EnvelopeQueue, Steps
 from .patient_reader import PatientReader
 from .stats import LogStats
@@ -147,8 +147,8 @@ class LogFeed:
             while True:
                 for read in await self._reader.next():
                     if self.begin is None:
-                        self._begin_with(decode(read.data, read.sequence))
-                    self._queue.put(read.sequence, read.data, is_anew=read.is_anew)
+                        self._begin_with(read.envelope)
+                    self._queue.put(read.sequence, read.envelope, is_anew=read.is_anew)
                     self.read_bytes += len(read.data)
                 self._queue.wake()
                 await self._queue.room()

@@ -65,7 +65,9 @@ class Read:
     """An envelope that was read."""
 
     sequence: int
+    envelope: Envelope
     data: bytes
+    """Its bytes."""
     is_anew: bool = False
     """Whether it belongs to a log that was made anew, with places that cannot be compared to those
     before."""
@@ -345,7 +347,7 @@ class LogReader:
         if place is None or envelope.last > place or is_anew:
             self.place, self._last = envelope.last, envelope
         self._is_first = self._is_lost = False
-        return [Read(sequence, data, is_anew)]
+        return [Read(sequence, envelope, data, is_anew)]
 
     def _pass_over(self, problem: EnvelopeError, sequence: int) -> None:
         """Say that a message is not read."""

@@ -26,7 +26,7 @@ from ..replay.older_changes import LostError
 from ..replay.past import Telling
 from ..replay.places import Place as ReplayPlace
 from .chain import Chain, HoleError
-from .envelope import Envelope, EnvelopeError, Kind, Place, decode, messages_of, position_at
+from .envelope import Envelope, EnvelopeError, Kind, Place, messages_of, position_at
 from .errors import LogError
 from .log import Log
 from .log_reader import LogReader
@@ -205,12 +205,12 @@ class LogPast:
         unpacker = Unpacker(place)
         try:
             await _persist(lambda: reader.begin_with(lambda log: log.find(place)))
-            async for envelope, data, sequence in self._envelopes(reader, is_endless=True):
+            async for envelope, sequence in self._envelopes(reader, is_endless=True):
                 if envelope.last[0] != place[0]:
                     # The memory has all of another stream that anybody may need.
                     raise LogError("the log goes on with another stream")
                 try:
-                    events = unpacker.feed(data, sequence)
+                    events = unpacker.feed(envelope, sequence)
                 except HoleError as exc:
                     if envelope.part < envelope.parts:
                         # The last part of the change says where that ends.
@@ -234,7 +234,7 @@ class LogPast:
     async def _messages(self, reader: LogReader) -> AsyncGenerator[LogicalMessage, None]:
         """Yield the messages that are in no transaction; rows are not looked at."""
         chain = Chain()
-        async for envelope, _, sequence in self._envelopes(reader):
+        async for envelope, sequence in self._envelopes(reader):
             try:
                 whole = chain.feed(envelope, sequence)
             except HoleError:
@@ -256,16 +256,16 @@ class LogPast:
         """Yield the changes, and note behind which place they are all there."""
         unpacker = Unpacker()
         floor: Place | None = None
-        async for envelope, data, sequence in self._envelopes(reader):
+        async for envelope, sequence in self._envelopes(reader):
             try:
                 try:
-                    events = unpacker.feed(data, sequence)
+                    events = unpacker.feed(envelope, sequence)
                 except HoleError as exc:
                     logger.warning("what clients have missed is not all in the log: %s", exc)
                     unpacker.begin_anew()
                     # The rest of a piece whose first parts are missing is part of the hole.
                     floor = None
-                    events = unpacker.feed(data, sequence)
+                    events = unpacker.feed(envelope, sequence)
             except EnvelopeError as exc:
                 # The next one says whether something is missing.
                 logger.error("passing over a message of the log: %s", exc)
@@ -283,7 +283,7 @@ class LogPast:
 
     async def _envelopes(
         self, reader: LogReader, *, is_endless: bool = False
-    ) -> AsyncGenerator[tuple[Envelope, bytes, int], None]:
+    ) -> AsyncGenerator[tuple[Envelope, int], None]:
         """Yield the envelopes of the stream that the feed begins with, or later ones.
 
         Args:
@@ -302,9 +302,8 @@ class LogPast:
             for read in reads:
                 if read.sequence > end:
                     return
-                envelope = decode(read.data, read.sequence)
-                if envelope.last[0] >= generation:
-                    yield envelope, read.data, read.sequence
+                if read.envelope.last[0] >= generation:
+                    yield read.envelope, read.sequence
                 await turn.give_way()
 
 

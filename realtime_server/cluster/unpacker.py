@@ -31,7 +31,6 @@ from .envelope import (
     Kind,
     Place,
     Run,
-    decode,
     parts_of,
     position_at,
 )
@@ -101,7 +100,7 @@ class Unpacker:
         """Have the decoder told of all tables anew, so that their relations are other objects."""
         self._described.clear()
 
-    def feed(self, data: bytes, sequence: int, wants: Wants | None = None) -> list[Event]:
+    def feed(self, envelope: Envelope, sequence: int, wants: Wants | None = None) -> list[Event]:
         """Take the next envelope; return the events that it completes.
 
         Rows that nobody wants are passed over, except for the first ones behind a description of
@@ -109,18 +108,18 @@ class Unpacker:
         others, an Idle event says so.
 
         Args:
-            data: its bytes.
+            envelope: the envelope.
             sequence: its number where it was read from, for errors.
             wants: whose rows to decode; None: those of all tables.
 
         Raises:
-            EnvelopeError: if it cannot be read. Nothing of it is handed over; call
+            EnvelopeError: if its body cannot be read. Nothing of it is handed over; call
                 :meth:`begin_anew` before the next one.
             HoleError: if something before it is missing. The same envelope may be fed again behind
                 :meth:`begin_anew`.
         """
         chain = self._chain
-        whole = chain.feed(decode(data, sequence), sequence)
+        whole = chain.feed(envelope, sequence)
         if whole is None:
             return []
         if whole.kind is Kind.GAP:

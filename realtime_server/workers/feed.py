@@ -15,7 +15,7 @@ import attrs
 from realtime_core import LSN, Event, Position, SourceStats
 from realtime_core.errors import ServerError
 
-from ..cluster.envelope import Place
+from ..cluster.envelope import Place, decode
 from ..cluster.envelope_queue import EnvelopeQueue, Steps
 from ..cluster.unpacker import Unpacker
 from .frames import (
@@ -184,7 +184,8 @@ class LinkFeed:
             while data := await self._reader.read(_READ_BYTES):
                 for frame in buffer.feed(data):
                     if isinstance(frame, EnvelopeFrame):
-                        queue.put(frame.sequence, frame.data, is_anew=frame.is_behind_hole)
+                        envelope = decode(frame.data, frame.sequence)
+                        queue.put(frame.sequence, envelope, is_anew=frame.is_behind_hole)
                         self.read_bytes += len(frame.data)
                     elif isinstance(frame, EnumsFrame):
                         self.enum_orders.clear()

@@ -17,7 +17,7 @@ import attrs
 from realtime_core import SourceStats, StreamIdentity
 
 from ..cluster.chain import Chain, HoleError
-from ..cluster.envelope import Kind, Place, VersionError, decode, encode
+from ..cluster.envelope import Kind, Place, VersionError, encode
 from ..cluster.log_reader import Read
 from ..cluster.patient_reader import PatientReader
 from ..cluster.stats import LogStats
@@ -153,7 +153,7 @@ class LogEnvelopes:
         if tail is None:
             # A new log, of which the first envelope says where it begins.
             self._first = await self._reader.next()
-            first = decode(self._first[0].data, self._first[0].sequence)
+            first = self._first[0].envelope
             self._begin, self._stream = first.prev, first.stream
             return
         self._begin, self._stream = tail.last, tail.stream
@@ -162,7 +162,7 @@ class LogEnvelopes:
 
     def _take(self, read: Read) -> ToSend[int] | None:
         """Return the envelope that every worker is sent next, if this one completes it."""
-        chain, envelope = self._chain, decode(read.data, read.sequence)
+        chain, envelope = self._chain, read.envelope
         if read.is_anew:
             self._enter_hole()
         try:

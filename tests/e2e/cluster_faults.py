@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from realtime_core import Insert
-from realtime_server.cluster.envelope import Place, encode
+from realtime_server.cluster.envelope import Place
 from realtime_server.cluster.log import Log
 from realtime_server.cluster.unpacker import Unpacker
 from tests.fix_postgres import Database
@@ -312,7 +312,7 @@ async def rows_in_log(log: Log) -> list[int]:
         place = envelope.last
         numbers += (
             int(event.record.text("id") or "")
-            for event in unpacker.feed(encode(envelope), sequence)
+            for event in unpacker.feed(envelope, sequence)
             if isinstance(event, Insert)
         )
     return numbers

@@ -283,7 +283,7 @@ class Reader:
         upto = random.randint(min(self._sequence, len(messages)), len(messages))
         for sequence in range(self._sequence + 1, upto + 1):
             data = messages[sequence - 1][1]
-            self._queue.put(sequence, data)
+            self._queue.put(sequence, decode(data, sequence))
             self._place = max(self._place, decode(data).last)
         self._sequence = max(self._sequence, upto)
 

@@ -28,9 +28,10 @@ from tests.stopped_clock import stop_the_clock
 STREAM = StreamIdentity(7, 1, ("shop",))
 
 
-def mark(lsn: int, prev: int, generation: int = 0) -> bytes:
+def mark(lsn: int, prev: int, generation: int = 0) -> Envelope:
     place = (generation, lsn, 0)
-    return encode(Envelope(Kind.MARK, place, place, (generation, prev, 0), STREAM, b""))
+    # Each that was read has a stream of its own.
+    return decode(encode(Envelope(Kind.MARK, place, place, (generation, prev, 0), STREAM, b"")))
 
 
 def idle(lsn: int) -> Idle:
@@ -44,8 +45,8 @@ async def next_of(queue: EnvelopeQueue) -> list[object]:
 
 async def test_a_hole_is_a_gap_up_to_what_is_there() -> None:
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
-    for number, data in enumerate([mark(2, 1), mark(9, 8), mark(10, 9)], 1):
-        queue.put(number, data)
+    for number, envelope in enumerate([mark(2, 1), mark(9, 8), mark(10, 9)], 1):
+        queue.put(number, envelope)
     assert await next_of(queue) == [idle(2)]
     after, until = Position(LSN(2), 0, STREAM), Position(LSN(8), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(9)]
@@ -56,7 +57,7 @@ async def test_a_hole_is_a_gap_up_to_what_is_there() -> None:
 async def test_a_gap_behind_a_transaction_ends_where_the_next_may_begin() -> None:
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
     place = (0, 9, 0)
-    queue.put(1, encode(Envelope(Kind.MARK, place, place, (0, 7, LAST_INDEX), STREAM, b"")))
+    queue.put(1, Envelope(Kind.MARK, place, place, (0, 7, LAST_INDEX), STREAM, b""))
     (gap, _) = await next_of(queue)
     assert isinstance(gap, Gap)
     assert gap.until == Position(LSN(8), 0, STREAM)
@@ -76,7 +77,7 @@ async def test_changes_that_cannot_be_read_are_a_gap_at_once(
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
     place, prev = (0, 5, 0), (0, 2, 0)
     queue.put(6, mark(2, 1))
-    queue.put(7, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"\0\0\0\0\1x")))
+    queue.put(7, Envelope(Kind.CHANGES, place, place, prev, STREAM, b"\0\0\0\0\1x"))
     queue.put(8, mark(6, 5))
     assert await next_of(queue) == [idle(2)]
     after, until = Position(LSN(2), 0, STREAM), Position(LSN(5), 1, STREAM)
@@ -92,7 +93,7 @@ async def test_changes_that_cannot_be_read_are_a_gap_at_once(
 async def test_changes_that_cannot_be_read_are_an_error_where_nothing_can_be_missing() -> None:
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM))
     place = (0, 5, 0)
-    queue.put(7, encode(Envelope(Kind.CHANGES, place, place, (0, 1, 0), STREAM, b"x")))
+    queue.put(7, Envelope(Kind.CHANGES, place, place, (0, 1, 0), STREAM, b"x"))
     for _ in range(2):
         with pytest.raises(EnvelopeError, match="envelope 7"):
             await next_of(queue)
@@ -101,8 +102,8 @@ async def test_changes_that_cannot_be_read_are_an_error_where_nothing_can_be_mis
 async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
     prev, place = (0, 4, 0), (0, 5, 0)
-    queue.put(7, encode(Envelope(Kind.CHANGES, prev, prev, prev, STREAM, b"x", 2, 3)))
-    queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
+    queue.put(7, Envelope(Kind.CHANGES, prev, prev, prev, STREAM, b"x", 2, 3))
+    queue.put(8, Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3))
     queue.put(9, mark(6, 5))
     after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
@@ -111,8 +112,8 @@ async def test_a_piece_without_its_first_part_is_part_of_the_hole() -> None:
 async def test_a_mark_ends_the_hole_that_lost_parts_have_left() -> None:
     queue = EnvelopeQueue(Unpacker((0, 1, 0), STREAM), tells_holes=True)
     prev, place = (0, 4, 0), (0, 5, 0)
-    queue.put(8, encode(Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3)))
-    queue.put(9, Packer(place, STREAM).repeat().data)
+    queue.put(8, Envelope(Kind.CHANGES, place, place, prev, STREAM, b"x", 3, 3))
+    queue.put(9, decode(Packer(place, STREAM).repeat().data))
     after, until = Position(LSN(1), 0, STREAM), Position(LSN(5), 1, STREAM)
     gap, event = await next_of(queue)
     assert (gap, event) == (Gap(after, until, GapReason.LOG_BEHIND), idle(5))
@@ -130,7 +131,7 @@ async def test_a_piece_that_has_lost_parts_in_its_middle_is_part_of_the_hole(
         first = place if part == 4 else prev
         if part not in lost:
             envelope = Envelope(Kind.CHANGES, first, first, prev, STREAM, b"x", part, 4)
-            queue.put(part, encode(envelope))
+            queue.put(part, envelope)
     queue.put(5, mark(6, 5))
     after, until = Position(LSN(4), 0, STREAM), Position(LSN(5), 1, STREAM)
     assert await next_of(queue) == [Gap(after, until, GapReason.LOG_BEHIND), idle(6)]
@@ -148,7 +149,7 @@ async def test_another_chain_begins_behind_a_gap() -> None:
 async def test_a_log_that_was_empty_begins_where_the_slot_is(lsn: int, has_gap: bool) -> None:
     """A reader that has everything up to there is told of no gap, whatever the generation."""
     queue = EnvelopeQueue(Unpacker((3, 100, LAST_INDEX), STREAM), tells_holes=True)
-    queue.put(1, encode(begin_of_log(lsn, STREAM)))
+    queue.put(1, begin_of_log(lsn, STREAM))
     queue.put(2, mark(200, lsn - 1))
     found = await next_of(queue)
     assert any(isinstance(event, Gap) for event in found) is has_gap
@@ -158,13 +159,13 @@ async def test_a_log_that_was_empty_begins_where_the_slot_is(lsn: int, has_gap: 
 async def test_what_is_acknowledged_goes_on_in_a_log_that_was_made_anew() -> None:
     """Its generations begin at 0 again, and what the former one repeated is not acknowledged."""
     queue = EnvelopeQueue(Unpacker((3, 100, LAST_INDEX), STREAM), tells_holes=True)
-    queue.put(499, Packer((3, 100, LAST_INDEX), STREAM).repeat().data)
+    queue.put(499, decode(Packer((3, 100, LAST_INDEX), STREAM).repeat().data))
     begin = begin_of_log(101, STREAM)
     packer = Packer(begin.last, STREAM)
-    queue.put(1, encode(begin))
+    queue.put(1, begin)
     for number in (2, 3):
         (packed,) = packer.feed(idle(100 * number))
-        queue.put(number, packed.data)
+        queue.put(number, decode(packed.data))
     assert await next_of(queue) == [idle(200)]
     assert await next_of(queue) == [idle(300)]
     assert queue.acknowledged(idle(200)) == 2
@@ -190,16 +191,16 @@ async def test_a_place_that_is_said_once_more_changes_nothing() -> None:
     again = packer.repeat()
     assert decode(again.data).prev == again.last == (0, 5, 0)
     queue = EnvelopeQueue(Unpacker((0, 5, 0), STREAM), tells_holes=True)
-    queue.put(1, again.data)
+    queue.put(1, decode(again.data))
     queue.put(2, mark(6, 5))
     assert await next_of(queue) == [idle(6)]
 
 
 async def test_it_is_full_until_something_was_taken() -> None:
     queue = EnvelopeQueue(Unpacker())
-    body = b"x" * MAX_BYTES
+    body = b"x" * (MAX_BYTES + 1)
     place = (0, 5, 0)
-    queue.put(1, encode(Envelope(Kind.CHANGES, place, place, (0, 4, 0), STREAM, body)))
+    queue.put(1, Envelope(Kind.CHANGES, place, place, (0, 4, 0), STREAM, body))
     waiting = asyncio.create_task(queue.room())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -7,7 +7,7 @@ import pytest
 
 from realtime_core import LSN, LogicalMessage, StreamIdentity
 from realtime_core.positions import LAST_INDEX
-from realtime_server.cluster.envelope import HEAD_BYTES
+from realtime_server.cluster.envelope import HEAD_BYTES, decode
 from realtime_server.cluster.packer import LEAST_PAYLOAD, Packer
 from realtime_server.cluster.unpacker import Unpacker
 from realtime_server.replay.journal_reader import may_be_record
@@ -40,7 +40,9 @@ def test_messages_that_nobody_reads_take_no_room() -> None:
     packed = [one for message in messages for one in packer.feed(message)] + packer.flush()
     unpacker = Unpacker()
     first, *others = (
-        event for number, one in enumerate(packed) for event in unpacker.feed(one.data, number)
+        event
+        for number, one in enumerate(packed)
+        for event in unpacker.feed(decode(one.data, number), number)
     )
     assert first == messages[0]
     # Their places are there all the same.

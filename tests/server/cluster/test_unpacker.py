@@ -21,7 +21,7 @@ from realtime_core import (
     Transaction,
 )
 from realtime_core.positions import LAST_INDEX
-from realtime_server.cluster.envelope import NOWHERE
+from realtime_server.cluster.envelope import NOWHERE, decode
 from realtime_server.cluster.packer import Packer
 from realtime_server.cluster.unpacker import Unpacker
 from tests.server_helpers import make_relation
@@ -65,7 +65,7 @@ class Stream:
 
     def read(self, data: bytes, wants: Callable[[str, str], bool]) -> list[Event]:
         self._sequence += 1
-        return self._unpacker.feed(data, self._sequence, wants)
+        return self._unpacker.feed(decode(data, self._sequence), self._sequence, wants)
 
 
 def shown(events: list[Event]) -> list[str]:
