@@ -19,7 +19,7 @@ from realtime_core.positions import LAST_INDEX
 
 from ..fanout.turns import Turn
 from .chain import HoleError
-from .envelope import Envelope, EnvelopeError, Place, position_at, position_behind
+from .envelope import HEAD_BYTES, Envelope, EnvelopeError, Place, position_at, position_behind
 from .unpacker import Unpacker, Wants
 
 __all__ = ["EnvelopeQueue", "Steps"]
@@ -83,7 +83,7 @@ class EnvelopeQueue:
             is_anew: whether it begins another chain: what is between the two is lost.
         """
         self._waiting_envelopes.append((sequence, envelope, is_anew))
-        self.size += len(envelope.body)
+        self.size += HEAD_BYTES + len(envelope.body)
 
     def describe_anew(self) -> None:
         """Have the tables of all envelopes that are put in from now on be described anew.
@@ -160,7 +160,7 @@ class EnvelopeQueue:
                 self.unpacker.describe_anew()
                 continue
             sequence, envelope, is_anew = first
-            self.size -= len(envelope.body)
+            self.size -= HEAD_BYTES + len(envelope.body)
             if self._room is not None and self.size <= MAX_BYTES and not self._room.done():
                 self._room.set_result(None)
             try:

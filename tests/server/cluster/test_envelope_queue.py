@@ -210,6 +210,17 @@ async def test_it_is_full_until_something_was_taken() -> None:
         await waiting
 
 
+async def test_it_is_full_of_envelopes_without_changes_as_well() -> None:
+    queue = EnvelopeQueue(Unpacker())
+    envelope = mark(2, 1)
+    for number in range(MAX_BYTES // 50):
+        queue.put(number, envelope)
+    waiting = asyncio.create_task(queue.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+
+
 async def test_what_has_come_is_handed_over_before_the_end_is_told() -> None:
     queue = EnvelopeQueue(Unpacker())
     queue.put(1, mark(2, 1))
