@@ -391,12 +391,13 @@ def test_what_is_refused_is_said_to_the_application(
         program.wait_for(channel="room", status="SUBSCRIBED")
         program.tell(send="room", event="cursor", payload={"x": 1})
         program.wait_for(channel="room", sent="ok")
-        program.tell(track="room", payload={"name": "Ada"})
+        # More than MAX_PRESENCE_BYTES.
+        program.tell(track="room", payload={"name": "Ada" * 4000})
         program.wait_for(channel="room", tracked="ok" if client == "py" else "error")
         # The channel is as good as before.
         program.tell(unsubscribe="room")
         program.wait_for(channel="room", left="ok")
-    server.wait_for_log("message by .* refused: UnsupportedEvent: this server has no presence")
+    server.wait_for_log("message by .* refused: PresenceTooLarge")
 
 
 @pytest.mark.parametrize("client", CLIENTS)
