@@ -6,7 +6,8 @@ only such questions have, and has all of RLS_CHECK_TIMEOUT there. The viewer's n
 share a call with those of others for a while. So a policy that takes its time harms only the
 viewer that it is asked about.
 
-Nothing queues without bound: where too many wait, the answer is that the server is busy.
+Nothing queues without bound: where too many wait, the viewer with most of them is answered that the
+server is busy.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class _Lane:
     more: asyncio.Event = attrs.field(factory=asyncio.Event)
     """Set while questions wait."""
 
-    def put(self, waiting: Waiting) -> bool:
+    def put(self, waiting: Waiting) -> Waiting | None:
         self.more.set()
         return self.questions.put(waiting)
 
@@ -148,11 +149,22 @@ class PolicyChecks:
             loop = asyncio.get_running_loop()
             waiting = Waiting(question, loop.create_future())
             is_slow = self._slow.get(question.viewer, 0.0) > loop.time()
-            if not (self._trial if is_slow else self._shared).put(waiting):
-                return Answer(problem=Problem.BUSY)
             self._waiting[question] = waiting
+            self._put(self._trial if is_slow else self._shared, waiting)
         # Others may wait for it as well.
         return await asyncio.shield(waiting.answer)
+
+    def _put(self, lane: _Lane, waiting: Waiting) -> None:
+        """Have a question wait; tell the one for which there is no room then that all are busy."""
+        crowded_out = lane.put(waiting)
+        if crowded_out is not None:
+            self._share_no_more(crowded_out)
+            crowded_out.resolve(Answer(problem=Problem.BUSY))
+
+    def _share_no_more(self, waiting: Waiting) -> None:
+        """Have equal questions from now on asked anew."""
+        if self._waiting.get(waiting.question) is waiting:
+            del self._waiting[waiting.question]
 
     async def _serve(self, lane: _Lane, session: Session) -> None:
         try:
@@ -160,8 +172,7 @@ class PolicyChecks:
                 taken = await lane.take()
                 for waiting in taken:
                     # Who asks the same from now on may know of another policy.
-                    if self._waiting.get(waiting.question) is waiting:
-                        del self._waiting[waiting.question]
+                    self._share_no_more(waiting)
                 try:
                     await self._ask(lane, session, taken)
                 except BaseException as exc:
@@ -185,8 +196,7 @@ class PolicyChecks:
             elif answer.problem is Problem.TIMED_OUT and lane is not self._apart:
                 until = asyncio.get_running_loop().time() + _REMEMBERED
                 self._slow[waiting.question.viewer] = until
-                if not self._apart.put(waiting):
-                    waiting.resolve(Answer(problem=Problem.BUSY))
+                self._put(self._apart, waiting)
             else:
                 waiting.resolve(answer)
         lane.questions.put_back(again)

@@ -1,4 +1,8 @@
-"""WaitingQuestions: a queue of questions in which the viewers have their turns."""
+"""WaitingQuestions: a queue of questions in which the viewers have their turns.
+
+When it is full, who has most in it has to make room for others: whoever asks without end harms
+itself alone.
+"""
 
 from __future__ import annotations
 
@@ -50,17 +54,30 @@ class WaitingQuestions:
     def __len__(self) -> int:
         return self._count
 
-    def put(self, waiting: Waiting) -> bool:
-        """Have a question wait; return False if too many do, of all or of its viewer."""
+    def put(self, waiting: Waiting) -> Waiting | None:
+        """Have a question wait.
+
+        Returns:
+            The question for which there is no room now: this one, or the last of the viewer that
+            has most; None if there is room for all.
+        """
         viewer = waiting.question.viewer
         queue = self._queues.get(viewer)
-        if self._count >= self._most or (queue is not None and len(queue) >= self._most_of_one):
-            return False
+        own = 0 if queue is None else len(queue)
+        if own >= self._most_of_one:
+            return waiting
+        crowded_out = None
+        if self._count >= self._most:
+            longest = max(self._queues.values(), key=len)
+            if len(longest) <= own + 1:
+                return waiting
+            crowded_out = longest.pop()
+            self._count -= 1
         if queue is None:
             queue = self._queues[viewer] = deque()
         queue.append(waiting)
         self._count += 1
-        return True
+        return crowded_out
 
     def put_back(self, taken: Iterable[Waiting]) -> None:
         """Have questions that were taken wait again, ahead of their viewers' others."""

@@ -135,19 +135,24 @@ async def test_a_slow_question_is_asked_again_alone_and_what_was_behind_it_too()
         assert database.calls[-1] == ("policies", ["z"])
 
 
-async def test_when_too_many_wait_the_answer_is_that_the_server_is_busy() -> None:
+async def test_when_too_many_wait_whoever_has_most_is_told_that_the_server_is_busy() -> None:
     async with open_checks() as (checks, database):
         database.may_answer.clear()
         busy = await keep_busy(checks)
         waiting = [asyncio.create_task(checks.ask(question(f"t{n}"))) for n in range(1000)]
         await settle()
         async with asyncio.timeout(10):
-            assert await checks.ask(question("one more", "bob")) == BUSY
-        # Who asks the same as one that waits needs no place.
-        shared = asyncio.create_task(checks.ask(question("t7")))
+            assert await checks.ask(question("one more")) == BUSY
+        others = [asyncio.create_task(checks.ask(question("room", f"{n}"))) for n in range(20)]
         await settle()
+        # Who asks the same as one that waits needs no place; what was turned away needs one.
+        shared = asyncio.create_task(checks.ask(question("t7")))
+        async with asyncio.timeout(10):
+            assert await checks.ask(question("t999")) == BUSY
         database.may_answer.set()
-        assert {*await asyncio.gather(*busy, *waiting, shared)} == {YES}
+        assert await asyncio.gather(*waiting) == [YES] * 980 + [BUSY] * 20
+        assert {*await asyncio.gather(*busy, *others, shared)} == {YES}
+        assert await checks.ask(question("t999")) == YES
 
 
 async def test_a_defect_answers_nothing_and_the_next_is_answered(
@@ -182,13 +187,17 @@ async def test_viewers_have_their_turns() -> None:
     loop = asyncio.get_running_loop()
     waiting = WaitingQuestions(5, 3)
 
-    def put(who: str, topic: str) -> bool:
-        return waiting.put(Waiting(question(topic, who), loop.create_future()))
+    def put(who: str, topic: str) -> str:
+        """Return the topic of the question for which there is no room; empty if there is."""
+        crowded_out = waiting.put(Waiting(question(topic, who), loop.create_future()))
+        return "" if crowded_out is None else crowded_out.question.topic
 
-    assert [put("a", "1"), put("a", "2"), put("a", "3"), put("a", "4")] == [*[True] * 3, False]
-    assert [put("b", "5"), put("c", "6"), put("d", "7")] == [True, True, False]
+    assert [put("a", "1"), put("a", "2"), put("a", "3"), put("a", "4")] == ["", "", "", "4"]
+    assert [put("b", "5"), put("c", "6"), put("d", "7")] == ["", "", "3"]
+    # Among equals the last has none.
+    assert [put("e", "8"), put("f", "9"), put("b", "10")] == ["2", "9", "10"]
     taken = waiting.take(3)
     assert [one.question.topic for one in taken] == ["1", "5", "6"]
     waiting.put_back(taken[:1])
-    assert [one.question.topic for one in waiting.take(9)] == ["1", "2", "3"]
+    assert [one.question.topic for one in waiting.take(9)] == ["7", "8", "1"]
     assert len(waiting) == 0
