@@ -83,7 +83,7 @@ async def both(bench: Bench, clients: int) -> AsyncIterator[list[WritePath]]:
 async def in_step(bench: Bench) -> list[Row]:
     """One after the other, and ten at once, to a thousand."""
     rows = []
-    for count, times in ((1, 40), (10, 15)):
+    for count, times in ((1, 40), (10, 8)):
         async with both(bench, 1000) as found:
             for path in found:
                 await path.run(2, count)
