@@ -23,7 +23,9 @@ MAX_DEPTH: Final = 100
 """How deep the arrays and objects of a payload may be nested. PyPI's client reads 200 levels, a few
 of which are around the payload."""
 
-_SET_BY_SERVER: Final = (REF, REF_BEFORE)
+_SET_BY_SERVER: Final = (REF, REF_BEFORE, "presence_ref")
+"""Members that are left out. The last is what binding clients show a ref as: a program may track
+what it was shown, and PyPI's client would take that for the ref."""
 
 
 def read_presence_push(text: str, at: int, *, max_bytes: int) -> bytes | None:

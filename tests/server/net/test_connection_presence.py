@@ -220,12 +220,13 @@ async def test_keys_are_texts_and_each_channel_without_one_gets_its_own() -> Non
 async def test_values_are_kept_as_they_came_and_refs_are_the_servers() -> None:
     kept = '{"big":12345678901234567890.10,"x":1,"é":{"b":1,"a":[1e5]},"metas":{}'
     sent = '{"phx_ref":"mine", "big": 12345678901234567890.10,"x":0,"\\u00e9":{"b":1,"a":[1e5]},'
-    sent += '"metas":{},"phx_ref_prev":[1],"x":1}'
+    sent += '"metas":{},"phx_ref_prev":[1],"x":1,"presence_ref":{}}'
     async with World().joined("ann") as [ann]:
         await push(ann, f'["1","2","{TOPIC}","presence",{{"event":"track","payload":{sent}}}]')
         data = ann.websocket.transport.sent()
     assert kept.encode() + b',"phx_ref":"ref' in data
     assert b"mine" not in data
+    assert b"presence_ref" not in data
 
 
 HOSTILE: list[tuple[str, Any, str]] = [
