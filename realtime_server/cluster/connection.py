@@ -161,13 +161,15 @@ class NatsConnection:
             raise
         return question
 
-    async def publish(self, subject: str, payload: bytes) -> None:
+    async def publish(
+        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Send a message, and wait while too many bytes are under way.
 
         Raises:
             LogError: if it cannot be sent.
         """
-        self.send(subject, payload)
+        self.send(subject, payload, headers=headers)
         try:
             await self._client.taken()
         except OSError as exc:
