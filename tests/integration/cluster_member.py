@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Self
 
 from realtime_core import Gap, Insert, Position
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.cluster.feed import LogFeed
 from realtime_server.cluster.setup import make_node
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Server
+from tests.integration.conftest import fresh_database
 from tests.server_helpers import dev_config
 
-__all__ = ["Member"]
+__all__ = ["Member", "insert", "shop"]
+
+
+@contextlib.contextmanager
+def shop(server: Server) -> Iterator[Database]:
+    """Make a database with the publication ``shop``, of the table ``item``; its ``data`` is not
+    compressed."""
+    with fresh_database(server) as database:
+        database.execute("create table item (id int primary key, data text)")
+        database.execute("alter table item alter data set storage external")
+        database.execute("create publication shop for table item")
+        yield database
+
+
+def insert(item: Database, first: int, last: int, size: int = 50) -> None:
+    """Write rows with these ids, of so many bytes each, in one transaction."""
+    item.execute(
+        f"insert into item select g, repeat('x', {size}) from generate_series({first}, {last}) g"
+    )
 
 
 class Member:

@@ -9,8 +9,7 @@ import pytest
 
 from realtime_core import GapReason
 from tests.fix_postgres import Database, Server, unique_name
-from tests.integration.cluster_member import Member
-from tests.integration.conftest import fresh_database
+from tests.integration.cluster_member import Member, insert, shop
 from tests.integration.source_helpers import kill_walsenders
 from tests.nats_server import NatsServer
 from tests.waiting import eventually
@@ -20,16 +19,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
 @pytest.fixture
 def item(one_pg: Server) -> Iterator[Database]:
-    with fresh_database(one_pg) as database:
-        database.execute("create table item (id int primary key, data text)")
-        database.execute("create publication shop for table item")
+    with shop(one_pg) as database:
         yield database
-
-
-def insert(item: Database, first: int, last: int, size: int = 50) -> None:
-    item.execute(
-        f"insert into item select g, repeat('x', {size}) from generate_series({first}, {last}) g"
-    )
 
 
 def numbers(last: int, first: int = 1) -> list[int]:

@@ -17,8 +17,7 @@ from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.envelope import Kind, encode, position_at, position_behind
 from realtime_server.cluster.log import Log, LogSettings
 from tests.fix_postgres import Database, Server, unique_name
-from tests.integration.cluster_member import Member
-from tests.integration.conftest import fresh_database
+from tests.integration.cluster_member import Member, insert, shop
 from tests.nats_server import LATEST, NatsServer
 from tests.waiting import eventually
 
@@ -32,21 +31,6 @@ one_nats = pytest.mark.parametrize("nats", [LATEST], ids=["latest"], indirect=Tr
 def item(pg17: Server) -> Iterator[Database]:
     with shop(pg17) as database:
         yield database
-
-
-@contextlib.contextmanager
-def shop(server: Server) -> Iterator[Database]:
-    with fresh_database(server) as database:
-        database.execute("create table item (id int primary key, data text)")
-        database.execute("alter table item alter data set storage external")
-        database.execute("create publication shop for table item")
-        yield database
-
-
-def insert(item: Database, first: int, last: int, size: int = 50) -> None:
-    item.execute(
-        f"insert into item select g, repeat('x', {size}) from generate_series({first}, {last}) g"
-    )
 
 
 def numbers(last: int, first: int = 1) -> list[int]:

@@ -10,8 +10,7 @@ import pytest
 
 from realtime_core import Position
 from tests.fix_postgres import Database, Server, unique_name
-from tests.integration.cluster_member import Member
-from tests.integration.conftest import fresh_database
+from tests.integration.cluster_member import Member, insert, shop
 from tests.integration.replay_client import ReplayClient
 from tests.nats_server import LATEST, NatsServer
 from tests.server_process import ServerProcess
@@ -22,17 +21,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio, pytest.mark.slow]
 
 @pytest.fixture
 def item(pg17: Server) -> Iterator[Database]:
-    with fresh_database(pg17) as database:
-        database.execute("create table item (id int primary key, data text)")
-        database.execute("alter table item alter data set storage external")
-        database.execute("create publication shop for table item")
+    with shop(pg17) as database:
         yield database
-
-
-def insert(item: Database, first: int, last: int, size: int = 50) -> None:
-    item.execute(
-        f"insert into item select g, repeat('x', {size}) from generate_series({first}, {last}) g"
-    )
 
 
 @pytest.mark.parametrize("nats", [LATEST], ids=["latest"], indirect=True)
