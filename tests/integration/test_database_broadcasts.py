@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from realtime_server.server import RealtimeServer
-from tests.fix_postgres import Database, Server
+from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database, until_streaming
 from tests.rls_helpers import migrated, roles
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
@@ -345,3 +345,41 @@ async def test_each_of_several_workers_sends_to_its_own_members(one_pg: Server) 
             metrics = (await asyncio.to_thread(urllib.request.urlopen, url)).read().decode()
         # It came to each worker with the stream, and not from the other one.
         assert "realtime_bus_sent_total 0.0" in metrics
+
+
+async def test_it_is_turned_on_for_a_permanent_slot_as_the_how_to_says(pg17: Server) -> None:
+    with fresh_database(pg17) as database:
+        database.execute("create table item (id int primary key); create publication shop")
+        database.execute("alter publication shop add table item")
+        settings = {
+            "SLOT_NAME": unique_name("slot"),
+            "REPLAY_SECRET": "the same for all servers".ljust(32, "."),
+        }
+        bindings = {"postgres_changes": [{"event": "*", "schema": "public", "table": "item"}]}
+        async with RealtimeServer(dev_config(database.dsn, **settings)) as server:
+            await until_streaming(database)
+            async with Stage(database, server, "").member(**bindings) as client:
+                database.execute("insert into item values (1)")
+                assert payload_of(await client.receive())["data"]["record"] == {"id": 1}
+                await migrated(database.dsn)
+                database.execute("insert into item values (2)")
+                assert payload_of(await client.receive())["data"]["record"] == {"id": 2}
+        database.execute(
+            "insert into item values (3); select realtime.send('4', 'm', 'room', false)"
+        )
+        on = {**settings, "BROADCAST_FROM_DATABASE": "true"}
+        async with RealtimeServer(dev_config(database.dsn, **on)) as server:
+            stage = Stage(database, server, "")
+            async with stage.member(**bindings) as client:
+                await until_streaming(database)
+                database.execute("insert into item values (5)")
+                stage.send("6")
+                heard = []
+                while not heard or heard[-1] != 6:
+                    payload = payload_of(await client.receive())
+                    heard.append(
+                        payload["data"]["record"]["id"] if "data" in payload else payload["payload"]
+                    )
+                # What came while no server ran came from the slot.
+                assert heard in ([3, 4, 5, 6], [5, 6])
+                assert server.source.stats().gaps == 0
