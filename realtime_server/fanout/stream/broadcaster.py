@@ -8,13 +8,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
-from realtime_core import Begin, Event, Gap, Idle, Position
+from realtime_core import Begin, Delete, Event, Gap, Idle, Insert, Position, Update
 
 from ...metrics import Metrics
 from ..hub import Hub
+from ..message_rows import has_messages
 from ..turns import run_steps
 
-__all__ = ["BatchSource", "LiveStream", "broadcast"]
+__all__ = ["BatchSource", "LiveStream", "WithoutMessages", "broadcast"]
 
 
 class BatchSource(Protocol):
@@ -35,6 +36,28 @@ class LiveStream(Protocol):
     def after(self) -> None:
         """Note that the batch is in every outbox."""
         ...
+
+
+class WithoutMessages:
+    """Leaves rows of ``realtime.messages`` out of what replay is told: they are never sent again,
+    and many of them would take the place of changes that are.
+
+    Args:
+        replay: is told of all other events.
+    """
+
+    def __init__(self, replay: LiveStream) -> None:
+        self._replay = replay
+        self.after = replay.after
+
+    def before(self, batch: Sequence[Event]) -> None:
+        self._replay.before([event for event in batch if not _is_message(event)])
+
+
+def _is_message(event: Event) -> bool:
+    if not isinstance(event, Insert | Update | Delete):
+        return False
+    return has_messages(event.relation.schema, event.relation.table)
 
 
 async def broadcast(

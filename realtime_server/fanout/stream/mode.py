@@ -13,7 +13,7 @@ from ...config.database.source import ServerSource
 from ...messages.janitor import keep_messages
 from ...metrics import Metrics
 from ..hub import Hub
-from .broadcaster import LiveStream, broadcast
+from .broadcaster import LiveStream, WithoutMessages, broadcast
 from .join_checks import CatalogRegistrar
 from .table_lookup import TableLookup
 
@@ -52,6 +52,8 @@ class StreamMode(CatalogRegistrar):
         self._hub = hub
         self._metrics = metrics
         self._replay = replay
+        if replay is not None and config.broadcast_from_database:
+            self._replay = WithoutMessages(replay)
 
     async def __aenter__(self) -> Self:
         """Begin to attach to the database's changes, in the background."""

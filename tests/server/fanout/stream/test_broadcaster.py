@@ -22,7 +22,7 @@ from realtime_core import (
     Position,
 )
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.stream.broadcaster import broadcast
+from realtime_server.fanout.stream.broadcaster import WithoutMessages, broadcast
 from realtime_server.fanout.turns import Steps
 from tests.server_helpers import COMMIT_TIME, TRANSACTION, insert, make_metrics, make_relation
 
@@ -187,3 +187,19 @@ async def test_the_time_from_commit_to_socket_is_taken_once_a_batch(
     lines = metrics.render().decode().splitlines()
     assert "realtime_commit_to_socket_seconds_count 1.0" in lines
     assert f"realtime_commit_to_socket_seconds_sum {seconds}" in lines
+
+
+async def test_replay_is_told_nothing_of_rows_that_are_broadcast() -> None:
+    message = insert(make_relation("realtime", "messages_2026_11_29"), "1", "x")
+    row = insert(TODOS, "1", "x")
+    whole: list[Event] = [Begin(TRANSACTION), row, message, COMMIT]
+    diary = Diary([whole, [message]])
+    await broadcast(
+        cast(ChangeSource, diary), cast(Hub, diary), make_metrics(), replay=WithoutMessages(diary)
+    )
+    assert diary.entries == [
+        ("before", [whole[0], row, COMMIT]),
+        *(("publish", whole), ("published", whole), ("after", None), ("ack", COMMIT)),
+        ("before", []),
+        *(("publish", [message]), ("published", [message]), ("after", None), ("ack", message)),
+    ]
