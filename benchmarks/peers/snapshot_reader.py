@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.source_reader import peak_rss
 from realtime_core import PgoutputSource, Snapshot, SnapshotComplete
 from realtime_core.snapshot.copy_text import read_rows
 from realtime_core.sources._copy_out import CopyOut
@@ -88,6 +89,13 @@ async def typed(dsn: str, publication: str) -> int:
 CASES: dict[str, Callable[[str, str], Coroutine[Any, Any, int]]] = {
     function.__name__: function for function in (receive, decode, batches, events, typed)
 }
+
+
+def peak_rss() -> int:
+    # Not getrusage, which counts the parent's memory before exec, too.
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
 
 
 def main() -> None:
