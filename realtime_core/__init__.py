@@ -17,6 +17,7 @@ from .records import *  # noqa: F403
 if TYPE_CHECKING:
     from .doctor import Diagnosis, Finding, Severity, diagnose
     from .snapshot import (
+        BackfillStep,
         Snapshot,
         SnapshotBegin,
         SnapshotComplete,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _FROM_DOCTOR = ("Diagnosis", "Finding", "Severity", "diagnose")
 _FROM_SNAPSHOT = (
+    "BackfillStep",
     "Snapshot",
     "SnapshotBegin",
     "SnapshotComplete",
@@ -82,6 +84,7 @@ __all__ = [
     *positions.__all__,
     *records.__all__,
     "Acknowledgeable",
+    "BackfillStep",
     "ChangeSource",
     "Diagnosis",
     "Dsn",

@@ -27,6 +27,16 @@ GIVEN = {
 from realtime_core import PgoutputSource
 dsn = "dbname=shop"
 """,
+    "docs/howto/snapshot.md": """
+from realtime_core import (
+    BackfillStep, Delete, Insert, PgoutputSource, Record, Snapshot, SnapshotBegin,
+    SnapshotComplete, Truncate, Update,
+)
+dsn = "dbname=shop"
+def stored_key() -> tuple[str, ...]: ...
+def store_key(key: tuple[str, ...] | None) -> None: ...
+def write_over(row: Record) -> None: ...
+""",
     "docs/topics/delivery.md": """
 from realtime_core import PgoutputSource
 dsn = "dbname=shop"

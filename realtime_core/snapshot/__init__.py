@@ -1,5 +1,19 @@
 """A snapshot: the rows that tables had at one place of the stream, before its changes."""
 
-from .events import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent, SnapshotProgress
+from .events import (
+    BackfillStep,
+    Snapshot,
+    SnapshotBegin,
+    SnapshotComplete,
+    SnapshotEvent,
+    SnapshotProgress,
+)
 
-__all__ = ["Snapshot", "SnapshotBegin", "SnapshotComplete", "SnapshotEvent", "SnapshotProgress"]
+__all__ = [
+    "BackfillStep",
+    "Snapshot",
+    "SnapshotBegin",
+    "SnapshotComplete",
+    "SnapshotEvent",
+    "SnapshotProgress",
+]

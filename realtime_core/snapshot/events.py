@@ -15,7 +15,14 @@ from ..changes import GapReason, Relation
 from ..positions import Position
 from ..records import Record
 
-__all__ = ["Snapshot", "SnapshotBegin", "SnapshotComplete", "SnapshotEvent", "SnapshotProgress"]
+__all__ = [
+    "BackfillStep",
+    "Snapshot",
+    "SnapshotBegin",
+    "SnapshotComplete",
+    "SnapshotEvent",
+    "SnapshotProgress",
+]
 
 
 @attrs.frozen
@@ -83,5 +90,23 @@ class SnapshotComplete:
     """How many rows were copied, including those that a filter leaves out."""
 
 
-SnapshotEvent: TypeAlias = Snapshot | SnapshotBegin | SnapshotComplete
+@attrs.frozen
+class BackfillStep:
+    """All rows of a backfill up to a key were handed over, as they are at this place of the stream.
+
+    To go on from here after a crash, a consumer stores ``after``, in the same transaction as the
+    rows, and passes it to :meth:`PgoutputSource.backfill`.
+    """
+
+    relation: Relation
+    """The table."""
+    after: tuple[str, ...]
+    """The texts of the last row's primary key; what was passed if there was no row."""
+    is_last: bool
+    """Whether the backfill is complete."""
+    progress: SnapshotProgress
+    """How far the backfill has come since it began, or went on."""
+
+
+SnapshotEvent: TypeAlias = Snapshot | SnapshotBegin | SnapshotComplete | BackfillStep
 """The events of a source with the option ``snapshot``, besides :data:`Event`."""

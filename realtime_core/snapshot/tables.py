@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from ..changes import Relation
@@ -34,12 +36,47 @@ class CopiedTable:
         name = f"{quote_identifier(relation.schema)}.{quote_identifier(relation.table)}"
         return name if self.is_partitioned else f"ONLY {name}"
 
-    def copy_statement(self) -> str:
-        """Return the statement that writes the rows as text, in the order of the primary key."""
+    def copy_statement(
+        self,
+        *,
+        where: str | None = None,
+        after: Sequence[str] = (),
+        limit: int | None = None,
+        keys: Sequence[Sequence[str]] = (),
+    ) -> str:
+        """Return the statement that writes the rows as text, in the order of the primary key.
+
+        Args:
+            where: one more SQL condition.
+            after: the texts of a primary key behind which to begin; empty for the first row.
+            limit: the most rows; None for all.
+            keys: the texts of the primary keys of the only rows; empty for all rows.
+        """
         columns = ", ".join(quote_identifier(column.name) for column in self.relation.columns)
+        key = ", ".join(map(quote_identifier, self.key))
+        conditions = [" OR ".join(f"({each})" for each in self.filters)] if self.filters else []
+        if where is not None:
+            conditions.append(where)
+        if after:
+            conditions.append(f"ROW({key}) > {_row(after)}")
+        if keys:
+            conditions.append(f"ROW({key}) IN ({', '.join(map(_row, keys))})")
         parts = [f"SELECT {columns} FROM {self.name}"]
-        if self.filters:
-            parts.append("WHERE " + " OR ".join(f"({each})" for each in self.filters))
-        if self.key:
-            parts.append("ORDER BY " + ", ".join(map(quote_identifier, self.key)))
+        if conditions:
+            # A condition may end with a comment.
+            parts.append("WHERE " + " AND ".join(f"({each}\n)" for each in conditions))
+        if key:
+            parts.append(f"ORDER BY {key}")
+        if limit is not None:
+            parts.append(f"LIMIT {limit}")
         return f"COPY ({' '.join(parts)}) TO STDOUT"
+
+
+def _row(texts: Sequence[str]) -> str:
+    return f"ROW({', '.join(map(_literal, texts))})"
+
+
+def _literal(text: str) -> str:
+    """Quote a string for SQL, whatever ``standard_conforming_strings`` says."""
+    quoted = text.replace("\\", r"\\").replace("'", "''")
+    return f"E'{quoted}'"

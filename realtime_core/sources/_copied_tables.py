@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -13,7 +13,7 @@ from ..changes import Relation, ReplicaIdentity
 from ..records import Column
 from ..snapshot.tables import CopiedTable
 
-__all__ = ["Choice", "altered_tables", "chosen_tables", "describe", "published_tables"]
+__all__ = ["Choice", "altered_tables", "chosen_tables", "describe", "published_tables", "writers"]
 
 Pattern: TypeAlias = tuple[str | None, str | None]
 """A schema and a table, of which None stands for any."""
@@ -102,6 +102,20 @@ _ALTERED: Final = """
     JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.oid
     WHERE c.relkind OPERATOR(pg_catalog.=) 'r'
       AND c.relfilenode OPERATOR(pg_catalog.<>) pg_catalog.pg_relation_filenode(c.oid)
+"""
+# A transaction that has written holds this lock until snapshots see it.
+_WRITERS: Final = """
+    SELECT l.virtualtransaction, coalesce(l.pid, 0)
+    FROM pg_catalog.pg_locks l
+    JOIN (SELECT %(oid)s::pg_catalog.oid
+          UNION SELECT relid::pg_catalog.oid
+                FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid)) AS t (oid)
+         ON l.relation OPERATOR(pg_catalog.=) t.oid
+    JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
+         AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+    WHERE l.granted AND l.locktype OPERATOR(pg_catalog.=) 'relation'
+      AND l.mode OPERATOR(pg_catalog.=) ANY (ARRAY['RowExclusiveLock', 'ShareRowExclusiveLock',
+          'ExclusiveLock', 'AccessExclusiveLock'])
 """
 
 
@@ -237,8 +251,15 @@ async def altered_tables(connection: AsyncConnection[Any], oids: Sequence[int]) 
     return tuple(row[0] for row in await _rows(connection, _ALTERED, [list(oids)]))
 
 
+async def writers(connection: AsyncConnection[Any], oid: int) -> dict[str, int]:
+    """Return the transactions that have written to a table, or may, with their process IDs."""
+    return dict(await _rows(connection, _WRITERS, {"oid": oid}))
+
+
 async def _rows(
-    connection: AsyncConnection[Any], query: str, parameters: Sequence[object]
+    connection: AsyncConnection[Any],
+    query: str,
+    parameters: Sequence[object] | Mapping[str, object],
 ) -> list[tuple[Any, ...]]:
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(query.encode(), parameters)

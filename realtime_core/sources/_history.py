@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from ..changes import Begin, Change, Commit, Gap, GapReason
+from ..changes import Begin, Change, Commit, Gap, GapReason, RawRows
 from ..errors import PositionMismatchError
 from ..lsn import LSN
 from ..positions import Position, StreamIdentity
@@ -52,6 +52,8 @@ class StreamHistory:
         """The changes taken since the source was first attached, or since the last gap."""
         self.skips = Skips()
         """How far the stream has come in the WAL that PostgreSQL 18 skips."""
+        self.watch: Callable[[Change | RawRows | Begin | Commit], None] | None = None
+        """Called with every event before it is taken; None if nobody watches."""
         self.idle_at = -math.inf
         """When the last Idle position was yielded, in seconds of the event loop's clock."""
         self._begin_at(start_at)
@@ -154,6 +156,18 @@ class StreamHistory:
             # The checkpoint may come from another list of publications.
             return start and attrs.evolve(start, stream=stream)
         return Position(LSN(place[0]), place[1], stream)
+
+    def accepting(self, sequence: Sequence) -> Callable[[Change | RawRows | Begin | Commit], bool]:
+        """Return the function that takes the next event, and says whether it is handed over."""
+        accept, watch = self.skips.accepting(sequence), self.watch
+        if watch is None:
+            return accept
+
+        def see_and_accept(event: Change | RawRows | Begin | Commit) -> bool:
+            watch(event)
+            return accept(event)
+
+        return see_and_accept
 
     def place_of(self, position: Position) -> Place | None:
         """Return the place up to which a position acknowledges; None if it has no effect any more.

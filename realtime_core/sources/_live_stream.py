@@ -107,7 +107,7 @@ class LiveStream:
 
     def _events(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
         decoder = self._decoder
-        accept = self._history.skips.accepting(self._sequence)
+        accept = self._history.accepting(self._sequence)
         # Only the last of several keepalives counts, because its LSN is the highest. If one wants
         # an answer it is the last one: PostgreSQL sends no other before it has the answer.
         last = bytes(map(_TAG, payloads)).rfind(TAG_KEEPALIVE)
@@ -154,6 +154,11 @@ class LiveStream:
         """Tell the server, within 50 ms, how far the consumer has acknowledged."""
         if not self._is_closed:
             self._feedback.send_soon()
+
+    def ask(self) -> None:
+        """Have the server tell soon how far it has come, which wakes a read that waits."""
+        if not self._is_closed:
+            self._feedback.send(reply_requested=True)
 
     def close(self) -> None:
         """Close the connection at once."""

@@ -34,7 +34,7 @@ from ..changes import (
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
-from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
+from ..snapshot import BackfillStep, Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
 from ._argument_errors import type_of
 from ._makes_sync import MakesSync
 from ._sizes import size_of
@@ -51,11 +51,14 @@ _MANY: Final = 64
 """How many events make a batch although more were read: the rest of a transaction may be long."""
 
 
-_PLACELESS: Final = frozenset((Gap, Snapshot, SnapshotBegin))
+_BOUNDARIES: Final = frozenset((Begin, Commit))
+_PLACELESS: Final = frozenset((BackfillStep, Gap, Snapshot, SnapshotBegin))
 """The kinds of events that are handed over and have no position, besides Begin."""
 
 Handed: TypeAlias = Change | RawRows | Commit | Idle | SnapshotComplete | CommittedTransaction[Any]
 """The events that have a position, and transactions."""
+
+_NOT_IN_TRANSACTIONS: Final = (SnapshotBegin, Snapshot, SnapshotComplete, BackfillStep, Idle)
 
 
 class EventQueue(MakesSync, abc.ABC, Generic[E]):
@@ -215,7 +218,7 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
             while not self._queue or (self._has_rest and len(self._queue) < _MANY):
                 await more()
             queue = self._queue
-            batch = list(queue) if self._boundaries else list(filter(_is_no_boundary, queue))
+            batch = [event for event in queue if self._boundaries or type(event) not in _BOUNDARIES]
             handed = self._handed
             for event in reversed(batch):
                 kind = type(event)
@@ -320,7 +323,7 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
                 # The transaction collected so far will never be whole. It was not handed over, so
                 # the gap begins before it.
                 return Gap(self.position, event.until, event.reason) if changes else event
-            elif isinstance(event, SnapshotBegin | Snapshot | SnapshotComplete | Idle) or (
+            elif isinstance(event, _NOT_IN_TRANSACTIONS) or (
                 isinstance(event, LogicalMessage) and event.transaction is None
             ):
                 return event
@@ -391,7 +394,3 @@ class _Steps(AsyncIterator[T], Generic[T]):
 
     def __anext__(self) -> Awaitable[T]:
         return self._step()
-
-
-def _is_no_boundary(event: Event | RawRows) -> bool:
-    return not isinstance(event, Begin | Commit)

@@ -28,7 +28,7 @@ from ..errors import (
     SlotLostError,
     SourceError,
 )
-from ..snapshot import Snapshot, SnapshotBegin
+from ..snapshot import BackfillStep, Snapshot, SnapshotBegin
 from ._attach import AttachedStream, SnapshotNeeded
 from ._attempts import Attempts
 from ._filtering import RowFilter
@@ -99,6 +99,7 @@ class StreamSource(EventQueue[E]):
             self._snapshots = SnapshotPhase(
                 settings, plugin, self._attempts, random, self._filter, self._learn_enums
             )
+        self._random = random
         # Checks how much WAL the slot retains; None without max_lag_bytes.
         self._lag_guard: asyncio.Task[None] | None = None
         # The stream; None while there is no connection.
@@ -264,7 +265,7 @@ class StreamSource(EventQueue[E]):
             ValueError: if it lies behind the last event that was handed over.
             TypeError: if it has no position.
         """
-        if isinstance(upto, Begin | Gap | Snapshot | SnapshotBegin):
+        if isinstance(upto, Begin | Gap | Snapshot | SnapshotBegin | BackfillStep):
             return
         if self._snapshots is not None and self._snapshots.active:
             # The changes before it will not come again.

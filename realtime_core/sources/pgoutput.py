@@ -8,8 +8,8 @@ from typing import Literal, Unpack, overload
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
 from ..snapshot import SnapshotEvent
+from ._backfilling import BackfillingSource
 from ._pgoutput_plugin import Messages, Pgoutput, PgoutputOptions, PgoutputSettings
-from ._stream import StreamSource
 from .base import E
 from .stream_options import Dsn, EventOptions, SnapshotOptions, StartAt, StreamOptions
 
@@ -28,7 +28,7 @@ class _AllSnapshotOptions(_SnapshotOptions, EventOptions, total=False):
     """All options, for a source that takes snapshots."""
 
 
-class PgoutputSource(StreamSource[E]):
+class PgoutputSource(BackfillingSource[E]):
     """Streams the changes of one or more publications.
 
     Example::

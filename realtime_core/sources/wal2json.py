@@ -12,9 +12,9 @@ from ..changes import Begin, Change, Commit, Event, Gap, Idle
 from ..positions import StreamIdentity
 from ..snapshot import SnapshotEvent
 from ..wal2json import Wal2JsonDecoder
+from ._backfilling import BackfillingSource
 from ._copied_tables import Choice, chosen_tables
 from ._plugin import PayloadDecoder
-from ._stream import StreamSource
 from ._wal2json_settings import TablePattern, Wal2JsonAction, Wal2JsonSettings
 from .base import E
 from .catalog import ServerFacts
@@ -60,7 +60,7 @@ class _AllSnapshotOptions(_SnapshotOptions, EventOptions, total=False):
     """All options, for a source that takes snapshots."""
 
 
-class Wal2JsonSource(StreamSource[E]):
+class Wal2JsonSource(BackfillingSource[E]):
     """Streams a database's changes through wal2json, which needs no publication.
 
     The reference of :mod:`realtime_core.wal2json` lists what the plugin leaves out, compared with

@@ -1,0 +1,293 @@
+"""A source that hands over the rows of a table while its stream goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+
+from realtime_core import (
+    UNCHANGED,
+    BackfillStep,
+    ConfigError,
+    Delete,
+    Insert,
+    PgoutputSource,
+    Snapshot,
+    SourceError,
+    Truncate,
+    Update,
+    Wal2JsonSource,
+)
+from tests.fix_postgres import Database, unique_name
+from tests.integration.source_helpers import insert, kill_walsenders, soon
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
+
+Row = tuple[Any, ...]
+LARGE = "(select string_agg(md5(random()::text), '') from generate_series(1, 100))"
+
+
+@asynccontextmanager
+async def open_source(database: Database, **options: Any) -> AsyncIterator[Any]:
+    options = {"publications": ["shop"], "backoff": (0.01, 0.1)} | options
+    async with PgoutputSource(database.dsn, **options) as source:
+        yield source
+
+
+async def until_done(source: Any) -> list[Any]:
+    """Read up to the end of a backfill, and return its events."""
+    events = []
+    while True:
+        event = await soon(anext(source))
+        events.append(event)
+        if isinstance(event, BackfillStep) and event.is_last:
+            return events
+
+
+def record_ids(events: list[Any]) -> list[int]:
+    return [event.record["id"] for event in events if isinstance(event, Snapshot)]
+
+
+async def test_rows_come_in_chunks_of_the_key(table: Database) -> None:
+    insert(table, *range(5))
+    async with open_source(table) as source:
+        await source.backfill("public.item", where="id <> 2", chunk_rows=2)
+        events = await until_done(source)
+        assert record_ids(events) == [0, 1, 3, 4]
+        steps = [event for event in events if isinstance(event, BackfillStep)]
+        assert [(step.after, step.is_last) for step in steps] == [
+            *((("1",), False), (("4",), False), (("4",), True))
+        ]
+        assert steps[-1].progress.rows == 4
+        assert source.position is None
+        # The next one goes on behind a key.
+        await source.backfill("public.item", after=steps[0].after)
+        assert record_ids(await until_done(source)) == [2, 3, 4]
+        insert(table, 9)
+        change = await soon(anext(source))
+        assert isinstance(change, Insert)
+
+
+class Copy:
+    """A copy of a table that knows nothing of the rows until they come."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.backfilled = 0
+
+    def apply(self, event: Any) -> None:
+        match event:
+            case Snapshot(record=record) | Insert(record=record):
+                self.backfilled += isinstance(event, Snapshot)
+                assert UNCHANGED not in record.fields
+                self.rows[self.key(record)] = record.as_text()
+            case Update(record=record, old_record=old):
+                before = self.rows.pop(self.key(record if old is None else old), None)
+                if before is not None or old is not None:
+                    # An update finds no row before it has come, unless the key has changed.
+                    changed = record.as_text(omit_unchanged=True)
+                    self.rows[self.key(record)] = (before or {}) | changed
+            case Delete(old_record=old):
+                self.rows.pop(self.key(old), None)
+            case Truncate():
+                self.rows.clear()
+
+    @staticmethod
+    def key(record: Any) -> tuple[Any, ...]:
+        return record.text("a"), record.text("b")
+
+
+@contextmanager
+def writing(database: Database, seed: int, *, truncates: bool = False) -> Iterator[None]:
+    """Have rows made, changed and removed by several sessions meanwhile."""
+    stop = threading.Event()
+
+    def write(random: Random) -> None:
+        with database.connect() as connection:
+            execute = connection.execute
+            while not stop.is_set():
+                with connection.transaction(force_rollback=random.random() < 0.1):
+                    for _ in range(random.choice((1, 1, 4))):
+                        a, b = random.randrange(40), random.choice(("x", "o'clock", "ü\\"))
+                        match random.randrange(10):
+                            case 0 | 1 | 2:
+                                execute(
+                                    f"insert into rows values (%s, %s, 0, {LARGE})"
+                                    " on conflict (a, b) do update set n = rows.n + 1",
+                                    (a, b),
+                                )
+                            case 3 | 4 | 5 | 6:
+                                execute("update rows set n = n + 1 where a = %s and b = %s", (a, b))
+                            case 7:
+                                execute("delete from rows where a = %s and b = %s", (a, b))
+                            case 8:
+                                execute(
+                                    "update rows set a = a + 1000 where a = %s and b = %s", (a, b)
+                                )
+                            case 9 if truncates and random.random() < 0.1:
+                                execute("truncate rows")
+
+    threads = [
+        threading.Thread(target=_go_on, args=(write, Random(seed * 10 + number), stop))
+        for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _go_on(write: Any, random: Random, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            write(random)
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation):
+            continue
+
+
+@pytest.mark.parametrize(
+    ("plugin", "truncates"), [("pgoutput", False), ("pgoutput", True), ("wal2json", False)]
+)
+async def test_a_backfilled_copy_is_the_table(
+    table: Database, plugin: str, truncates: bool
+) -> None:
+    seed = Random().randrange(10**6)
+    print("seed", seed)
+    table.execute(
+        "create table rows (a int, b text, n int, large text, primary key (b, a));"
+        "create publication rows for table rows;"
+        f"insert into rows select a, b, 0, {LARGE} || a from generate_series(1, 39) a,"
+        " unnest(array['x', 'o''clock', E'ü\\\\']) b"
+    )
+    options: Any = {"slot": unique_name("slot"), "backoff": (0.01, 0.1)}
+    source: Any
+    if plugin == "wal2json":
+        if not table.server.has_wal2json():
+            pytest.skip("wal2json is not installed")
+        source = Wal2JsonSource(table.dsn, tables=[("public", "rows")], **options)
+    else:
+        source = PgoutputSource(table.dsn, publications=["rows"], **options)
+    async with source:
+        copy = Copy()
+        with writing(table, seed, truncates=truncates):
+            for round_ in range(3):
+                copy.rows.clear()
+                await source.backfill("public.rows", chunk_rows=(7, 20, 500)[round_])
+                done = False
+                while not done:
+                    event = await soon(anext(source))
+                    copy.apply(event)
+                    done = isinstance(event, BackfillStep) and event.is_last
+                assert copy.backfilled > 0 or truncates
+        table.execute("insert into rows values (-1, 'end', 0, '')")
+        while ("-1", "end") not in copy.rows:
+            copy.apply(await soon(anext(source)))
+        found = {
+            (str(a), b): {"a": str(a), "b": b, "n": str(n), "large": large}
+            for a, b, n, large in table.execute("select a, b, n, large from rows")
+        }
+        assert copy.rows == found
+
+
+async def test_it_goes_on_where_a_connection_was_lost(table: Database) -> None:
+    table.execute("insert into item select n, 'x' from generate_series(1, 2000) n")
+    lost = """
+        select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid()
+    """
+    async with open_source(table, slot=unique_name("slot")) as source:
+        await source.backfill("public.item", chunk_rows=100)
+        found = []
+        while True:
+            event = await soon(anext(source))
+            if isinstance(event, BackfillStep):
+                if event.is_last:
+                    break
+                if len(found) in (300, 1000):
+                    # The stream's, too.
+                    table.execute(lost)
+            else:
+                found.append(event)
+        assert record_ids(found) == list(range(1, 2001))
+        insert(table, 0)
+        assert isinstance(await soon(anext(source)), Insert)
+
+
+async def test_one_that_fails_is_an_error_of_the_next_read_alone(table: Database) -> None:
+    insert(table, 1)
+    async with open_source(table) as source:
+        await source.backfill("public.item", where="no such thing")
+        with pytest.raises(SourceError, match="syntax error"):
+            await soon(anext(source))
+        insert(table, 2)
+        assert isinstance(await soon(anext(source)), Insert)
+        await source.backfill("public.item")
+        assert record_ids(await until_done(source)) == [1, 2]
+
+
+async def test_after_a_gap_the_chunk_is_read_again(table: Database) -> None:
+    table.execute("insert into item select n, 'x' from generate_series(1, 500) n")
+    async with open_source(table, on_gap="continue") as source:
+        await source.backfill("public.item", chunk_rows=500)
+        await eventually(lambda: source._backfills._due is not None)
+        # A temporary slot ends with its connection. Nobody tells the source of this change.
+        kill_walsenders(table)
+        table.execute("update item set name = 'y' where id = 7")
+        events = await until_done(source)
+        rows = {row.record["id"]: row.record["name"] for row in events if type(row) is Snapshot}
+        assert len(rows) == 500
+        assert rows[7] == "y"
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "problem"),
+    [
+        ("item", (), "name it as schema.table"),
+        ("public.other", (), "add it to the publication"),
+        ("public.keyless", (), "primary key, which the table does not have"),
+        ("public.item", ("1", "2"), "after has 2 values, and the primary key 1 columns"),
+        ("public.odd", (), "replica identity is an index without id"),
+    ],
+)
+async def test_what_cannot_be_backfilled_is_refused(
+    table: Database, name: str, after: tuple[str, ...], problem: str
+) -> None:
+    table.execute(
+        """
+        create table other (id int primary key); create table keyless (id int);
+        create table odd (id int primary key, code int not null unique);
+        alter table odd replica identity using index odd_code_key;
+        alter publication shop add table keyless, odd;
+        """
+    )
+    async with open_source(table) as source:
+        with pytest.raises(ConfigError, match=problem):
+            await source.backfill(name, after=after)
+        with pytest.raises(ConfigError, match="chunk_rows is a number"):
+            await source.backfill("public.item", chunk_rows=0)
+
+
+async def test_it_waits_for_those_that_are_writing_to_the_table(table: Database) -> None:
+    insert(table, 1)
+    async with open_source(table, filter="id=lt.3") as source:
+        with table.connect() as writer:
+            writer.execute("begin")
+            writer.execute("insert into item values (2, 'x'), (3, 'y')")
+            await source.backfill("public.item")
+            waiting = (
+                "select count(*) from pg_stat_activity where query like '%virtualtransaction%'"
+            )
+            await eventually(lambda: table.execute(waiting) > [(1,)])
+            writer.execute("commit")
+        assert record_ids(await until_done(source)) == [1, 2]
