@@ -47,10 +47,8 @@ class ChunkMerger:
     """
 
     def __init__(self, table: CopiedTable) -> None:
-        self._table = table
-        names = table.relation.shape.names
-        # The places of the primary key's columns in a whole row.
-        self._places = tuple(names.index(name) for name in table.key)
+        self.table = table
+        """The table; another description takes its place if it was altered."""
         # Changes of transactions that the last snapshot does not see, or may not see.
         self._effects: deque[_Effect] = deque()
         # The chunk's rows by primary key, and what its snapshot sees; None while it is read.
@@ -67,7 +65,7 @@ class ChunkMerger:
         self._effects.clear()
 
     def begin(self) -> None:
-        """Note that a chunk will be read."""
+        """Note that a chunk will be read; the next changes may be later than its snapshot."""
         self._rows, self._seen, self.is_stale = {}, None, False
 
     def see(self, event: Change | RawRows | Begin | Commit) -> None:
@@ -83,7 +81,7 @@ class ChunkMerger:
                 self._take(_Effect(event.transaction.xid, None, None))
 
     def _is_ours(self, relation: Relation) -> bool:
-        ours = self._table.relation
+        ours = self.table.relation
         return relation.table == ours.table and relation.schema == ours.schema
 
     def _add(self, event: Insert | Update | Delete, new: Record | None, old: Record | None) -> None:
@@ -102,7 +100,7 @@ class ChunkMerger:
     def _key(self, record: Record) -> Key | None:
         index = record.shape.index
         try:
-            key = tuple([record.fields[index[name]] for name in self._table.key])
+            key = tuple([record.fields[index[name]] for name in self.table.key])
         except KeyError:
             # The table was altered.
             key = (UNCHANGED,)
@@ -121,7 +119,8 @@ class ChunkMerger:
     def read(self, rows: list[tuple[Field, ...]], seen: SeenTransactions) -> None:
         """Note the chunk's rows, and what its snapshot sees."""
         self._seen = seen
-        places = self._places
+        names = self.table.relation.shape.names
+        places = [names.index(name) for name in self.table.key]
         self._rows = {tuple([row[place] for place in places]): row for row in rows}
         self._effects = deque(each for each in self._effects if not seen.sees(each.xid))
         for effect in self._effects:
@@ -136,7 +135,7 @@ class ChunkMerger:
             return
         if effect.record is None:
             del self._rows[effect.key]
-        elif effect.record.shape.names != self._table.relation.shape.names:
+        elif effect.record.shape.names != self.table.relation.shape.names:
             # The table was altered.
             self.is_stale = True
         else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -52,6 +52,14 @@ _MENTION: Final = 100
 """After how many such checks a log line says that there are some."""
 _LONGEST_PAUSE: Final = 1.0
 """The most seconds between two questions to the server how far it has come."""
+_SNAPSHOT: Final = b"""
+    SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+           pg_catalog.array_agg(attname::pg_catalog.text ORDER BY attnum),
+           pg_catalog.array_agg(atttypid::pg_catalog.int8 ORDER BY attnum)
+    FROM pg_catalog.pg_attribute
+    WHERE attrelid OPERATOR(pg_catalog.=) %s::pg_catalog.oid
+      AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped
+"""
 _MESSAGE: Final = b"""
     SELECT (pg_catalog.pg_logical_emit_message(true, 'realtime-core:backfill', '')
             OPERATOR(pg_catalog.-) '0/0')::pg_catalog.int8
@@ -69,6 +77,8 @@ class Request:
     """The key behind which to go on; it moves with each chunk."""
     rows: int = 0
     bytes: int = 0
+    columns: list[Any] = attrs.field(factory=list)
+    """The names and types of all columns when the table was described last."""
 
 
 class Backfills:
@@ -223,9 +233,10 @@ class Backfills:
         self._handed_over.clear()
         self._sequence = self._history.sequence
         merger.begin()
-        table, columns = request.table, len(request.table.relation.columns)
         await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        seen = await _row(connection, b"SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text")
+        seen = await self._look(connection, request)
+        merger.table = table = request.table
+        columns = len(table.relation.columns)
         # Many rows may have to be read by themselves, so they come in pieces, too.
         self._keys = [tuple(map(str, key)) for key in merger.missed] if self._is_end else []
         self._keys = self._keys[: request.chunk_rows]
@@ -248,7 +259,22 @@ class Backfills:
             record = Record(table.relation.shape, rows[-1])
             self._end = tuple(str(record.fields[record.shape.index[name]]) for name in table.key)
         request.rows += len(rows)
-        merger.read(rows, SeenTransactions.parse(seen[0]))
+        merger.read(rows, seen)
+
+    async def _look(self, connection: AsyncConnection[Any], request: Request) -> SeenTransactions:
+        """Return what the snapshot sees, and describe the table again if it was altered."""
+        oid = request.table.oid
+        seen, *columns = await _row(connection, _SNAPSHOT, [oid])
+        if columns != request.columns:
+            tables = await self._describe(connection)
+            table = next((each for each in tables if each.oid == oid), None)
+            if table is None or table.key != request.table.key:
+                raise SourceError(
+                    f"the backfill of {request.table.relation} cannot go on: the table was "
+                    "dropped, its primary key was changed, or it is not streamed any more"
+                )
+            request.table, request.columns = table, columns
+        return SeenTransactions.parse(seen)
 
     async def _wait_until_handed_over(self) -> None:
         pause = _PAUSE
@@ -332,5 +358,7 @@ def _check(table: CopiedTable, after: tuple[str, ...]) -> None:
         )
 
 
-async def _row(connection: AsyncConnection[Any], query: bytes) -> Any:
-    return await (await connection.execute(query)).fetchone()
+async def _row(
+    connection: AsyncConnection[Any], query: bytes, parameters: Sequence[object] | None = None
+) -> Any:
+    return await (await connection.execute(query, parameters)).fetchone()

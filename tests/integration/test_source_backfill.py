@@ -278,6 +278,26 @@ async def test_what_cannot_be_backfilled_is_refused(
             await source.backfill("public.item", chunk_rows=0)
 
 
+async def test_a_table_may_be_altered_meanwhile(table: Database) -> None:
+    insert(table, *range(6))
+    async with open_source(table) as source:
+        await source.backfill("public.item", chunk_rows=2)
+        found: list[Any] = []
+        while not (found and isinstance(found[-1], BackfillStep) and found[-1].is_last):
+            found.append(await soon(anext(source)))
+            if len(found) == 3:
+                table.execute("alter table item add column more int default 7")
+                table.execute("update item set name = 'new' where id = 5")
+        assert record_ids(found) == [0, 1, 2, 3, 4, 5]
+        last = [event for event in found if isinstance(event, Snapshot)][-1]
+        assert last.record.as_python() == {"id": 5, "name": "new", "more": 7}
+        await source.backfill("public.item", chunk_rows=2)
+        await soon(anext(source))
+        table.execute("drop table item")
+        with pytest.raises(SourceError, match="dropped"):
+            await until_done(source)
+
+
 async def test_it_waits_for_those_that_are_writing_to_the_table(table: Database) -> None:
     insert(table, 1)
     async with open_source(table, filter="id=lt.3") as source:
