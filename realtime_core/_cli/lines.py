@@ -27,10 +27,11 @@ from ..changes import (
 )
 from ..positions import Position
 from ..records import UNCHANGED, Field, Record
+from ..snapshot import BackfillStep, Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
 
 __all__ = ["FORMATS", "Format", "json_line", "text_line"]
 
-Format: TypeAlias = Callable[[Event], str]
+Format: TypeAlias = Callable[[Event | SnapshotEvent], str]
 """Makes a line of an event, without its line feed."""
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -39,12 +40,12 @@ _NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeri
 _PLAIN_NAME: Final = re.compile(r"[a-z_][a-z0-9_$]*", re.ASCII)
 
 
-def json_line(event: Event) -> str:
+def json_line(event: Event | SnapshotEvent) -> str:
     """Make one JSON object of an event."""
     return _encode(_structure(event))
 
 
-def _structure(event: Event) -> dict[str, Any]:
+def _structure(event: Event | SnapshotEvent) -> dict[str, Any]:
     match event:
         case Insert():
             return _row("insert", event, event.record, None)
@@ -53,10 +54,9 @@ def _structure(event: Event) -> dict[str, Any]:
         case Delete():
             return _row("delete", event, None, event.old_record)
         case Truncate():
-            tables = [{"schema": each.schema, "table": each.table} for each in event.relations]
             return {
                 "kind": "truncate",
-                "tables": tables,
+                "tables": list(map(_table, event.relations)),
                 "cascade": event.cascade,
                 "restart_identity": event.restart_identity,
                 **_place(event.position, event.transaction),
@@ -87,6 +87,28 @@ def _structure(event: Event) -> dict[str, Any]:
             }
         case Idle():
             return {"kind": "idle", "position": str(event.position)}
+        case Snapshot():
+            return {
+                "kind": "snapshot",
+                **_table(event.relation),
+                "record": _fields(event.record),
+            }
+        case SnapshotBegin():
+            begin: dict[str, Any] = {"kind": "snapshot_begin"}
+            begin["tables"] = list(map(_table, event.tables))
+            return begin if event.reason is None else begin | {"reason": event.reason.value}
+        case SnapshotComplete():
+            return {
+                "kind": "snapshot_complete",
+                "rows": event.rows,
+                "position": str(event.position),
+            }
+        case BackfillStep():
+            return {"kind": "backfill_step", **_table(event.relation), "after": list(event.after)}
+
+
+def _table(relation: Relation) -> dict[str, str]:
+    return {"schema": relation.schema, "table": relation.table}
 
 
 def _row(
@@ -141,7 +163,7 @@ def _transaction(transaction: Transaction) -> dict[str, Any]:
     return facts
 
 
-def text_line(event: Event) -> str:
+def text_line(event: Event | SnapshotEvent) -> str:
     """Make a line for people; characters that could control a terminal are escaped."""
     match event:
         case Insert():
@@ -169,6 +191,15 @@ def text_line(event: Event) -> str:
             return f"GAP {event.reason.value}: changes may be missing{after} until {event.until}"
         case Idle():
             return f"IDLE {event.position}"
+        case Snapshot():
+            return f"ROW {_name(event.relation)} {_pairs(event.record)}"
+        case SnapshotBegin():
+            why = "" if event.reason is None else f" ({event.reason.value})"
+            return f"SNAPSHOT{why} of {', '.join(map(_name, event.tables)) or 'no table'}"
+        case SnapshotComplete():
+            return f"SNAPSHOT of {event.rows} rows is complete at {event.position}"
+        case BackfillStep():
+            return f"BACKFILL {_name(event.relation)} up to {', '.join(map(_literal, event.after))}"
 
 
 def _pairs(record: Record) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from .._text import one_line
 from ..changes import Event
+from ..snapshot import SnapshotEvent
 from .lines import Format
 
 __all__ = ["Output", "OutputError", "complain", "use_utf_8"]
@@ -34,7 +35,7 @@ class Output:
         self._line = line
         self._file = sys.stdout
 
-    def write(self, events: Iterable[Event]) -> None:
+    def write(self, events: Iterable[Event | SnapshotEvent]) -> None:
         """Write events; they may stay in a buffer until :meth:`flush`."""
         write, line = self._file.write, self._line
         with _named_errors():

@@ -198,6 +198,12 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         help="create the slot if it is missing; it keeps WAL until it is read or dropped",
     )
     where.add_argument(
+        "--snapshot",
+        action="store_true",
+        help="first write the rows that the tables have already; with --slot, only if there is no "
+        "such slot yet",
+    )
+    where.add_argument(
         "--ack",
         action="store_true",
         help="acknowledge changes that were written (default: the slot does not move)",
@@ -292,6 +298,7 @@ def _tail(arguments: argparse.Namespace) -> int:
             count=arguments.count,
             line=FORMATS[arguments.format],
             quiet=arguments.quiet,
+            snapshot=arguments.snapshot,
         )
     )
 

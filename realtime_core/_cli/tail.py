@@ -16,13 +16,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from ..changes import Begin, Commit, Event, Gap, Idle
+from ..changes import (
+    Begin,
+    Delete,
+    Event,
+    Idle,
+    Insert,
+    LogicalMessage,
+    Truncate,
+    Update,
+)
 from ..errors import ConfigError, SourceError
 from ..positions import Position
+from ..snapshot import Snapshot, SnapshotEvent
 from ..sources import (
     ChangeSource,
     PgoutputSource,
@@ -32,10 +42,13 @@ from ..sources import (
     slot_status,
 )
 from ..sources._filter_check import filter_misfits
+from .bar import Bar
 from .lines import Format
 from .output import Output, complain
 
 __all__ = ["TailSettings", "tail"]
+
+Item: TypeAlias = Event | SnapshotEvent
 
 _PROGRESS: Final = 10.0
 """Seconds between two progress lines."""
@@ -80,6 +93,8 @@ class TailSettings:
     """Makes the line of an event."""
     quiet: bool
     """Whether to write only warnings and errors to standard error."""
+    snapshot: bool = False
+    """Whether to write the rows that the tables have already, before the changes."""
 
 
 def tail(settings: TailSettings) -> int:
@@ -123,6 +138,13 @@ def _problems(settings: TailSettings) -> Iterator[str]:
         ):
             if given:
                 yield f"{name} needs --slot NAME: a temporary slot begins now and ends with the run"
+    if settings.snapshot and settings.slot is not None and not (settings.create and settings.ack):
+        yield (
+            "--snapshot needs --create and --ack with --slot: the slot is made when the rows are "
+            "written"
+        )
+    if settings.snapshot and settings.from_position is not None:
+        yield "--snapshot begins with all rows: leave --from-position out"
     if settings.count is not None and settings.count < 1:
         yield f"--count is a number from 1, not {settings.count}"
     tables = [table for table, _ in map(_table_and_filter, settings.filters)]
@@ -144,8 +166,9 @@ class _Tail:
         self._output = Output(settings.line)
         # How many changes are still to be written; None for no limit.
         self._left = settings.count
-        # How many changes were written.
+        # How many changes were written, and rows of a snapshot.
         self._written = 0
+        self._rows = 0
         # Whether a write is under way, which may block.
         self._writing = False
         # Whether a signal has come.
@@ -185,7 +208,7 @@ class _Tail:
         for misfit in misfits:
             complain("warning", misfit)
 
-    async def _follow(self, source: ChangeSource) -> None:
+    async def _follow(self, source: ChangeSource[Item]) -> None:
         settings = self._settings
         # A temporary slot ends with the run, and until then it shall not retain WAL.
         acknowledges = settings.ack or settings.slot is None
@@ -208,7 +231,7 @@ class _Tail:
                 seconds = time.monotonic() - started
                 complain("done", f"{self._summary(source.stats())} in {seconds:.1f} s")
 
-    def _write(self, batch: Sequence[Event]) -> Sequence[Event]:
+    def _write(self, batch: Sequence[Item]) -> Sequence[Item]:
         """Write a batch up to the last change that was asked for; return what was written."""
         if self._left is not None:
             batch = list(self._limited(batch))
@@ -219,9 +242,10 @@ class _Tail:
         finally:
             self._writing = False
         self._written += sum(map(_is_change, batch))
+        self._rows += sum(type(event) is Snapshot for event in batch)
         return batch
 
-    def _limited(self, batch: Sequence[Event]) -> Iterator[Event]:
+    def _limited(self, batch: Sequence[Item]) -> Iterator[Item]:
         assert self._left is not None
         for event in batch:
             if self._left == 0:
@@ -229,7 +253,7 @@ class _Tail:
             self._left -= _is_change(event)
             yield event
 
-    async def _report(self, source: ChangeSource) -> None:
+    async def _report(self, source: ChangeSource[Item]) -> None:
         """Write progress lines, unless they would come between the changes on a terminal."""
         if self._settings.quiet or sys.stdout.isatty():
             return
@@ -242,7 +266,8 @@ class _Tail:
                 last = summary
 
     def _summary(self, stats: SourceStats) -> str:
-        parts = [_counted(self._written, "change")]
+        parts = [_counted(self._rows, "row")] if self._settings.snapshot else []
+        parts.append(_counted(self._written, "change"))
         if stats.filtered:
             parts.append(f"{stats.filtered:,} left out by the filter")
         if stats.reconnects:
@@ -289,7 +314,7 @@ async def _check_slot(dsn: str, slot: str) -> None:
         )
 
 
-def make_source(settings: TailSettings) -> ChangeSource:
+def make_source(settings: TailSettings) -> ChangeSource[Item]:
     """Make the source that the settings describe."""
     options: StreamOptions = {
         "slot": settings.slot,
@@ -301,6 +326,10 @@ def make_source(settings: TailSettings) -> ChangeSource:
         options["filter"] = dict(map(_table_and_filter, settings.filters))
     if settings.from_position is not None:
         options["start_at"] = Position.parse(settings.from_position)
+    if settings.snapshot:
+        options["snapshot"] = "initial"
+        if sys.stderr.isatty() and not sys.stdout.isatty() and not settings.quiet:
+            options["snapshot_progress"] = Bar(sys.stderr)
     if settings.plugin == "pgoutput":
         return PgoutputSource(
             settings.dsn,
@@ -319,8 +348,8 @@ def _pair(table: str) -> tuple[str | None, str | None]:
     return schema, name
 
 
-def _is_change(event: Event) -> bool:
-    return not isinstance(event, Begin | Commit | Gap | Idle)
+def _is_change(event: Event | SnapshotEvent) -> bool:
+    return isinstance(event, Insert | Update | Delete | Truncate | LogicalMessage)
 
 
 def _table_and_filter(text: str) -> tuple[str, str]:

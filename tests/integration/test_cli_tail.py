@@ -326,3 +326,25 @@ def test_wal2json_needs_no_publication(pg17: Server) -> None:
             end(process)
     finally:
         pg17.execute(f"drop schema {schema} cascade")
+
+
+def test_the_rows_come_before_the_changes(shop: Database) -> None:
+    shop.execute("insert into item values (1, 'a'), (2, null)")
+    slot = unique_name("slot")
+    arguments = ["--publication", "shop", "--slot", slot, "--create", "--ack", "--snapshot"]
+    command = [*COMMAND, shop.dsn, *arguments, "--format", "json", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        begin, *rows, complete = map(json.loads, read(process, 4))
+        assert begin == {
+            "kind": "snapshot_begin",
+            "tables": [{"schema": "public", "table": "item"}],
+        }
+        assert [row["record"] for row in rows] == [
+            {"id": "1", "name": "a"},
+            {"id": "2", "name": None},
+        ]
+        assert (complete["kind"], complete["rows"]) == ("snapshot_complete", 2)
+        shop.execute("insert into item values (3, 'c')")
+        [change] = map(json.loads, read(process, 1))
+        assert (change["kind"], change["record"]["id"]) == ("insert", "3")
+        process.send_signal(signal.SIGINT)

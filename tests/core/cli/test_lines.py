@@ -10,6 +10,7 @@ import pytest
 from realtime_core import (
     LSN,
     UNCHANGED,
+    BackfillStep,
     Begin,
     Column,
     Commit,
@@ -26,6 +27,11 @@ from realtime_core import (
     Relation,
     ReplicaIdentity,
     Shape,
+    Snapshot,
+    SnapshotBegin,
+    SnapshotComplete,
+    SnapshotEvent,
+    SnapshotProgress,
     StreamIdentity,
     Transaction,
     Truncate,
@@ -56,7 +62,8 @@ def key(*fields: Field) -> Record:
     return Record(ITEM.key_shape, fields)
 
 
-EVENTS: dict[str, tuple[Event, dict[str, object], str]] = {
+PROGRESS = SnapshotProgress(ITEM, 1, None, 1, 9, None, 0, 1)
+EVENTS: dict[str, tuple[Event | SnapshotEvent, dict[str, object], str]] = {
     "insert": (
         Insert(TRANSACTION, 3, ITEM, row("1", "it's", None)),
         {
@@ -177,6 +184,42 @@ EVENTS: dict[str, tuple[Event, dict[str, object], str]] = {
         Idle(Position(LSN(9))),
         {"kind": "idle", "position": "0/9:0"},
         "IDLE 0/9:0",
+    ),
+    "row_of_a_snapshot": (
+        Snapshot(ITEM, row("1", "o'clock", None), PROGRESS),
+        {
+            "kind": "snapshot",
+            "schema": "public",
+            "table": "item",
+            "record": {"id": "1", "name": "o'clock", "Raw\nname": None},
+        },
+        "ROW public.item id=1 name='o''clock' \"Raw\\nname\"=NULL",
+    ),
+    "snapshot_begin": (
+        SnapshotBegin((ITEM, ODD), None),
+        {
+            "kind": "snapshot_begin",
+            "tables": [
+                {"schema": "public", "table": "item"},
+                {"schema": "", "table": 'Odd "x"'},
+            ],
+        },
+        'SNAPSHOT of public.item, "Odd ""x"""',
+    ),
+    "snapshot_begin_for_a_reason": (
+        SnapshotBegin((), GapReason.SLOT_MISSING),
+        {"kind": "snapshot_begin", "tables": [], "reason": "slot_missing"},
+        "SNAPSHOT (slot_missing) of no table",
+    ),
+    "snapshot_complete": (
+        SnapshotComplete(Position(LSN(9)), 7),
+        {"kind": "snapshot_complete", "rows": 7, "position": "0/9:0"},
+        "SNAPSHOT of 7 rows is complete at 0/9:0",
+    ),
+    "backfill_step": (
+        BackfillStep(ITEM, ("1",), False, PROGRESS),
+        {"kind": "backfill_step", "schema": "public", "table": "item", "after": ["1"]},
+        "BACKFILL public.item up to '1'",
     ),
     "gap_at_the_start": (
         Gap(None, Position(LSN(9)), GapReason.SLOT_MISSING),

@@ -324,8 +324,22 @@ def test_the_source_is_what_the_arguments_say(make: Callable[..., Made]) -> None
     assert kind is Wal2JsonSource
     assert options["tables"] == [("public", "a"), (None, "b")]
     assert "start_at" not in options
+    assert "snapshot" not in options
+    _, options = make(snapshot=True)
+    assert options["snapshot"] == "initial"
     with pytest.raises(ConfigError):
         make(slot="A")
+
+
+def test_a_snapshot_needs_a_slot_that_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--slot", "log", "--snapshot", "--from-position", "0/1:2")
+    assert run(*arguments, "--publication", "shop") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "error: --snapshot needs --create and --ack with --slot: the slot is made when the rows "
+        "are written",
+        "error: --snapshot begins with all rows: leave --from-position out",
+    ]
 
 
 @pytest.mark.parametrize(
