@@ -126,7 +126,7 @@ async def plain_connection(
 _NO_TIMEOUTS: Final = """
     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
     WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', 'transaction_timeout',
-        'idle_in_transaction_session_timeout', 'lock_timeout'])
+        'idle_in_transaction_session_timeout', 'idle_session_timeout', 'lock_timeout'])
 """
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection
@@ -38,7 +38,13 @@ from .stream_options import StreamSettings
 
 __all__ = ["SnapshotRun"]
 
-_AHEAD = 2
+# A table was dropped or altered before it was locked, or somebody locks tables in another order.
+_PASSING: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.DeadlockDetected,
+)
+_AHEAD: Final = 2
 """How many pieces of rows each connection may have read ahead."""
 
 
@@ -100,7 +106,11 @@ class SnapshotRun:
     async def _begin(self) -> SnapshotBegin:
         settings, plugin, version = self._settings, self._plugin, self._needed.facts.version
         self._session = session = await ReplicationSession.connect(
-            settings.dsn, self._slot, settings=plugin.session_settings, names=settings.setting_names
+            settings.dsn,
+            self._slot,
+            # It is idle for as long as the copy takes.
+            settings={**plugin.session_settings, "idle_session_timeout": "0"},
+            names=settings.setting_names,
         )
         making = session.export_snapshot(plugin.name)
         self._lsn, snapshot = await log_when_slow(
@@ -236,7 +246,6 @@ def _again(problem: str) -> SourceError:
 
 
 def _error(exc: psycopg.Error, slot: str) -> SourceError:
-    if isinstance(exc, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
-        # A table was dropped or altered before it was locked.
+    if isinstance(exc, _PASSING):
         return _again(str(exc).partition("\n")[0])
     return translate(exc, slot)

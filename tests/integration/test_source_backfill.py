@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -26,7 +32,7 @@ from realtime_core import (
 )
 from tests.fix_postgres import Database, unique_name
 from tests.integration.source_helpers import insert, kill_walsenders, soon
-from tests.waiting import eventually
+from tests.waiting import eventually, eventually_sync
 
 pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
@@ -239,10 +245,11 @@ async def test_one_that_fails_is_an_error_of_the_next_read_alone(table: Database
 async def test_after_a_gap_the_chunk_is_read_again(table: Database) -> None:
     table.execute("insert into item select n, 'x' from generate_series(1, 500) n")
     async with open_source(table, on_gap="continue") as source:
+        # A temporary slot ends with its connection. The source notices when it is read.
+        kill_walsenders(table)
         await source.backfill("public.item", chunk_rows=500)
         await eventually(lambda: source._backfills._due is not None)
-        # A temporary slot ends with its connection. Nobody tells the source of this change.
-        kill_walsenders(table)
+        # Nobody tells the source of this change.
         table.execute("update item set name = 'y' where id = 7")
         events = await until_done(source)
         rows = {row.record["id"]: row.record["name"] for row in events if type(row) is Snapshot}
@@ -311,3 +318,107 @@ async def test_it_waits_for_those_that_are_writing_to_the_table(table: Database)
             await eventually(lambda: table.execute(waiting) > [(1,)])
             writer.execute("commit")
         assert record_ids(await until_done(source)) == [1, 2]
+
+
+PROGRAM = """
+import asyncio, json, sqlite3, sys
+from realtime_core import *
+
+def apply(target, event):
+    match event:
+        case Snapshot(record=row) | Insert(record=row):
+            target.execute("INSERT OR REPLACE INTO item VALUES (:id, :name)", row.as_text())
+        case Update(record=row, old_record=old):
+            key = row.text("id") if old is None else old.text("id")
+            found = target.execute("DELETE FROM item WHERE id = ?", [key]).rowcount
+            if found or old is not None:
+                target.execute("INSERT OR REPLACE INTO item VALUES (:id, :name)", row.as_text())
+        case Delete(old_record=old):
+            target.execute("DELETE FROM item WHERE id = ?", [old.text("id")])
+        case BackfillStep(after=after, is_last=is_last):
+            target.execute("UPDATE checkpoint SET after = ?", [json.dumps((after, is_last))])
+
+async def main(dsn, slot, file):
+    target = sqlite3.connect(file)
+    target.execute("CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, name TEXT)")
+    target.execute("CREATE TABLE IF NOT EXISTS checkpoint (position TEXT, after TEXT)")
+    position, after = target.execute("SELECT * FROM checkpoint").fetchone()
+    start = None if position is None else Position.parse(position)
+    after, is_last = json.loads(after)
+    source = PgoutputSource(
+        dsn, publications=["shop"], slot=slot, slot_in_use="wait", start_at=start
+    )
+    async with source:
+        if not is_last:
+            await source.backfill("public.item", after=after, chunk_rows=100)
+        async for batch in source.batches():
+            with target:
+                for event in batch:
+                    apply(target, event)
+                if source.position is not None:
+                    target.execute("UPDATE checkpoint SET position = ?", [str(source.position)])
+            if source.position is not None:
+                source.ack(source.position)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+KILLS = int(os.environ.get("BACKFILL_KILLS", "4"))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_with_its_backfill(
+    table: Database, tmp_path: Path
+) -> None:
+    """BACKFILL_KILLS says how often."""
+    seed = Random().randrange(10**6)
+    print("seed", seed)
+    random = Random(seed)
+    table.execute("insert into item select n, 'old' from generate_series(1, 20000) n")
+    program, file, slot = tmp_path / "program.py", tmp_path / "copy.sqlite", unique_name("slot")
+    program.write_text(PROGRAM)
+    table.execute(f"select pg_create_logical_replication_slot('{slot}', 'pgoutput')")
+    with sqlite3.connect(file) as target:
+        target.execute("CREATE TABLE checkpoint (position TEXT, after TEXT)")
+        target.execute("INSERT INTO checkpoint VALUES (NULL, '[[], false]')")
+    stop = threading.Event()
+
+    def write() -> None:
+        with table.connect() as connection:
+            while not stop.wait(0.001):
+                known = random.randrange(20000)
+                with connection.transaction():
+                    connection.execute("update item set name = name || 'x' where id = %s", (known,))
+                    connection.execute("delete from item where id = %s", (known - 5,))
+                    connection.execute("update item set id = -id where id = %s", (known - 9,))
+
+    def progress() -> Any:
+        with sqlite3.connect(file) as target:
+            return target.execute("SELECT after FROM checkpoint").fetchone()[0]
+
+    def copied() -> Any:
+        with sqlite3.connect(file) as target:
+            return target.execute("SELECT id, name FROM item ORDER BY id").fetchall()
+
+    command = [sys.executable, str(program), table.dsn, slot, str(file)]
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(KILLS):
+            before = progress()
+            with subprocess.Popen(command) as process:
+                try:
+                    eventually_sync(lambda before=before: progress() != before or "true" in before)
+                    time.sleep(random.uniform(0, 0.2))
+                    assert process.poll() is None
+                finally:
+                    process.kill()
+    finally:
+        stop.set()
+        writer.join()
+    with subprocess.Popen(command) as process:
+        try:
+            eventually_sync(lambda: "true" in progress())
+            query = "select id, name from item order by id"
+            eventually_sync(lambda: copied() == table.execute(query))
+        finally:
+            process.kill()
