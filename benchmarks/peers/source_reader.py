@@ -132,6 +132,24 @@ async def transactions(dsn: str, slot: str, publication: str, progress: Progress
                 return
 
 
+def sync(dsn: str, slot: str, publication: str, progress: Progress) -> None:
+    """The whole source without an event loop, change by change."""
+    with PgoutputSource.sync(dsn, publications=[publication], slot=slot) as source:
+        for _ in source:
+            if progress.rows(1):
+                return
+
+
+def sync_acknowledged(dsn: str, slot: str, publication: str, progress: Progress) -> None:
+    """The same, each change acknowledged."""
+    with PgoutputSource.sync(dsn, publications=[publication], slot=slot) as source:
+        for change in source:
+            source.ack(change)
+            if progress.rows(1):
+                return
+
+
+SYNC_CASES = {function.__name__: function for function in (sync, sync_acknowledged)}
 CASES: dict[str, Callable[[str, str, str, Progress], Coroutine[Any, Any, None]]] = {
     function.__name__: function
     for function in (receive, decode, batches, raw, events, acknowledged, transactions)
@@ -148,7 +166,10 @@ def peak_rss() -> int:
 def main() -> None:
     case, dsn, slot, publication, rows = sys.argv[1:]
     progress = Progress(int(rows))
-    asyncio.run(CASES[case](dsn, slot, publication, progress))
+    if case in SYNC_CASES:
+        SYNC_CASES[case](dsn, slot, publication, progress)
+    else:
+        asyncio.run(CASES[case](dsn, slot, publication, progress))
     result = {
         "wall": progress.ended[0] - progress.began[0],
         "cpu": progress.ended[1] - progress.began[1],

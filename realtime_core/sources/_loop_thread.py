@@ -43,6 +43,10 @@ class LoopThread:
         """Have a function called on the thread."""
         self._loop.call_soon_threadsafe(callback)
 
+    def later(self, delay: float, callback: Callable[[], object]) -> None:
+        """Have a function called on the thread in so many seconds."""
+        self.soon(lambda: self._loop.call_later(delay, callback))
+
     def stop(self) -> None:
         """End the tasks that still run, and the thread."""
         self.soon(self._loop.stop)

@@ -11,12 +11,11 @@ brought, and positions and acknowledgements are those of the source.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from threading import get_ident
 from time import monotonic
 from types import TracebackType, coroutine
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
 
 from ..changes import (
     Begin,
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["SyncSource"]
 
 T = TypeVar("T")
+
+_ACK_DELAY: Final = 0.02
+"""Seconds until the source is told of an acknowledgement, and of those that follow meanwhile."""
 
 
 class SyncSource(Generic[E]):
@@ -72,8 +74,10 @@ class SyncSource(Generic[E]):
         self._reader: int | None = None
         # Fetches events; None if the last read has seen it end.
         self._errand: Errand | None = None
-        # What is acknowledged, and the source was not told yet.
-        self._acks: deque[Acknowledgeable] = deque()
+        # What was acknowledged last, by thread, if the source was not told yet.
+        self._acks: dict[int, Acknowledgeable] = {}
+        # Whether the source's thread will look at these soon.
+        self._acks_due = False
 
     # Lifetime
 
@@ -289,10 +293,12 @@ class SyncSource(Generic[E]):
         if thread is None:
             self._source.ack(upto)
         elif upto is self._source._handed:
-            # It cannot be refused. Several of them wake the source's thread once.
-            self._acks.append(upto)
-            if len(self._acks) == 1:
-                thread.soon(self._tell_acks)
+            # It cannot be refused. To wake the other thread takes longer than to acknowledge, so
+            # it is woken for the first one, and tells the source of the last that has come since.
+            self._acks[get_ident()] = upto
+            if not self._acks_due:
+                self._acks_due = True
+                thread.later(_ACK_DELAY, self._tell_acks)
         else:
             thread.call(self._ack(upto))
 
@@ -301,8 +307,9 @@ class SyncSource(Generic[E]):
         self._source.ack(upto)
 
     def _tell_acks(self) -> None:
+        self._acks_due = False
         while self._acks:
-            self._source.ack(self._acks.popleft())
+            self._source.ack(self._acks.popitem()[1])
 
     @property
     def position(self) -> Position | None:
