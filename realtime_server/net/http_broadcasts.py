@@ -22,9 +22,9 @@ from ..auth.grant import Grant
 from ..config import ServerConfig
 from ..errors import RefusedError, UnavailableError
 from ..fanout.rooms import Rooms
-from ..fanout.turns import Turns
+from ..fanout.turns import Turns, in_turns
 from ..metrics import Metrics
-from ..phoenix.http_broadcasts import HttpRefusal, Messages, read_batch, read_names, read_single
+from ..phoenix.http_broadcasts import HttpRefusal, Messages, read_names, read_single, reading_batch
 from ..phoenix.messages import CHANNEL_PREFIX
 from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import BroadcastReason
@@ -133,7 +133,7 @@ class HttpBroadcasts:
             told = "This server has no broadcast: BROADCAST is false"
             return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": told})
         try:
-            messages = self._read(request, query)
+            messages = await self._read(request, query)
         except HttpRefusal as exc:
             return Response(exc.status, _JSON, exc.body)
         refused = await self._refusal(request, messages, grant)
@@ -157,11 +157,11 @@ class HttpBroadcasts:
         status, told = _REFUSALS.get(reason, (HTTPStatus.SERVICE_UNAVAILABLE, reason.told()))
         return _answer(status, {"message": told})
 
-    def _read(self, request: HttpRequest, query: dict[str, str]) -> Messages:
+    async def _read(self, request: HttpRequest, query: dict[str, str]) -> Messages:
         behind = _behind(request.path)
         most = self._config.max_payload_bytes
         if not behind:
-            return read_batch(request.body, max_bytes=most)
+            return await in_turns(reading_batch(request.body, max_bytes=most), Turns.shared())
         names = read_names(behind)
         if names is None:
             raise HttpRefusal(HTTPStatus.NOT_FOUND, {"message": "Not Found"})

@@ -2,12 +2,13 @@
 
 A batch is ``{"messages": [{"topic", "event", "payload", "private"?}, …]}``, where the payload is an
 object. A single one has topic and event in its path, and its payload, any JSON or any bytes, in the
-body. Topics are written without ``realtime:``. A batch is sent whole, or nothing of it is.
+body. Topics are written without ``realtime:``. A batch is sent whole, or nothing of it is. It is read
+in steps, so that other work can run in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -17,10 +18,10 @@ import orjson
 from .binary import MAX_NAME_BYTES
 from .broadcasts import Broadcast, RoomName, is_name
 from .join_shape import flag
-from .json_text import check_json, items, members, start_of
+from .json_text import behind, check_json, end_of, read_value, start_of
 from .messages import CHANNEL_PREFIX
 
-__all__ = ["MAX_MESSAGES", "HttpRefusal", "Messages", "read_batch", "read_names", "read_single"]
+__all__ = ["MAX_MESSAGES", "HttpRefusal", "Messages", "read_names", "read_single", "reading_batch"]
 
 MAX_MESSAGES: Final = 1000
 """Broadcasts of one batch."""
@@ -135,20 +136,23 @@ def read_single(
     return [(RoomName(CHANNEL_PREFIX + topic, is_private), broadcast)]
 
 
-def read_batch(body: bytes, *, max_bytes: int) -> Messages:
-    """Read a request for several broadcasts.
+def reading_batch(body: bytes, *, max_bytes: int) -> Generator[None, None, Messages]:
+    """Read a request for several broadcasts, and yield now and then.
 
     Args:
         body: of the request.
         max_bytes: of event and payload of each.
 
+    Returns:
+        The broadcasts.
+
     Raises:
         HttpRefusal: if one of them cannot be sent.
     """
     _check(body)
-    text = body.decode()
+    yield
     try:
-        return _read_batch(text, max_bytes)
+        return (yield from _reading_batch(body.decode(), max_bytes))
     except RecursionError:
         raise _bad_request("The body is nested too deeply") from None
 
@@ -160,36 +164,44 @@ def _check(body: bytes) -> None:
         raise _bad_request("The body is not JSON") from None
 
 
-def _read_batch(text: str, max_bytes: int) -> Messages:
+def _reading_batch(text: str, max_bytes: int) -> Generator[None, None, Messages]:
+    # Each value is read once: to read one of a mebibyte takes long enough.
+    sent: list[_Message] | None = None
     at = start_of(text)
-    sent: int | None = None
-    if text[at] == "{":
-        for name, _, begin, _ in members(text, at):
-            if name == "messages":
-                sent = begin
+    is_object = text[at] == "{"
+    at = start_of(text, at + 1)
+    while is_object and text[at] != "}":
+        name, at = read_value(text, at)
+        at = start_of(text, start_of(text, at) + 1)
+        if name != "messages":
+            at = end_of(text, at)
+        elif text[at] != "[":
+            raise _invalid({"messages": [_INVALID]}, "messages is no list")
+        else:
+            # The last one counts of those that have the same name.
+            sent = []
+            at = start_of(text, at + 1)
+            while text[at] != "]":
+                if len(sent) == MAX_MESSAGES:
+                    why = f"should have at most {MAX_MESSAGES} item(s)"
+                    raise _invalid({"messages": [why]}, f"messages {why}")
+                sent.append(_Message(text, at, max_bytes))
+                at = behind(text, sent[-1].end)
+                yield
+            at += 1
+        at = behind(text, at)
+        yield
     if sent is None:
         raise _invalid({"messages": [_BLANK]}, f"messages {_BLANK}")
-    if text[sent] != "[":
-        raise _invalid({"messages": [_INVALID]}, "messages is no list")
-    found: Messages = []
-    errors: list[dict[str, list[str]]] = []
-    for _, begin, _ in items(text, sent):
-        if len(errors) == MAX_MESSAGES:
-            why = f"should have at most {MAX_MESSAGES} item(s)"
-            raise _invalid({"messages": [why]}, f"messages {why}")
-        message = _Message(text, begin, max_bytes)
-        errors.append(message.errors)
-        if not message.errors:
-            room = RoomName(CHANNEL_PREFIX + message.topic, message.is_private)
-            found.append((room, message.broadcast()))
-    if any(errors):
+    if any(message.errors for message in sent):
         told = [
             f"messages[{place}].{name} {' and '.join(problems)}"
-            for place, wrong in enumerate(errors)
-            for name, problems in wrong.items()
+            for place, message in enumerate(sent)
+            for name, problems in message.errors.items()
         ]
-        raise _invalid({"messages": errors}, "; ".join(told[:_MOST_TOLD]))
-    return found
+        errors = {"messages": [message.errors for message in sent]}
+        raise _invalid(errors, "; ".join(told[:_MOST_TOLD]))
+    return [message.sent() for message in sent]
 
 
 class _Message:
@@ -200,22 +212,29 @@ class _Message:
         values: dict[str, Any] = {}
         self._payload = ""
         if text[at] == "{":
-            for name, value, begin, end in members(text, at):
-                values[name] = value
+            at = start_of(text, at + 1)
+            while text[at] != "}":
+                name, at = read_value(text, at)
+                begin = start_of(text, start_of(text, at) + 1)
+                values[name], at = read_value(text, begin)
                 if name == "payload":
-                    self._payload = text[begin:end]
-        self.topic = self._name(values, "topic")
+                    self._payload = text[begin:at]
+                at = behind(text, at)
+            self.end = at + 1
+        else:
+            self.end = end_of(text, at)
+        self._topic = self._name(values, "topic")
         self._event = self._name(values, "event")
         if values.get("payload") is None:
             self.errors["payload"] = [_BLANK]
         elif not isinstance(values["payload"], dict):
             self.errors["payload"] = [_INVALID]
-        elif "event" not in self.errors and self.broadcast().size > max_bytes:
+        elif "event" not in self.errors and self._broadcast().size > max_bytes:
             self.errors["payload"] = [_TOO_LARGE]
         private = flag(values.get("private"))
         if private is not None and not isinstance(private, bool):
             self.errors["private"] = [_INVALID]
-        self.is_private = private is True
+        self._is_private = private is True
 
     def _name(self, values: Mapping[str, Any], name: str) -> str:
         value = values.get(name)
@@ -227,6 +246,9 @@ class _Message:
             return str(value)
         return ""
 
-    def broadcast(self) -> Broadcast:
-        """Return what is broadcast."""
+    def _broadcast(self) -> Broadcast:
         return Broadcast(self._event, self._payload.encode())
+
+    def sent(self) -> tuple[RoomName, Broadcast]:
+        """Return the room, and what is broadcast there."""
+        return RoomName(CHANNEL_PREFIX + self._topic, self._is_private), self._broadcast()

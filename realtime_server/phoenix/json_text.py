@@ -16,7 +16,16 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
-__all__ = ["check_json", "end_of", "items", "load_leniently", "members", "start_of"]
+__all__ = [
+    "behind",
+    "check_json",
+    "end_of",
+    "items",
+    "load_leniently",
+    "members",
+    "read_value",
+    "start_of",
+]
 
 
 def _refuse(name: str) -> NoReturn:
@@ -62,6 +71,30 @@ def start_of(text: str, at: int = 0) -> int:
     match = _blank(text, at)
     assert match is not None  # it matches nothing at all, too
     return match.end()
+
+
+def behind(text: str, at: int) -> int:
+    """Return where the next entry of an object or an array begins, or its bracket is.
+
+    Args:
+        text: JSON; it has been checked before.
+        at: where the entry before it ends.
+    """
+    at = start_of(text, at)
+    return start_of(text, at + 1) if text[at] == "," else at
+
+
+def read_value(text: str, at: int) -> tuple[Any, int]:
+    """Return a value, and where it ends.
+
+    Args:
+        text: JSON; it has been checked before.
+        at: where the value begins.
+
+    Raises:
+        RecursionError: if it is nested too deeply.
+    """
+    return _read(text, at)
 
 
 def end_of(text: str, at: int) -> int:

@@ -11,9 +11,9 @@ import pytest
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.phoenix.http_broadcasts import (
     HttpRefusal,
-    read_batch,
     read_names,
     read_single,
+    reading_batch,
 )
 
 FINE = '{"topic":"a","event":"e","payload":{}}'
@@ -21,7 +21,12 @@ FINE = '{"topic":"a","event":"e","payload":{}}'
 
 def batch(body: str | bytes, *, max_bytes: int = 1000) -> Any:
     data = body.encode() if isinstance(body, str) else body
-    return read_batch(data, max_bytes=max_bytes)
+    steps = reading_batch(data, max_bytes=max_bytes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def refused(body: str | bytes, **options: int) -> tuple[int, Any]:
@@ -40,6 +45,18 @@ def test_a_batch_is_read_in_its_order_and_its_payloads_as_they_came() -> None:
         (RoomName("realtime:realtime:x"), Broadcast("m", b'{"b":1,"a":2}')),
     ]
     assert batch('{"messages":[]}') == []
+
+
+def test_a_long_batch_is_read_in_steps() -> None:
+    text = f'{{"a":1,"messages":[{",".join([FINE] * 300)}],"b":[]}}'
+    steps = reading_batch(text.encode(), max_bytes=1000)
+    assert sum(1 for _ in steps) > 300
+
+
+def test_of_two_lists_the_last_counts() -> None:
+    other = FINE.replace('"a"', '"b"')
+    text = f'{{"messages":[{FINE}, {FINE} ] , "messages" : [ {other} ] }}'
+    assert batch(text) == [(RoomName("realtime:b"), Broadcast("e", b"{}"))]
 
 
 BLANK, INVALID = ["can't be blank"], ["is invalid"]
