@@ -2,8 +2,8 @@
 
 A batch is ``{"messages": [{"topic", "event", "payload", "private"?}, …]}``, where the payload is an
 object. A single one has topic and event in its path, and its payload, any JSON or any bytes, in the
-body. Topics are written without ``realtime:``. A batch is sent whole, or nothing of it is. It is read
-in steps, so that other work can run in between.
+body. Topics are written without ``realtime:``. A batch is sent whole, or nothing of it is. It is
+read in steps, so that other work can run in between.
 """
 
 from __future__ import annotations
