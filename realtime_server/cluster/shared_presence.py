@@ -49,10 +49,10 @@ SILENT: Final = 30.0
 """Seconds after which a process is gone that is not heard."""
 _ASK_AGAIN: Final = 3.0
 """Seconds after which a snapshot that was asked for and has not come is asked for again."""
-_ROOMS: Final = 2000
-"""How many rooms one message names."""
-_HEADS: Final = 256
-"""Bytes of a message besides the entries."""
+_ROOMS: Final = 250
+"""How many rooms one message names, and ..."""
+_ENTRIES_BYTES: Final = 24 * 1024
+"""... how many bytes of entries it has: the event loop is held for so long with each."""
 
 _Value = TypeVar("_Value")
 
@@ -271,13 +271,12 @@ class SharedPresence:
             self._presence.replace(self._rooms[room].name, _named(node), {})
 
     def _parts(self, entries: Mapping[int, _Value]) -> Iterator[dict[int, _Value]]:
-        """Yield entries in pieces that fit into messages."""
-        most = self._carrier.max_bytes - _HEADS
+        """Yield entries in pieces, as one message has them."""
         part: dict[int, _Value] = {}
         size = 0
         for membership, entry in entries.items():
             more = entry_size(entry)  # type: ignore[arg-type]
-            if part and size + more > most:
+            if part and size + more > _ENTRIES_BYTES:
                 yield part
                 part, size = {}, 0
             part[membership] = entry
@@ -288,8 +287,8 @@ class SharedPresence:
     def _send(self, subject: str, message: Message) -> None:
         if self._carrier.send(subject, encode_presence(message)) is None:
             self.sent += 1
-        else:
-            # What is missing is seen when the others hear of this process again.
+        elif isinstance(message, Change):
+            # That it is missing is seen when the others hear of this process again.
             self.lost += 1
 
 

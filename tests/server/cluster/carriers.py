@@ -23,7 +23,7 @@ class Wires:
 class Wire:
     """One of them."""
 
-    max_bytes = 1000
+    max_bytes = 32 * 1024
     lost = 0
 
     def __init__(self, wires: Wires) -> None:

@@ -19,6 +19,7 @@ from tests.server.cluster.carriers import Wire, Wires
 from tests.server.fanout.test_rooms import Inbox
 
 ROOM = RoomName("realtime:room")
+PRIVATE = RoomName(ROOM.topic, is_private=True)
 ONE = Broadcast("m", b"1")
 
 
@@ -63,7 +64,7 @@ def test_members_at_other_processes_hear_it_in_the_order_sent(nodes: list[Node])
     here, there, elsewhere = nodes
     sender, own = here.member()
     _, heard = there.member()
-    _, private = there.member(RoomName(ROOM.topic, is_private=True))
+    _, private = there.member(PRIVATE)
     _, other = elsewhere.member(RoomName("realtime:other"))
     for number in range(5):
         broadcast = Broadcast("m", str(number).encode())
@@ -74,6 +75,9 @@ def test_members_at_other_processes_hear_it_in_the_order_sent(nodes: list[Node])
     assert own.frames == private.frames == other.frames == []
     assert here.bus.stats() == BusStats(sent=5)
     assert there.bus.stats() == BusStats(received=5)
+    here.rooms.publish([(PRIVATE, ONE)], sender)
+    there.turn()
+    assert (private.payloads(), heard.payloads()) == ([1], [0, 1, 2, 3, 4])
     # A message of another process goes on no further.
     assert there.rooms.stats().broadcasts == elsewhere.bus.stats().received == 0
 
@@ -127,7 +131,7 @@ def test_of_a_batch_the_answer_is_that_of_its_worst_part(nodes: list[Node]) -> N
 def test_what_is_too_large_for_the_others_goes_to_nobody(nodes: list[Node]) -> None:
     here = nodes[0]
     sender, heard = here.member(hears_itself=True)
-    large = Broadcast("m", b'"' + b"x" * 1000 + b'"')
+    large = Broadcast("m", b'"' + b"x" * here.wire.max_bytes + b'"')
     assert here.rooms.publish([(ROOM, ONE), (ROOM, large)], sender) is (
         BroadcastReason.TOO_LARGE_TO_CARRY
     )

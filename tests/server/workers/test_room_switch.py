@@ -140,7 +140,7 @@ async def test_workers_are_told_whether_other_machines_can_be_reached() -> None:
         outside.changed()
         await eventually(lambda: one.link.send("b.1", b"both") is None)
         await eventually(lambda: ("b.1", b"both") in outside.sent)
-        assert one.link.send("b.1", bytes(1001)) is NotSent.TOO_LARGE
+        assert one.link.send("b.1", bytes(outside.max_bytes + 1)) is NotSent.TOO_LARGE
         outside.sent.clear()
         outside.take("b.1", b"from outside")
         outside.take("b.2", b"nobody listens")
