@@ -11,6 +11,7 @@ dispatch takes until that dispatch has written what it has.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from realtime_core import Insert, LogicalMessage, RowChange
 
@@ -22,6 +23,9 @@ from .rooms import Rooms
 from .turns import Steps
 
 __all__ = ["DatabaseBroadcasts"]
+
+_MOST_BESIDES: Final = 65536
+"""Bytes of a logical message, besides what MAX_PAYLOAD_BYTES counts, up to which it is read."""
 
 
 class DatabaseBroadcasts:
@@ -80,6 +84,9 @@ class DatabaseBroadcasts:
 
     def _read_logical(self, message: LogicalMessage) -> tuple[RoomName, Broadcast] | None:
         if message.prefix != LOGICAL_PREFIX:
+            return None
+        if self._rows.is_too_large(len(message.content) - _MOST_BESIDES):
+            # To read it might take seconds.
             return None
         try:
             found = read_logical_broadcast(message.content)

@@ -95,6 +95,9 @@ class MessageRows:
             return None
         if skipped in _TRUE:
             return None
+        # Two digits a byte, where it is bytes; else a byte a character at least.
+        if self.is_too_large(len(payload or "") if data is None else len(data) // 2 - 1):
+            return None
         name = f"{CHANNEL_PREFIX}{topic}"
         meta = b'{"id":"%b"}' % (id_ or "").encode()
         if data is not None:
@@ -110,10 +113,16 @@ class MessageRows:
 
     def count(self, broadcast: Broadcast) -> bool:
         """Count what is to be broadcast; return whether it is small enough."""
-        if broadcast.size > self._max_payload_bytes:
-            self.refuse(TOO_LARGE)
+        if self.is_too_large(broadcast.size):
             return False
         self._count += 1
+        return True
+
+    def is_too_large(self, size: int) -> bool:
+        """Return whether so many bytes are too many to be broadcast, which is counted."""
+        if size <= self._max_payload_bytes:
+            return False
+        self.refuse(TOO_LARGE)
         return True
 
     def refuse(self, reason: str) -> None:

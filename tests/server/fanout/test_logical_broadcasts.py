@@ -89,6 +89,18 @@ async def test_members_of_the_public_room_get_what_is_understood() -> None:
     assert dict(stats.refused)["malformed"] == dict(stats.refused)["too_large"] == 1
 
 
+async def test_what_is_far_too_long_is_not_even_read() -> None:
+    loop = Loop()
+    broadcasts = DatabaseBroadcasts(
+        loop.rooms, max_payload_bytes=1000, clock=lambda: 0.0, sends_logical=True
+    )
+    head = b'{"topic":"room","event":"m","payload":'
+    # No JSON, which nobody finds out.
+    list(broadcasts.sending([message(head.ljust(70_000)), message(head.ljust(60_000))]))
+    refused = dict(broadcasts.stats().refused)
+    assert refused["too_large"] == refused["malformed"] == 1
+
+
 def test_nothing_is_read_where_it_is_off() -> None:
     loop = Loop()
     broadcasts = DatabaseBroadcasts(loop.rooms, max_payload_bytes=1000, clock=lambda: 0.0)
