@@ -2,13 +2,15 @@
 
 Core NATS delivers once at most, and keeps the order of each sender. A subject is subscribed to
 while somebody listens to it here. What is to be sent waits here while NATS takes nothing, up to a
-bound; while there is no connection nothing waits, as what would come later would be old.
+bound; while there is no connection nothing waits, as what would come later would be old. The
+connection is the rooms' own: changes and broadcasts do not wait for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -26,6 +28,9 @@ _PAUSE: Final = 1.0
 """Seconds until a connection is tried again."""
 _STUCK: Final = 5.0
 """Seconds that NATS may take to accept a message, until it is connected to anew."""
+_TOGETHER: Final = 20
+"""How many messages are sent, or subjects subscribed to, until others have their turn: the client
+of NATS itself does not wait for anything."""
 _END: Final = 0.5
 """Seconds that sending what waits may take at the end."""
 _FIRST_BYTES: Final = 1024 * 1024
@@ -125,8 +130,7 @@ class NatsCarrier:
         logger.info("broadcasts reach members at all servers")
         while True:
             self._something.clear()
-            while self._to_check:
-                await self._subscribe(connection, self._to_check.pop())
+            await self._subscribe_all(connection)
             await self._send_all(connection)
             if connection.closed.is_set():
                 raise LogError("the connection to NATS has ended")
@@ -142,7 +146,9 @@ class NatsCarrier:
                 await self._send_all(connection)
 
     async def _send_all(self, connection: NatsConnection) -> None:
-        while self._waiting:
+        for count in itertools.count(1):
+            if not self._waiting:
+                return
             subject, data = self._waiting.popleft()
             self._waiting_bytes -= len(data)
             try:
@@ -150,6 +156,16 @@ class NatsCarrier:
                     await connection.publish(subject, data)
             except TimeoutError:
                 raise LogError(f"NATS has taken nothing for {_STUCK:g} s") from None
+            if not count % _TOGETHER:
+                await asyncio.sleep(0)
+
+    async def _subscribe_all(self, connection: NatsConnection) -> None:
+        for count in itertools.count(1):
+            if not self._to_check:
+                return
+            await self._subscribe(connection, self._to_check.pop())
+            if not count % _TOGETHER:
+                await asyncio.sleep(0)
 
     async def _subscribe(self, connection: NatsConnection, subject: str) -> None:
         """Subscribe to a subject, or end that, as is wanted."""
