@@ -15,7 +15,7 @@ ordinal, and no ping goes behind it: only changes are brought to clients that we
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 import attrs
@@ -29,10 +29,11 @@ from .audience import Audience
 from .bus import Bus
 from .dispatch import Dispatch, Members, Outbox
 from .frames import BinaryFrame, Frame, TextFrame
+from .room_holds import Hold
 from .room_stats import RoomStats
 from .turns import Steps
 
-__all__ = ["MAX_WAITING_BYTES", "Done", "Later", "Member", "Rooms", "Writing"]
+__all__ = ["MAX_WAITING_BYTES", "Done", "Later", "Member", "Rooms", "Writing", "frame_of"]
 
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 """Bytes of events and payloads that may wait to be written, of all rooms together."""
@@ -58,6 +59,9 @@ class Member:
     """Whether it gets its own broadcasts."""
     hears: bool = True
     """Whether it gets broadcasts at all: a private channel may be let in for presence alone."""
+    replayed: Collection[bytes] = ()
+    """The ``meta`` of messages that it has got from where they are stored, and that the stream may
+    bring later: it gets none of them twice."""
     is_open: bool = attrs.field(default=False, init=False)
     """Whether it has joined, and not left."""
 
@@ -76,16 +80,20 @@ class _Group(Audience):
 class _Room:
     """The members of one room."""
 
-    __slots__ = ("_deaf", "_groups", "_topic")
+    __slots__ = ("_deaf", "_groups", "_replayed", "_topic", "holds")
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._groups: dict[tuple[Serializer, bool], _Group] = {}
         # How many do not hear.
         self._deaf = 0
+        # By meta, which members have got that message already.
+        self._replayed: dict[bytes, set[Outbox]] = {}
+        self.holds: set[Hold] = set()
+        """Of the channels that are going to join."""
 
     def __len__(self) -> int:
-        return self._deaf + sum(map(len, self._groups.values()))
+        return self._deaf + len(self.holds) + sum(map(len, self._groups.values()))
 
     def add(self, member: Member) -> None:
         if not member.hears:
@@ -98,6 +106,8 @@ class _Room:
                 member.room.topic, member.serializer, takes_bytes=member.takes_bytes
             )
         group.add(member)
+        for meta in member.replayed:
+            self._replayed.setdefault(meta, set()).add(member.outbox)
 
     def remove(self, member: Member) -> None:
         if not member.hears:
@@ -108,9 +118,27 @@ class _Room:
         group.remove(member)
         if not len(group):
             del self._groups[key]
+        for meta in member.replayed:
+            outboxes = self._replayed.get(meta, set())
+            outboxes.discard(member.outbox)
+            if not outboxes:
+                self._replayed.pop(meta, None)
 
-    def frames(self, broadcast: Broadcast) -> Iterator[tuple[Members, Frame]]:
-        """Yield a broadcast's frames, each with the members that get it."""
+    def frames(
+        self, broadcast: Broadcast, left_out: Outbox | None = None
+    ) -> Iterator[tuple[Members, Frame]]:
+        """Yield a broadcast's frames, each with the members that get it, and hold it for others."""
+        for hold in self.holds:
+            if hold.outbox is not left_out:
+                hold.add(broadcast)
+        if broadcast.meta and (outboxes := self._replayed.pop(broadcast.meta, None)):
+            for members, frame in self._frames(broadcast):
+                others = {key: one for key, one in members.items() if key not in outboxes}
+                yield Members(others, is_current=True), frame
+        else:
+            yield from self._frames(broadcast)
+
+    def _frames(self, broadcast: Broadcast) -> Iterator[tuple[Members, Frame]]:
         frame: Frame
         if not broadcast.is_json:
             takers = [group for group in self._groups.values() if group.takes_bytes]
@@ -124,6 +152,15 @@ class _Room:
         for group in self._groups.values():
             frame = TextFrame(b"".join((group.before, payload, group.behind)))
             yield group.members, frame
+
+
+def frame_of(member: Member, broadcast: Broadcast) -> Frame:
+    """Return a broadcast as one member gets it, which takes its payload."""
+    if not broadcast.is_json:
+        event, payload, _, meta = broadcast
+        return BinaryFrame(encode_binary(member.room.topic, event, payload, meta))
+    before, behind = member.serializer.envelope(member.room.topic, BROADCAST)
+    return TextFrame(b"".join((before, broadcast_json(broadcast), behind)))
 
 
 class _Published(NamedTuple):
@@ -177,13 +214,39 @@ class Rooms:
 
     def join(self, member: Member) -> None:
         """Send a member what is broadcast in its room from now on, if it hears."""
-        room = self._rooms.get(member.room)
-        if room is None:
-            room = self._rooms[member.room] = _Room(member.room.topic)
-            self._bus.subscribe(member.room)
+        room = self._room(member.room)
         member.is_open = True
         room.add(member)
         self._members += 1
+
+    def hold(self, name: RoomName, outbox: Outbox) -> Hold:
+        """Hold what is broadcast in a room for a channel that is going to join it.
+
+        Call :meth:`.Hold.drop` when it has joined, or does not.
+        """
+        room = self._room(name)
+
+        def drop(hold: Hold) -> None:
+            if hold in room.holds:
+                room.holds.remove(hold)
+                self._forget(name, room)
+
+        hold = Hold(outbox, drop)
+        room.holds.add(hold)
+        return hold
+
+    def _room(self, name: RoomName) -> _Room:
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = _Room(name.topic)
+            self._bus.subscribe(name)
+        return room
+
+    def _forget(self, name: RoomName, room: _Room) -> None:
+        """Keep nothing of a room that nobody is in."""
+        if not len(room):
+            del self._rooms[name]
+            self._bus.unsubscribe(name)
 
     def hear(self, member: Member) -> None:
         """Have a member hear that did not. One that has not joined, or has left, is ignored."""
@@ -201,9 +264,7 @@ class Rooms:
         room = self._rooms[member.room]
         room.remove(member)
         self._members -= 1
-        if not len(room):
-            del self._rooms[member.room]
-            self._bus.unsubscribe(member.room)
+        self._forget(member.room, room)
 
     def publish(
         self,
@@ -313,7 +374,7 @@ class Rooms:
                     published.append(item)
                     left_out = item.left_out
                     room = self._rooms.get(item.room)
-                    frames = () if room is None else room.frames(item.broadcast)
+                    frames = () if room is None else room.frames(item.broadcast, left_out)
                 else:
                     frames = item()
                 for members, frame in frames:

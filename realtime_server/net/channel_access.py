@@ -10,8 +10,12 @@ from collections.abc import Mapping
 
 from ..auth.grant import Grant
 from ..errors import JoinError
+from ..fanout.dispatch import Outbox
+from ..fanout.room_holds import Hold
+from ..fanout.rooms import Rooms
 from ..messages.policies.questions import Extension
 from ..phoenix.actions import Channel
+from ..phoenix.broadcasts import RoomName
 from ..phoenix.joins import JoinConfig
 from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import ReplyReason
@@ -27,18 +31,36 @@ class ChannelAccess:
         private: of the server; None if it has no private channels.
         private_only: whether public channels are refused.
         headers: of the connection's handshake.
+        rooms: of the server.
+        outbox: of the connection.
+        takes_bytes: whether its client can be sent bytes.
     """
 
-    __slots__ = ("_access", "_headers", "_private", "_private_only")
+    __slots__ = (
+        *("_access", "_headers", "_holds", "_outbox", "_private", "_private_only", "_rooms"),
+        "_takes_bytes",
+    )
 
     def __init__(
-        self, private: PrivateChannels | None, *, private_only: bool, headers: Mapping[str, str]
+        self,
+        private: PrivateChannels | None,
+        *,
+        private_only: bool,
+        headers: Mapping[str, str],
+        rooms: Rooms | None,
+        outbox: Outbox,
+        takes_bytes: bool,
     ) -> None:
         self._private = private
         self._private_only = private_only
         self._headers = headers
         # Of the channels that are private, from the decision on their join to their end.
         self._access: dict[Channel, Access] = {}
+        # What is held for those that wait for stored messages.
+        self._rooms = rooms
+        self._outbox = outbox
+        self._takes_bytes = takes_bytes
+        self._holds: dict[Channel, Hold] = {}
 
     async def admit(self, channel: Channel, config: JoinConfig | None, grant: Grant) -> None:
         """Decide on a join.
@@ -61,7 +83,23 @@ class ChannelAccess:
         asked = [Extension.BROADCAST]
         if config.presence.is_enabled:
             asked.append(Extension.PRESENCE)
-        self._access[channel] = await self._private.admit(channel.name, grant, self._headers, asked)
+        access = await self._private.admit(channel.name, grant, self._headers, asked)
+        self._access[channel] = access
+        asked_for = config.broadcast
+        if asked_for.replay is None or Extension.BROADCAST not in access.reads:
+            return
+        assert self._rooms is not None  # without rooms there are no private channels
+        hold = self._rooms.hold(RoomName(channel.topic, is_private=True), self._outbox)
+        self._holds[channel] = hold
+        hold.stored = await self._private.stored(
+            channel.name,
+            asked_for.replay,
+            takes_bytes=asked_for.takes_bytes and self._takes_bytes,
+        )
+
+    def take_hold(self, channel: Channel) -> Hold | None:
+        """Return what a channel gets first, now that it joins its room; None: nothing."""
+        return self._holds.pop(channel, None)
 
     async def renewed(self, channel: Channel, grant: Grant) -> Access | None:
         """Decide what a channel may do with a new token; None if it is public.
@@ -82,6 +120,9 @@ class ChannelAccess:
     def release(self, channel: Channel) -> None:
         """Forget a channel, which has ended."""
         self._access.pop(channel, None)
+        hold = self._holds.pop(channel, None)
+        if hold is not None:
+            hold.drop()
 
     def is_private(self, channel: Channel) -> bool:
         """Return whether policies decide on a channel."""

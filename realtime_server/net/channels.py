@@ -120,6 +120,9 @@ class Channels:
             services.private,
             private_only=services.config.private_only,
             headers=request.headers,
+            rooms=services.rooms,
+            outbox=outbox,
+            takes_bytes=serializer.takes_bytes,
         )
         """What its private channels may do."""
         self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)

@@ -43,6 +43,7 @@ from ..phoenix.actions import (
     Untrack,
 )
 from ..phoenix.message_handler import SocketState
+from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
@@ -283,8 +284,18 @@ class Connection:
                 presence=self._presence,
             )
         hears = self._channels.access.reads(channel, Extension.BROADCAST)
-        self._pushes.join(channel, hears=hears)
+        hold = self._channels.access.take_hold(channel)
+        self._pushes.join(channel, hears=hears, hold=hold)
+        if hold is not None and hold.is_full:
+            # After its join is done with.
+            asyncio.get_running_loop().call_soon(self._give_up, channel)
+            return
         self._attend(channel)
+
+    def _give_up(self, channel: Channel) -> None:
+        """End a channel that would miss something; its client joins again."""
+        reason = PolicyReason.REPLAY.told()
+        self._perform_all(self._state.end(channel, reason, for_good=False))
 
     def _attend(self, channel: Channel) -> None:
         """Have a channel get what is sent in its room, as far as it may."""

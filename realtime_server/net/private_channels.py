@@ -21,7 +21,10 @@ from ..config.database.addresses import resolve_dsn
 from ..errors import RefusedError, UnavailableError
 from ..messages.policies.policy_checks import PolicyChecks
 from ..messages.policies.questions import Answer, Extension, Problem, Question
+from ..messages.stored_messages import StoredMessages
 from ..metrics import Metrics
+from ..phoenix.broadcasts import Broadcast
+from ..phoenix.joins import ReplayConfig
 from ..phoenix.policy_reasons import PolicyReason
 from ..rls.viewers import Viewer
 
@@ -64,18 +67,25 @@ class PrivateChannels:
 
     Args:
         checks: answers questions.
+        stored: reads stored messages.
         ignored_claims: the names of claims that no policy reads.
         metrics: of the server.
     """
 
     def __init__(
-        self, checks: PolicyChecks, ignored_claims: Collection[str], metrics: Metrics
+        self,
+        checks: PolicyChecks,
+        stored: StoredMessages,
+        ignored_claims: Collection[str],
+        metrics: Metrics,
     ) -> None:
         self._checks = checks
+        self._stored = stored
         self._ignored = frozenset(ignored_claims)
         self._metrics = metrics
 
     async def __aenter__(self) -> Self:
+        await self._stored.__aenter__()
         await self._checks.__aenter__()
         return self
 
@@ -86,6 +96,7 @@ class PrivateChannels:
         traceback: TracebackType | None,
     ) -> None:
         await self._checks.__aexit__(exc_type, exc, traceback)
+        await self._stored.__aexit__(exc_type, exc, traceback)
 
     async def admit(
         self,
@@ -136,6 +147,19 @@ class PrivateChannels:
                 PolicyReason.NOT_READ.told(name=access.name), logged="no policy lets it read"
             )
         return attrs.evolve(access, reads=answer.granted)
+
+    async def stored(
+        self, name: str, wanted: ReplayConfig, *, takes_bytes: bool
+    ) -> list[Broadcast]:
+        """Read what was broadcast from the database in a private room lately.
+
+        Raises:
+            UnavailableError: if it cannot be read now.
+        """
+        found = await self._stored.read(name, wanted, takes_bytes=takes_bytes)
+        if found is None:
+            raise UnavailableError(PolicyReason.REPLAY.told())
+        return found
 
     async def decide_on_presence(self, access: Access) -> None:
         """Decide whether a channel may see who is present, unless that was done.
@@ -205,8 +229,10 @@ def make_private_channels(config: ServerConfig, metrics: Metrics) -> PrivateChan
     """
     if not config.has_private_channels:
         return None
-    checks = PolicyChecks(partial(resolve_dsn, config), timeout=config.rls_check_timeout / 1000)
-    return PrivateChannels(checks, config.rls_ignored_claims, metrics)
+    dsn = partial(resolve_dsn, config)
+    checks = PolicyChecks(dsn, timeout=config.rls_check_timeout / 1000)
+    stored = StoredMessages(dsn, max_payload_bytes=config.max_payload_bytes)
+    return PrivateChannels(checks, stored, config.rls_ignored_claims, metrics)
 
 
 def _why_not(answer: Answer) -> PolicyReason | None:

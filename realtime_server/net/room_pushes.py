@@ -14,8 +14,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ..config import ServerConfig
+from ..fanout.frames import Frames
 from ..fanout.presence import Presence
-from ..fanout.rooms import Member, Rooms
+from ..fanout.room_holds import Hold
+from ..fanout.rooms import Member, Rooms, frame_of
 from ..phoenix.actions import Action, Channel
 from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.message_handler import SocketState
@@ -88,12 +90,13 @@ class RoomPushes:
         # Made with the first push: most clients push nothing.
         self._bucket: TokenBucket | None = None
 
-    def join(self, channel: Channel, *, hears: bool) -> None:
+    def join(self, channel: Channel, *, hears: bool, hold: Hold | None = None) -> None:
         """Make a channel, which joined with ``config``, a member of its room.
 
         Args:
             channel: that joined.
             hears: whether it gets what others broadcast.
+            hold: what it gets first.
         """
         assert channel.config is not None
         asked = channel.config.broadcast
@@ -104,8 +107,18 @@ class RoomPushes:
             takes_bytes=asked.takes_bytes and self._serializer.takes_bytes,
             hears_itself=asked.hears_itself,
             hears=hears,
+            replayed=() if hold is None else hold.metas(),
         )
         self._rooms.join(member)
+        if hold is not None:
+            hold.drop()
+            frames = tuple(
+                frame_of(member, broadcast)
+                for broadcast in hold.broadcasts()
+                if broadcast.is_json or member.takes_bytes
+            )
+            if frames:
+                self._outbox.write(Frames(frames, 0))
 
     def hear(self, channel: Channel) -> None:
         """Send a channel what is broadcast in its room from now on, if it is a member."""

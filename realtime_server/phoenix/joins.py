@@ -43,6 +43,7 @@ __all__ = [
     "BroadcastConfig",
     "JoinConfig",
     "PresenceConfig",
+    "ReplayConfig",
     "parse_join",
     "parsing_join",
 ]
@@ -68,6 +69,11 @@ MAX_WAIT: Final = 20_000
 
 MAX_KEY_BYTES: Final = 255
 """Bytes of the key by which a channel's client is present."""
+
+MAX_REPLAYED: Final = 25
+"""Stored broadcasts that a join may ask for."""
+MAX_TIME: Final = 253_402_300_799_000
+"""Milliseconds from 1970 to the end of the year 9999."""
 
 _MAX_ID: Final = 2**31 - 1
 
@@ -104,6 +110,16 @@ class Binding:
 
 
 @attrs.frozen
+class ReplayConfig:
+    """Which stored broadcasts a channel wants first: ``replay`` of ``config.broadcast``."""
+
+    since: float = 0.0
+    """Milliseconds since 1970."""
+    limit: int = 10
+    """How many, of the newest."""
+
+
+@attrs.frozen
 class BroadcastConfig:
     """How a channel broadcasts: the member ``broadcast`` of ``config``."""
 
@@ -113,6 +129,8 @@ class BroadcastConfig:
     """``self``: whether its client gets its own broadcasts."""
     takes_bytes: bool = True
     """``bytes``: whether its client gets broadcasts whose payload is not JSON."""
+    replay: ReplayConfig | None = None
+    """``replay``: what it wants of broadcasts that are stored; only of a private channel."""
 
 
 @attrs.frozen
@@ -197,7 +215,7 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
             for entry in sent.get("postgres_changes") or ()
         ),
         _wait(options) if options is not None and options.wait else None,
-        _broadcast(config.broadcast or {}),
+        _broadcast(config.broadcast or {}, is_private=config.private is True),
         presence=_presence(config.presence),
         is_private=config.private is True,
     )
@@ -210,16 +228,33 @@ def _flag(place: str, value: Any) -> bool | None:
     return value
 
 
-def _broadcast(sent: dict[str, Any]) -> BroadcastConfig:
+def _broadcast(sent: dict[str, Any], *, is_private: bool) -> BroadcastConfig:
     flags = {
         name: _flag(f"config.broadcast.{name}", sent.get(name)) for name in ("ack", "self", "bytes")
     }
-    replay = sent.get("replay")
-    if replay is not None:
-        if not isinstance(replay, dict):
-            raise _wrong("config.broadcast.replay", "an object", replay)
+    replay = _replay(sent.get("replay"))
+    if replay is not None and not is_private:
         raise JoinError(ReplyReason.NO_BROADCAST_REPLAY.told())
-    return BroadcastConfig(bool(flags["ack"]), bool(flags["self"]), flags["bytes"] is not False)
+    takes_bytes = flags["bytes"] is not False
+    return BroadcastConfig(bool(flags["ack"]), bool(flags["self"]), takes_bytes, replay)
+
+
+def _replay(sent: Any) -> ReplayConfig | None:
+    if sent is None:
+        return None
+    place = "config.broadcast.replay"
+    if not isinstance(sent, dict):
+        raise _wrong(place, "an object", sent)
+    since, limit = sent.get("since"), sent.get("limit")
+    if since is None:
+        since = 0
+    if isinstance(since, bool) or not isinstance(since, int | float) or not 0 <= since <= MAX_TIME:
+        raise _wrong(f"{place}.since", "a time in milliseconds since 1970", since)
+    if limit is None:
+        limit = ReplayConfig().limit
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_REPLAYED:
+        raise _wrong(f"{place}.limit", f"a whole number from 1 to {MAX_REPLAYED}", limit)
+    return ReplayConfig(float(since), limit)
 
 
 def _presence(sent: dict[str, Any] | None) -> PresenceConfig:

@@ -67,6 +67,12 @@ class PolicyReason(Reason):
         "as it",
         "run the `GRANT` line in the server's log",
     )
+    REPLAY = (
+        "unable_to_replay",
+        "UnableToReplayMessages: the stored messages cannot be read now, or too many came "
+        "meanwhile; join again in a moment",
+        "the join is refused, or the channel ends; stock clients join again by themselves",
+    )
 
 
 PushReason: TypeAlias = BroadcastReason | PolicyReason

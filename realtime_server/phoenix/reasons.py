@@ -81,8 +81,9 @@ class ReplyReason(Reason):
         "npm's `phoenix` sends an `ArrayBuffer` so: push an object, or use realtime-js",
     )
     NO_BROADCAST_REPLAY = (
-        "UnableToReplayMessages: broadcasts are not kept; join without config.broadcast.replay",
-        "clients get what is broadcast while they are joined",
+        "UnableToReplayMessages: only private channels replay broadcasts; join with private true, "
+        "or without config.broadcast.replay",
+        "in public channels clients get what is broadcast while they are joined",
     )
     NO_PRIVATE_CHANNELS = (
         "PrivateChannelsDisabled: this server has no private channels; join with private false, or "

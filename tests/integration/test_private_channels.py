@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_asyncio
+from psycopg import AsyncConnection
 
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
@@ -86,10 +87,11 @@ class Stage:
 
 class Client(PhoenixClient):
     async def ask_to_join(
-        self, topic: str = ROOM, *, private: bool = True, presence: Any = None
+        self, topic: str = ROOM, *, private: bool = True, presence: Any = None, replay: Any = None
     ) -> Any:
         """Join; return the reply's payload."""
-        config = {"private": private, "broadcast": {"ack": True}, "presence": presence}
+        broadcast = {"ack": True, "replay": replay}
+        config = {"private": private, "broadcast": broadcast, "presence": presence}
         await self.send(topic, "phx_join", {"config": config}, ref="1", join_ref="1")
         frame = await self.receive()
         return frame["payload"] if isinstance(frame, dict) else frame[4]
@@ -152,6 +154,7 @@ async def stage(pg18: Server) -> AsyncIterator[Stage]:
             SECURE_CHANNELS="true",
             JWT_SECRET=SECRET,
             PRIVATE_CHANNELS="true",
+            BROADCAST_FROM_DATABASE="true",
             RLS_CHECK_TIMEOUT="500",
         )
         async with RealtimeServer(config) as server:
@@ -385,3 +388,108 @@ async def test_without_the_database_public_rooms_go_on_and_private_ones_come_bac
                 pass
         await bob.drain()
         assert await bob.say(4) == refused("unauthorized")
+
+
+# What was broadcast from the database before a client joined.
+
+SEND = "select realtime.send(jsonb_build_object('n', {n}), 'm', 'room', {private})"
+NOT_TO_BE_SENT = """
+    insert into realtime.messages (topic, extension, event, payload, private, expires_at) values
+        ('room', 'broadcast', 'm', '{"n": 200}', true, timestamp '2020-01-01'),
+        ('other', 'broadcast', 'm', '{"n": 201}', true, null)
+"""
+
+
+def numbers(frames: list[Any]) -> list[int]:
+    return [frame[4]["payload"]["n"] for frame in frames]
+
+
+def is_replayed(frame: Any) -> bool:
+    return frame[4]["meta"].get("replayed") is True
+
+
+@pytest.fixture
+def empty(stage: Stage) -> None:
+    stage.database.execute("delete from realtime.messages")
+
+
+@pytest.mark.usefixtures("empty")
+async def test_stored_messages_come_first_the_newest_and_in_their_order(stage: Stage) -> None:
+    execute = stage.database.execute
+    for n in range(5):
+        execute(SEND.format(n=n, private="true"))
+    execute(SEND.format(n=100, private="false"))
+    # In one transaction, and bytes, and what has expired or is of another topic.
+    execute(";".join(SEND.format(n=n, private="true") for n in range(5, 9)))
+    execute(r"select realtime.send_binary('\x00ff'::bytea, 'bin', 'room')")
+    execute(NOT_TO_BE_SENT)
+    async with stage.client("ann") as ann, stage.client("bob", "1.0.0") as bob:
+        answer = await ann.ask_to_join(replay={"limit": 7}, presence={"key": "ann"})
+        assert answer["status"] == "ok"
+        frames = [await ann.receive() for _ in range(6)]
+        assert (numbers(frames), [*map(is_replayed, frames)]) == ([3, 4, 5, 6, 7, 8], [True] * 6)
+        stored = execute("select id::text from realtime.messages where topic = 'room'")
+        assert {(frame[4]["meta"]["id"],) for frame in frames} < {*stored}
+        async with asyncio.timeout(30):
+            data = await ann.websocket.recv()
+        assert isinstance(data, bytes)
+        assert data.endswith(b'"}\x00\xff')
+        assert b'"replayed":true' in data
+        # Who is there comes behind it.
+        assert await ann.sees("presence_state") == set()
+        # In V1 there are no bytes, and so one more of the others.
+        assert (await bob.ask_to_join(replay={"limit": 7}))["status"] == "ok"
+        got = [(await bob.receive())["payload"]["payload"]["n"] for _ in range(7)]
+        assert got == [*range(2, 9)]
+        execute(SEND.format(n=9, private="true"))
+        frame = await ann.receive()
+        assert (numbers([frame]), is_replayed(frame)) == ([9], False)
+        assert (await bob.receive())["payload"]["payload"]["n"] == 9
+        assert await ann.drain() == await bob.drain() == []
+
+
+@pytest.mark.usefixtures("empty")
+async def test_since_counts_and_public_channels_have_no_replay(stage: Stage) -> None:
+    stage.database.execute(SEND.format(n=1, private="true"))
+    [(since,)] = stage.database.execute(
+        "select extract(epoch from clock_timestamp())::float8 * 1000"
+    )
+    stage.database.execute(SEND.format(n=2, private="true"))
+    async with stage.client("ann") as ann:
+        answer = await ann.ask_to_join(private=False, replay={})
+        assert answer["response"]["reason"].startswith("UnableToReplayMessages: only private")
+        assert (await ann.ask_to_join(replay={"since": since}))["status"] == "ok"
+        assert numbers([await ann.receive()]) == [2]
+        assert await ann.drain() == []
+
+
+@pytest.mark.usefixtures("empty")
+async def test_replay_and_what_comes_meanwhile_have_no_gap_and_no_repetition(stage: Stage) -> None:
+    done = asyncio.Event()
+
+    async def write() -> None:
+        async with await AsyncConnection.connect(stage.database.dsn, autocommit=True) as connection:
+            for n in range(300):
+                await connection.execute(SEND.format(n=n, private="true").encode())
+        done.set()
+
+    async def follow() -> list[int]:
+        async with stage.client("ann") as ann:
+            assert (await ann.ask_to_join(replay={"limit": 25}))["status"] == "ok"
+            found: list[int] = []
+            while not found or found[-1] != 299:
+                found += numbers([await ann.receive()])
+            return found
+
+    async def come_and_go() -> list[list[int]]:
+        followers: list[asyncio.Task[list[int]]] = []
+        while not done.is_set():
+            followers.append(asyncio.create_task(follow()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), 0.02)
+        return await asyncio.gather(*followers)
+
+    _, found = await asyncio.gather(write(), come_and_go())
+    for each in found:
+        assert each == [*range(each[0], 300)]
+    assert any(len(each) > 25 for each in found)

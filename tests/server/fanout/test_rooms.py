@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from realtime_server.fanout import room_holds
 from realtime_server.fanout import rooms as rooms_module
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.frames import BinaryFrame, Frame, Frames, TextFrame
@@ -185,6 +186,59 @@ def test_a_member_that_does_not_hear_may_send_and_may_hear_later(loop: Loop) -> 
     silent = loop.join(hears=False)
     loop.rooms.leave(silent)
     assert loop.rooms.stats().rooms == 0
+
+
+def from_database(number: int) -> Broadcast:
+    return Broadcast("m", b"%d" % number, meta=b'{"id":"%d"}' % number)
+
+
+def test_what_comes_while_stored_messages_are_read_is_held_and_nothing_comes_twice(
+    loop: Loop,
+) -> None:
+    outbox = Inbox()
+    hold = loop.rooms.hold(PRIVATE, outbox)
+    other = loop.join(PRIVATE)
+    # 2 and 3 were stored before they came; 4 comes after the member has joined.
+    for number in (2, 3, 5):
+        loop.rooms.publish([(PRIVATE, from_database(number))])
+    own = Member(PRIVATE, V2, outbox, takes_bytes=True, hears_itself=False)
+    loop.rooms.publish([(PRIVATE, Broadcast("m", b"0"))], own)
+    loop.turns()
+    hold.stored = [from_database(number) for number in (1, 2, 3, 4)]
+    member = Member(
+        PRIVATE, V2, outbox, takes_bytes=True, hears_itself=False, replayed=hold.metas()
+    )
+    loop.rooms.join(member)
+    hold.drop()
+    hold.drop()
+    got = [(one.payload, b"replayed" in one.meta) for one in hold.broadcasts()]
+    assert got == [(b"1", True), (b"2", True), (b"3", True), (b"4", True), (b"5", False)]
+    for number in (4, 6, 4):
+        loop.rooms.publish([(PRIVATE, from_database(number))])
+    loop.turns()
+    # What is stored once comes once with the stream: after that, it would be another.
+    assert inbox(member).payloads() == [6, 4]
+    assert inbox(other).payloads() == [2, 3, 5, 0, 4, 6, 4]
+    loop.rooms.leave(member)
+    loop.rooms.leave(other)
+    assert loop.rooms.stats().rooms == 0
+
+
+def test_a_hold_is_bounded_and_leaves_nothing_behind(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room_holds, "MAX_HELD_BYTES", 1000)
+    hold = loop.rooms.hold(ROOM, Inbox())
+    assert loop.rooms.size(ROOM) == 1
+    for _ in range(3):
+        loop.send(1)
+    loop.turns()
+    assert (len(hold.held), hold.is_full) == (3, False)
+    loop.send(1)
+    loop.turns()
+    assert (hold.held, hold.is_full) == ([], True)
+    hold.drop()
+    assert (loop.rooms.size(ROOM), loop.rooms.stats().rooms) == (0, 0)
 
 
 def test_bytes_go_to_those_who_can_read_them(loop: Loop) -> None:

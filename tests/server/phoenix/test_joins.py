@@ -18,6 +18,7 @@ from realtime_server.phoenix.joins import (
     BroadcastConfig,
     JoinConfig,
     PresenceConfig,
+    ReplayConfig,
     parse_join,
     parsing_join,
 )
@@ -441,7 +442,8 @@ def test_how_a_channel_broadcasts(sent: Any, expected: BroadcastConfig) -> None:
         ({"replay": 7}, "config.broadcast.replay must be an object, not 7"),
         (
             {"replay": {"since": 0}},
-            "UnableToReplayMessages: broadcasts are not kept; join without config.broadcast.replay",
+            "UnableToReplayMessages: only private channels replay broadcasts; join with private "
+            "true, or without config.broadcast.replay",
         ),
     ],
 )
@@ -479,3 +481,29 @@ def test_what_a_channel_asks_of_presence(sent: Any, expected: PresenceConfig) ->
 )
 def test_presence_that_is_not_understood_is_refused(sent: Any, reason: str) -> None:
     assert refusal({"config": {"presence": sent}}) == reason
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({}, ReplayConfig(0.0, 10)),
+        ({"since": None, "limit": None}, ReplayConfig(0.0, 10)),
+        ({"since": 1764374400000.5, "limit": 25}, ReplayConfig(1764374400000.5, 25)),
+    ],
+)
+def test_which_stored_broadcasts_a_private_channel_wants(sent: Any, expected: ReplayConfig) -> None:
+    parsed = config(private=True, broadcast={"replay": sent})
+    assert parsed.broadcast.replay == expected
+    assert config(private=True).broadcast.replay is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "place"),
+    [
+        *(({"since": since}, "since") for since in (-1, True, "0", 1e300, float("nan"), [])),
+        *(({"limit": limit}, "limit") for limit in (0, 26, 1.5, True, "1")),
+    ],
+)
+def test_a_replay_that_is_not_understood_is_refused(sent: Any, place: str) -> None:
+    told = refusal({"config": {"private": True, "broadcast": {"replay": sent}}})
+    assert f"config.broadcast.replay.{place} must be a" in told

@@ -1,0 +1,146 @@
+"""StoredMessages: reads what was broadcast in a private room lately, from ``realtime.messages``.
+
+The server's role reads it, which policies do not bind: whether a client may have it is decided
+before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Final, Self
+
+import psycopg
+
+from ..config.database.connections import Connections, Dsn, brief
+from ..logs import LineLimit
+from ..phoenix.binary import MAX_NAME_BYTES
+from ..phoenix.broadcasts import Broadcast
+from ..phoenix.joins import ReplayConfig
+from ..phoenix.messages import CHANNEL_PREFIX
+
+__all__ = ["StoredMessages"]
+
+logger = logging.getLogger("realtime.messages")
+
+_CONNECTIONS: Final = 2
+_WAITING: Final = 100
+"""Reads that may wait for a connection."""
+_WITHIN: Final = 2.0
+"""Seconds that a read may wait, and then take."""
+
+# Ties are by insertion. The rows that policies are tried with are older than all that is stored.
+_READ: Final = """
+    SELECT m.event, m.payload::text, m.binary_payload, m.id::text
+    FROM realtime.messages m
+    WHERE m.topic = %(topic)s AND m.extension = 'broadcast' AND m.private AND m.event IS NOT NULL
+        AND m.inserted_at >= greatest(
+            pg_catalog.timezone('utc', pg_catalog.to_timestamp(%(since)s)), '2000-01-01'
+        )
+        AND (
+            m.expires_at IS NULL
+            OR m.expires_at > pg_catalog.timezone('utc', pg_catalog.clock_timestamp())
+        )
+        AND (m.binary_payload IS NULL OR %(bytes)s)
+    ORDER BY m.inserted_at DESC, m.tableoid DESC, m.ctid DESC
+    LIMIT %(limit)s
+"""
+
+
+class StoredMessages:
+    """Reads messages, while it is open as a context manager.
+
+    Args:
+        dsn: returns the connection string, with the server's role.
+        max_payload_bytes: of a payload (MAX_PAYLOAD_BYTES); what is larger is never sent.
+    """
+
+    def __init__(self, dsn: Dsn, *, max_payload_bytes: int) -> None:
+        milliseconds = round(_WITHIN * 1000)
+        self._connections = Connections(
+            dsn,
+            name="stored messages",
+            size=_CONNECTIONS,
+            settings="SET search_path TO pg_catalog, pg_temp; SET jit = off;"
+            f"SET statement_timeout = {milliseconds}; SET lock_timeout = {milliseconds}",
+        )
+        self._max_payload_bytes = max_payload_bytes
+        self._waiting = 0
+        self._lines = LineLimit()
+
+    async def __aenter__(self) -> Self:
+        """Open the pool of connections; it connects when it is needed."""
+        await self._connections.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._connections.__aexit__(exc_type, exc, traceback)
+
+    async def read(
+        self, topic: str, wanted: ReplayConfig, *, takes_bytes: bool
+    ) -> list[Broadcast] | None:
+        """Read the newest messages of a private room.
+
+        Args:
+            topic: of the room, without ``realtime:``.
+            wanted: since when, and how many.
+            takes_bytes: whether to read those whose payload is bytes, too.
+
+        Returns:
+            The messages, oldest first; None if they cannot be read now.
+        """
+        if self._waiting >= _WAITING:
+            return None
+        self._waiting += 1
+        try:
+            for attempt in range(2):
+                try:
+                    return await self._read(topic, wanted, takes_bytes)
+                except psycopg.OperationalError as exc:
+                    # After a restart of PostgreSQL the connections of the pool are broken.
+                    if attempt:
+                        self._tell(exc)
+        except psycopg.Error as exc:
+            self._tell(exc)
+        finally:
+            self._waiting -= 1
+        return None
+
+    async def _read(self, topic: str, wanted: ReplayConfig, takes_bytes: bool) -> list[Broadcast]:
+        parameters = {
+            "topic": topic,
+            "since": wanted.since / 1000,
+            "limit": wanted.limit,
+            "bytes": takes_bytes,
+        }
+        async with (
+            asyncio.timeout(2 * _WITHIN),
+            self._connections.one(within=_WITHIN) as connection,
+        ):
+            cursor = await connection.execute(_READ, parameters)
+            rows = await cursor.fetchall()
+        found = []
+        for event, payload, binary, id_ in reversed(rows):
+            content = (payload or "{}").encode() if binary is None else binary
+            broadcast = Broadcast(event, content, binary is None, b'{"id":"%b"}' % id_.encode())
+            # What the stream does not bring either.
+            if broadcast.size <= self._max_payload_bytes and (
+                broadcast.is_json or _fits(event, CHANNEL_PREFIX + topic)
+            ):
+                found.append(broadcast)
+        return found
+
+    def _tell(self, exc: psycopg.Error) -> None:
+        if self._lines.take() is not None:
+            logger.warning("stored messages cannot be read: %s", brief(exc))
+
+
+def _fits(*names: str) -> bool:
+    """Return whether a binary frame can have these names."""
+    return all(len(name.encode()) <= MAX_NAME_BYTES for name in names)
