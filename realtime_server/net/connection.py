@@ -53,6 +53,7 @@ from .outbox import SocketOutbox
 from .refusals import Refusals
 from .room_pushes import RoomPushes
 from .services import Services
+from .stream_notices import StreamNotices
 
 __all__ = ["Connection"]
 
@@ -129,6 +130,7 @@ class Connection:
             visit=self._visit,
             services=services,
         )
+        self._notices = StreamNotices(services.attachment, self._state, self._perform_all)
         self._rooms = services.rooms
         self._presence = services.presence
         # What its channels send to their rooms; made when one of them becomes a member of a room.
@@ -160,6 +162,7 @@ class Connection:
             pass
         finally:
             self._outbox.close()
+            self._notices.close()
             if self._pushes is not None:
                 self._pushes.close()
             self._channels.close(self._departure())
@@ -260,6 +263,7 @@ class Connection:
             case Release(channel, how):
                 if self._pushes is not None:
                     self._pushes.leave(channel)
+                self._notices.leave(channel)
                 self._channels.release(channel, how)
             case CheckGrants():
                 self._channels.check_grants()
@@ -290,6 +294,7 @@ class Connection:
             # After its join is done with.
             asyncio.get_running_loop().call_soon(self._give_up, channel)
             return
+        self._notices.join(channel)
         self._attend(channel)
 
     def _give_up(self, channel: Channel) -> None:

@@ -131,6 +131,8 @@ class BroadcastConfig:
     """``bytes``: whether its client gets broadcasts whose payload is not JSON."""
     replay: ReplayConfig | None = None
     """``replay``: what it wants of broadcasts that are stored; only of a private channel."""
+    wants_stream_notice: bool = False
+    """``replication_ready``: whether it is told when the database's changes are being read."""
 
 
 @attrs.frozen
@@ -230,13 +232,20 @@ def _flag(place: str, value: Any) -> bool | None:
 
 def _broadcast(sent: dict[str, Any], *, is_private: bool) -> BroadcastConfig:
     flags = {
-        name: _flag(f"config.broadcast.{name}", sent.get(name)) for name in ("ack", "self", "bytes")
+        name: _flag(f"config.broadcast.{name}", sent.get(name))
+        for name in ("ack", "self", "bytes", "replication_ready")
     }
     replay = _replay(sent.get("replay"))
     if replay is not None and not is_private:
         raise JoinError(ReplyReason.NO_BROADCAST_REPLAY.told())
     takes_bytes = flags["bytes"] is not False
-    return BroadcastConfig(bool(flags["ack"]), bool(flags["self"]), takes_bytes, replay)
+    return BroadcastConfig(
+        bool(flags["ack"]),
+        bool(flags["self"]),
+        takes_bytes,
+        replay,
+        wants_stream_notice=bool(flags["replication_ready"]),
+    )
 
 
 def _replay(sent: Any) -> ReplayConfig | None:

@@ -65,6 +65,7 @@ from .messages import (
     Ref,
     notice,
     number_of,
+    stream_established,
     subscribed,
     subscription_failed,
 )
@@ -259,6 +260,10 @@ class SocketState:
         first = {**subscribed(channel.name), **start}
         told = [first, *(notice(channel.name, note) for note in notes)]
         return [Send(Message(channel.topic, SYSTEM, payload)) for payload in told]
+
+    def stream_attached(self, channel: Channel) -> list[Action]:
+        """Tell a channel that the database's changes are being read."""
+        return [Send(Message(channel.topic, SYSTEM, stream_established(channel.name)))]
 
     def fail(self, channel: Channel, reason: str) -> list[Action]:
         """Tell a channel that stays joined that it gets no changes, and why."""

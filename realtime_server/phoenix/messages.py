@@ -28,6 +28,7 @@ __all__ = [
     "Ref",
     "notice",
     "number_of",
+    "stream_established",
     "subscribed",
     "subscription_failed",
 ]
@@ -110,6 +111,12 @@ def notice(channel: str, note: str) -> dict[str, Any]:
 def subscription_failed(channel: str, reason: str) -> dict[str, Any]:
     """Return the ``system`` payload that tells a channel that it gets no changes, and why."""
     return _system(channel, "error", reason)
+
+
+def stream_established(channel: str) -> dict[str, Any]:
+    """Return the ``system`` payload that tells a channel that the database's changes are read."""
+    told = _system(channel, "ok", "Replication connection established")
+    return {**told, "extension": SYSTEM}
 
 
 def _system(channel: str, status: str, message: str) -> dict[str, Any]:

@@ -98,6 +98,10 @@ class ReplyReason(Reason):
         "PostgresChangesSubscribeTimeout: the database's changes are not being read yet, after "
         "{seconds:g} s; join again"
     )
+    NO_STREAM = (
+        "Replication connection was not established in time",
+        "the event `system` of a join with `replication_ready`, whose channel ends; join again",
+    )
     TOPIC_TOO_LONG = "the topic is longer than {most} characters"
     TOKENS = (
         "TooManyTokens: this connection's channels hold, or held within the last minute, {most} "

@@ -19,6 +19,7 @@ from realtime_server.fanout import rooms as rooms_module
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.rooms import Rooms
 from realtime_server.fanout.turns import call_later
+from realtime_server.net import stream_notices
 from realtime_server.phoenix.broadcasts import RoomName
 from tests.server.net.test_connection import Client, open_connection
 from tests.waiting import eventually
@@ -428,3 +429,54 @@ async def test_a_server_without_rooms_says_so() -> None:
             await push(client, frame)
             (answer,) = received(client)
             assert answer[4]["response"]["reason"].startswith("UnsupportedEvent")
+
+
+# Whether the database is being read.
+
+
+def system(status: str, message: str) -> list[Any]:
+    told = {"channel": "room", "extension": "system", "status": status, "message": message}
+    return [None, None, TOPIC, "system", told]
+
+
+ESTABLISHED = system("ok", "Replication connection established")
+
+
+async def test_a_channel_is_told_at_once_that_the_database_is_read() -> None:
+    async with open_connection(rooms=make_rooms(), vsn="2.0.0") as client:
+        config = {"config": {"broadcast": {"replication_ready": True}}}
+        await push(client, v2("phx_join", config, "1"))
+        assert received(client) == [reply("ok", {"postgres_changes": []}, "1"), ESTABLISHED]
+
+
+async def test_a_channel_is_told_when_the_database_is_read() -> None:
+    attached = asyncio.Event()
+    async with open_connection(rooms=make_rooms(), vsn="2.0.0", attached=attached) as client:
+        for topic in (TOPIC, "realtime:left"):
+            await push(
+                client,
+                v2("phx_join", {"config": {"broadcast": {"replication_ready": True}}}, "1", topic),
+            )
+        await push(client, v2("phx_leave", {}, "2", "realtime:left"))
+        assert ESTABLISHED not in received(client)
+        attached.set()
+        await client.settle()
+        assert received(client) == [ESTABLISHED]
+
+
+async def test_a_channel_ends_if_the_database_is_not_read_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream_notices, "_WITHIN", 0.01)
+    rooms = make_rooms()
+    async with open_connection(rooms=rooms, vsn="2.0.0", attached=asyncio.Event()) as client:
+        config = {"config": {"broadcast": {"replication_ready": True}}}
+        await push(client, v2("phx_join", config, "1"))
+        found: list[Any] = []
+        await eventually(lambda: found.extend(received(client)) or len(found) == 3)
+        assert found == [
+            reply("ok", {"postgres_changes": []}, "1"),
+            system("error", "Replication connection was not established in time"),
+            ["1", "1", TOPIC, "phx_close", {}],
+        ]
+        assert rooms.size(RoomName(TOPIC)) == 0

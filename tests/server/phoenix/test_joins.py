@@ -421,6 +421,8 @@ def test_any_config_is_echoed_or_refused_with_a_reason(payload: Any) -> None:
         (None, BroadcastConfig()),
         ({}, BroadcastConfig()),
         ({"ack": None, "self": None, "bytes": None, "replay": None}, BroadcastConfig()),
+        ({"replication_ready": "true"}, BroadcastConfig(wants_stream_notice=True)),
+        ({"replication_ready": False}, BroadcastConfig()),
         ({"ack": True, "self": False, "other": 1}, BroadcastConfig(acknowledges=True)),
         ({"ack": "TRUE", "self": "true"}, BroadcastConfig(acknowledges=True, hears_itself=True)),
         ({"bytes": "false"}, BroadcastConfig(takes_bytes=False)),
