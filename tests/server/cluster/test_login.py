@@ -94,7 +94,8 @@ async def test_a_version_of_the_library_without_what_is_used_is_named(
 
     def without(client: Client) -> None:
         begin(client)
-        del client._pending, client._transport
+        for name in ("_pending", "_transport"):
+            delattr(client, name)
 
     monkeypatch.setattr(Client, "__init__", without)
     told = await refusal("nats://127.0.0.1:4222")
