@@ -27,10 +27,11 @@ _FACTS: Final = """
         pg_catalog.quote_ident(current_user),
         pg_catalog.pg_has_role(current_user, c.relowner, %s),
         p.oid IS NOT NULL,
-        p.pubinsert AND (p.puballtables OR EXISTS (
+        p.pubinsert,
+        p.puballtables OR EXISTS (
             SELECT FROM pg_catalog.pg_publication_rel r
             WHERE r.prpubid = p.oid AND r.prrelid = c.oid
-        ))
+        )
     FROM pg_catalog.pg_class c
     LEFT JOIN pg_catalog.pg_publication p ON p.pubname = %s
     WHERE c.oid = pg_catalog.to_regclass('realtime.messages') AND c.relkind = 'p'
@@ -67,14 +68,18 @@ async def message_findings(dsn: str) -> tuple[Finding, ...]:
 
 
 def _findings(facts: tuple[Any, ...], version: int) -> Iterator[Finding]:
-    is_guarded, owner, user, may_act, is_there, has_table = facts
+    is_guarded, owner, user, may_act, is_there, has_inserts, has_table = facts
+    changes = []
     if is_there and not has_table:
+        changes.append("ADD TABLE realtime.messages")
+    if is_there and not has_inserts:
+        changes.append("SET (publish = 'insert')")
+    if changes:
         yield Finding.problem(
             _CHECK,
             f"publication {MESSAGES_PUBLICATION} does not publish what is inserted into "
             "realtime.messages",
-            f"ALTER PUBLICATION {MESSAGES_PUBLICATION} ADD TABLE realtime.messages;",
-            f"ALTER PUBLICATION {MESSAGES_PUBLICATION} SET (publish = 'insert');",
+            *(f"ALTER PUBLICATION {MESSAGES_PUBLICATION} {change};" for change in changes),
         )
     if not is_there:
         yield Finding.problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from psycopg import AsyncConnection, sql
 
 from realtime_server.messages.check import message_findings
+from realtime_server.messages.janitor import keep_messages
 from realtime_server.messages.partitions import LOCK, Upkeep, keep_partitions
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import migrated, roles
+from tests.rls_helpers import at, migrated, roles
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration]
 
@@ -166,6 +169,31 @@ async def test_a_role_that_may_not_act_as_the_owner_says_what_to_do(database: Da
         database.execute(f"revoke all on realtime.messages_default from {name}")
     assert done is not None
     assert "run GRANT postgres TO" in done.failed[0]
+
+
+async def test_a_server_says_once_what_fails_and_tries_again(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.messages")
+
+    async def attached() -> None:
+        """It is, at once."""
+
+    keeping = asyncio.create_task(
+        keep_messages(at(database.dsn), attached, interval=0.01, retry=0.01)
+    )
+    try:
+        with database.connect() as connection:
+            connection.execute("begin; lock table realtime.messages in share mode")
+            await eventually(lambda: caplog.messages)
+            connection.execute("rollback")
+        await eventually(lambda: len(database.execute(PARTITIONS)) == 5)
+        await eventually(lambda: caplog.messages[-1].startswith("made partitions"))
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+    assert caplog.messages[0].startswith("partitions of realtime.messages are left for later")
+    assert len(caplog.messages) <= 3
 
 
 # What writes into it.
