@@ -69,7 +69,7 @@ class ChunkMerger:
         self._rows, self._seen, self.is_stale = {}, None, False
 
     def see(self, event: Change | RawRows | Begin | Commit) -> None:
-        """Take the next change of the stream; one that is repeated does no harm."""
+        """Take the next change of the stream; none comes twice."""
         match event:
             case Insert(relation=relation) if self._is_ours(relation):
                 self._add(event, event.record, None)

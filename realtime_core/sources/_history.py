@@ -53,7 +53,8 @@ class StreamHistory:
         self.skips = Skips()
         """How far the stream has come in the WAL that PostgreSQL 18 skips."""
         self.watch: Callable[[Change | RawRows | Begin | Commit], None] | None = None
-        """Called with every event before it is taken; None if nobody watches."""
+        """Called with each new change, also one that the filter leaves out; None if nobody
+        watches."""
         self.idle_at = -math.inf
         """When the last Idle position was yielded, in seconds of the event loop's clock."""
         self._begin_at(start_at)
@@ -163,11 +164,14 @@ class StreamHistory:
         if watch is None:
             return accept
 
-        def see_and_accept(event: Change | RawRows | Begin | Commit) -> bool:
-            watch(event)
-            return accept(event)
+        def accept_and_show(event: Change | RawRows | Begin | Commit) -> bool:
+            before = sequence.changes
+            is_handed_over = accept(event)
+            if sequence.changes > before:
+                watch(event)
+            return is_handed_over
 
-        return see_and_accept
+        return accept_and_show
 
     def place_of(self, position: Position) -> Place | None:
         """Return the place up to which a position acknowledges; None if it has no effect any more.

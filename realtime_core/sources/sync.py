@@ -11,7 +11,7 @@ brought, and positions and acknowledgements are those of the source.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from threading import get_ident
 from time import monotonic
 from types import TracebackType, coroutine
@@ -278,6 +278,27 @@ class SyncSource(Generic[E]):
     async def _more(self) -> None:
         self._tell_acks()
         await self._source._more()
+
+    def backfill(
+        self,
+        table: str,
+        *,
+        where: str | None = None,
+        after: Sequence[str] = (),
+        chunk_rows: int = 1000,
+    ) -> None:
+        """Have a table's rows handed over, too: see :meth:`PgoutputSource.backfill`.
+
+        Raises:
+            ConfigError: if the table cannot be backfilled.
+            SourceError: if the server cannot be asked.
+            TypeError: if it is a source that has no backfills.
+        """
+        source = self._source
+        backfill = getattr(source, "backfill", None)
+        if backfill is None:
+            raise TypeError(f"a {type(source).__name__} has no backfills")
+        self._running().call(backfill(table, where=where, after=after, chunk_rows=chunk_rows))
 
     # Acknowledging
 

@@ -23,6 +23,7 @@ from realtime_core import (
     ConfigError,
     Delete,
     Insert,
+    MemorySource,
     PgoutputSource,
     Snapshot,
     SourceError,
@@ -79,6 +80,21 @@ async def test_rows_come_in_chunks_of_the_key(table: Database) -> None:
         insert(table, 9)
         change = await soon(anext(source))
         assert isinstance(change, Insert)
+
+
+def test_programs_without_an_event_loop_have_it_too(table: Database) -> None:
+    insert(table, *range(5))
+    with PgoutputSource.sync(table.dsn, publications=["shop"]) as source:
+        source.backfill("public.item", where="id > 1", chunk_rows=2)
+        events: list[Any] = []
+        while not (events and isinstance(events[-1], BackfillStep) and events[-1].is_last):
+            events.append(source.next(timeout=30))
+    assert record_ids(events) == [2, 3, 4]
+
+
+def test_not_every_source_has_backfills() -> None:
+    with MemorySource.sync() as source, pytest.raises(TypeError, match="MemorySource has no"):
+        source.backfill("public.item")
 
 
 class Copy:

@@ -49,6 +49,22 @@ def take(history: StreamHistory, lsn: int) -> Truncate | None:
     return change if is_new else None
 
 
+def test_who_watches_is_shown_each_new_change_once_also_those_that_do_not_pass() -> None:
+    ours = StreamHistory(None, own_checkpoint=False, passes=lambda _: False, meter=Meter())
+    ours.attached(attachment(100))
+    shown: list[Any] = []
+    ours.watch = shown.append
+    for _ in range(2):
+        accept = ours.accepting(ours.sequence)
+        for lsn in (110, 120):
+            transaction = Transaction(1, LSN(lsn), None, stream=ours.stream)
+            accept(Begin(transaction))
+            assert not accept(Truncate(transaction, 0, (), cascade=False, restart_identity=False))
+            accept(Commit(transaction, LSN(lsn + 5), 1))
+        ours.attached(attachment(100))
+    assert [change.transaction.commit_lsn for change in shown] == [110, 120]
+
+
 def test_before_the_first_connection_there_is_nothing_to_go_on_with() -> None:
     assert history().resume_point() is None
 
