@@ -157,7 +157,7 @@ class World:
             event = change(xid, None, key)
             del state[key]
         elif kind == "move" and other not in state:
-            event = change(xid, (other, str(xid), before[2]), key)
+            event = change(xid, (other, str(xid), UNCHANGED), key)
             del state[key]
             state[other] = (other, str(xid), before[2])
         else:
