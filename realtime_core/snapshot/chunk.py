@@ -14,6 +14,7 @@ that it does not see, because the next chunk's snapshot may not see them either.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import attrs
@@ -56,9 +57,10 @@ class ChunkMerger:
         self._seen: SeenTransactions | None = None
         self.is_stale = False
         """Whether the chunk has to be read again, because a change cannot be applied to it."""
-        self.missed: set[Key] = set()
-        """The keys of rows that have to be read by themselves: a row got such a key by an update
-        that did not send a large value, and may have come from where no chunk was read yet."""
+        self.missed: dict[Key, int] = {}
+        """The keys of rows that have to be read by themselves, and by which transaction: a row got
+        such a key by an update that did not send a large value, and may have come from where no
+        chunk was read yet."""
 
     def forget(self) -> None:
         """Note that all changes which have come are seen by the snapshots of later chunks."""
@@ -91,7 +93,7 @@ class ChunkMerger:
         is_moved = old_key is not None and new_key is not None and old_key != new_key
         if is_moved and new is not None and UNCHANGED in new.fields:
             assert new_key is not None
-            self.missed.add(new_key)
+            self.missed[new_key] = xid
         if old_key is not None and old_key != new_key:
             self._take(_Effect(xid, old_key, None))
         if new_key is not None:
@@ -143,6 +145,13 @@ class ChunkMerger:
                 old if new is UNCHANGED else new
                 for old, new in zip(before, effect.record.fields, strict=True)
             )
+
+    def found(self, keys: Iterable[Key]) -> None:
+        """Note that the chunk has the rows of these keys, if its snapshot sees what moved them."""
+        assert self._seen is not None
+        for key in keys:
+            if self._seen.sees(self.missed[key]):
+                del self.missed[key]
 
     def take(self) -> list[tuple[Field, ...]]:
         """Return the chunk's rows, as they are at the place that the stream has come to."""

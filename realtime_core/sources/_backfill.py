@@ -305,7 +305,7 @@ class Backfills:
         if merger.is_stale or self._sequence is not self._history.sequence:
             logger.info("a chunk of %s has to be read again", request.table.relation)
         else:
-            merger.missed.difference_update(self._keys)
+            merger.found(self._keys)
             self._is_end = self._was_last
             self._is_done = self._is_end and not merger.missed
             queue.extend(self._events(request, merger))
