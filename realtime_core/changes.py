@@ -94,11 +94,11 @@ class Relation:
 
     @shape.default
     def _shape(self) -> Shape:
-        return Shape(self.columns)
+        return Shape(self.columns, str(self))
 
     @key_shape.default
     def _key_shape(self) -> Shape:
-        return Shape(tuple(column for column in self.columns if column.is_key))
+        return Shape(tuple(column for column in self.columns if column.is_key), str(self))
 
     @key_places.default
     def _key_places(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@
 
   * :exc:`SpillError`: a streamed transaction could not be written to disk
   * :exc:`ValueConversionError`: a field that has no Python value
+  * :exc:`RowStructureError`: a row that does not fit a class
   * :exc:`PositionMismatchError`: two positions of different streams were compared
   * :exc:`SourceError`: PostgreSQL refused something, or the connection was lost
 
@@ -56,6 +57,7 @@ __all__ = [
     "PrivilegeError",
     "PublicationNotFoundError",
     "RealtimeError",
+    "RowStructureError",
     "ServerError",
     "SlotError",
     "SlotInUseError",
@@ -199,6 +201,22 @@ class ValueConversionError(RealtimeError, ValueError):
             else f"it was sent in binary, row.raw({column!r}) has its bytes"
         )
         super().__init__(f"column {column!r} of type {type_name}: {reason}; {remedy}")
+
+
+class RowStructureError(RealtimeError, ValueError):
+    """A row does not fit the class of which :meth:`Record.structure` shall make an object.
+
+    Attributes:
+        table: the table, with its schema.
+        column: the name of the column.
+        value_type: the Python type of the column's value; None if the row has no such column.
+    """
+
+    def __init__(self, table: str, column: str, value_type: type | None, reason: str) -> None:
+        self.table = table
+        self.column = column
+        self.value_type = value_type
+        super().__init__(f"table {table}, column {column!r}: {reason}")
 
 
 class PositionMismatchError(RealtimeError, ValueError):

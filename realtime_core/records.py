@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
 import attrs
 
@@ -19,6 +19,8 @@ from .types.python_values import Converter, make_converter, text_function
 
 __all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchanged"]
 
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     # An enum, because type checkers know that ``is`` tells the members of an enum apart.
@@ -111,10 +113,13 @@ class Shape:
         "load",
         "names",
         "readers",
+        "table",
     )
 
-    def __init__(self, columns: tuple[Column, ...]) -> None:
+    def __init__(self, columns: tuple[Column, ...], table: str = "") -> None:
         self.columns = columns
+        self.table = table
+        """The table, with its schema, for errors."""
         self.names = tuple(column.name for column in columns)
         self.index = {name: place for place, name in enumerate(self.names)}
         # Made at the first typed access: decoding alone needs no driver.
@@ -128,7 +133,7 @@ class Shape:
         self.load: Callable[..., dict[str, Any]] = self._first_load
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shape, (self.columns,)
+        return Shape, (self.columns, self.table)
 
     def convert(self, place: int, value: str | bytes) -> Any:
         """Convert a field, a text or bytes, to its Python value.
@@ -330,6 +335,27 @@ class Record(Mapping[str, Any]):
                     raise
                 values[name] = field if on_error == "text" else on_error(error)
         return values
+
+    def structure(self, kind: type[T]) -> T:
+        """Return the row as an object of a class: of attrs, a dataclass, or a TypedDict.
+
+        Each attribute gets the value of the column of its name, if that is of the attribute's type:
+        an int is taken for a float and a Decimal, too. Columns without an attribute are left out.
+        An :class:`enum.Enum` is found by PostgreSQL's label, as its value or its name; a class is
+        made of a composite, whose fields are in the order of its attributes, or of a JSON object.
+        An attribute for NULL has ``| None``, and one for :data:`UNCHANGED` ``| Unchanged``.
+
+        Args:
+            kind: the class.
+
+        Raises:
+            RowStructureError: if the row does not fit the class, with table and column.
+            ValueConversionError: if the value of an attribute's column has no Python value.
+        """
+        # Decoding alone needs no cattrs.
+        from ._structure import structure
+
+        return structure(self, kind)
 
     def _text(self, place: int, value: Field) -> str | Unchanged | None:
         if isinstance(value, bytes):

@@ -108,6 +108,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "attrs": PACKAGES,
     "authlib": ("realtime_server.auth",),
     "cattrs": (
+        "realtime_core._structure",
         "realtime_core.config",
         "realtime_server.config",
         "realtime_server.phoenix.join_shape",

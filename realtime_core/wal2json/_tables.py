@@ -311,7 +311,8 @@ class KnownTable:
             shape = relation.key_shape
         else:
             index = relation.shape.index
-            shape = Shape(tuple(relation.columns[index[name]] for name in names))
+            columns = tuple(relation.columns[index[name]] for name in names)
+            shape = Shape(columns, relation.shape.table)
         places = tuple(relation.shape.index[name] for name in names)
         layout = IdentityLayout(relation, bytea_places(columns), shape, self._is_full, places)
         _remember(self._identities, signature, layout)

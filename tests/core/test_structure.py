@@ -1,0 +1,217 @@
+"""Rows as objects of an application's own classes."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, TypedDict
+from uuid import UUID
+
+import attrs
+import pytest
+from psycopg.types.range import Range
+
+from realtime_core import (
+    UNCHANGED,
+    Column,
+    Insert,
+    MemoryDatabase,
+    MemorySource,
+    Record,
+    RowStructureError,
+    Shape,
+    Unchanged,
+    ValueConversionError,
+)
+from realtime_core.oids import BUILTIN_TYPES
+
+OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
+
+
+def row(**fields: tuple[str, str | Unchanged | None]) -> Record:
+    """Make a row of types and texts."""
+    columns = tuple(
+        Column(name, OIDS.get(kind, 90000), kind, "pg_catalog", -1, False)
+        for name, (kind, _) in fields.items()
+    )
+    return Record(Shape(columns, "public.users"), tuple(text for _, text in fields.values()))
+
+
+class Mood(enum.Enum):
+    SAD = "sad"
+    HAPPY = "happy"
+
+
+@attrs.frozen
+class Address:
+    street: str
+    number: int
+    since: date | None
+
+
+@attrs.frozen
+class User:
+    id: int
+    name: str
+    mood: Mood
+    born: date | None = None
+    tags: list[str] = attrs.field(factory=list)
+
+
+ROW = {
+    "id": ("int8", "7"),
+    "name": ("text", "Ada"),
+    "mood": ("mood", "happy"),
+    "born": ("date", "1815-12-10"),
+    "tags": ("_text", "{a,b}"),
+    "ignored": ("date", "infinity"),
+}
+EXPECTED = User(7, "Ada", Mood.HAPPY, date(1815, 12, 10), ["a", "b"])
+
+
+def test_a_row_becomes_an_object_of_attrs() -> None:
+    assert row(**ROW).structure(User) == EXPECTED
+    # The value of a column without an attribute need not be one of Python's.
+    with pytest.raises(ValueConversionError):
+        row(**ROW).as_python()
+
+
+def test_a_change_of_a_source_has_it() -> None:
+    database = MemoryDatabase()
+    table = database.table("users", {"id": "int4", "name": "text"}, key="id")
+
+    @dataclass
+    class Named:
+        id: int
+        name: str | None
+
+    with MemorySource.sync(database) as source:
+        table.insert(id=1, name=None)
+        change = next(source)
+        assert isinstance(change, Insert)
+        assert change.record.structure(Named) == Named(1, None)
+        table.insert(id=2, name="two")
+        with pytest.raises(RowStructureError) as caught:
+            next(source).record.structure(Wrong)  # type: ignore[union-attr]
+    assert str(caught.value) == "table public.users, column 'name': 'two' of type str is no int"
+    assert (caught.value.table, caught.value.column) == ("public.users", "name")
+    assert caught.value.value_type is str
+
+
+@attrs.define
+class Wrong:
+    name: int
+
+
+def test_a_dataclass_and_a_typed_dict() -> None:
+    @dataclass
+    class Data:
+        id: int
+        note: str = "none"
+        more: list[int] = field(default_factory=list)
+
+    class Needed(TypedDict):
+        id: int
+
+    class Mapped(Needed, total=False):
+        note: str
+
+    assert row(id=("int4", "1")).structure(Data) == Data(1)
+    assert row(id=("int4", "1")).structure(Mapped) == {"id": 1}
+    full = row(id=("int4", "1"), note=("text", "x"), other=("text", "y"))
+    assert full.structure(Mapped) == {"id": 1, "note": "x"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pg_type", "text", "expected"),
+    [
+        (bool, "bool", "t", True),
+        (float, "float8", "1.5", 1.5),
+        (float, "int4", "2", 2.0),
+        (float, "numeric", "2.5", 2.5),
+        (Decimal, "numeric", "1.10", Decimal("1.10")),
+        (Decimal, "int8", "3", Decimal(3)),
+        (UUID, "uuid", "8d3a5a4e-6f2d-4c58-a0d9-c1b9b7a1e3a4", None),
+        (datetime, "timestamptz", "2026-11-29 04:10:00+00", None),
+        (bytes, "bytea", r"\x00ff", b"\x00\xff"),
+        (Range[date], "daterange", "[2026-01-01,2026-02-01)", None),
+        (dict[str, int], "jsonb", '{"a": 1}', {"a": 1}),
+        (list[int], "_int4", "{1,2}", [1, 2]),
+        (list[int | None], "_int4", "{1,NULL}", [1, None]),
+        (set[str], "_text", "{a}", {"a"}),
+        (tuple[int, ...], "_int4", "{1,2}", (1, 2)),
+        (list[Mood], "_text", "{sad}", [Mood.SAD]),
+        (Any, "inet", "10.0.0.1", None),
+        (Mood, "mood", "SAD", Mood.SAD),
+        (Address, "address", '("Long ""Lane"", \\\\ 1",7,2026-01-01)', None),
+        (Address, "address", "(Lane,7,)", Address("Lane", 7, None)),
+        (Address, "jsonb", '{"street": "Lane", "number": 7, "since": null}', None),
+        (str | Unchanged, "text", "x", "x"),
+        (int | Unchanged | None, "int4", "1", 1),
+    ],
+)
+def test_what_an_attribute_takes(kind: Any, pg_type: str, text: str, expected: Any) -> None:
+    made = attrs.make_class("Made", {"value": attrs.field(type=kind)})
+    value = row(value=(pg_type, text)).structure(made).value  # type: ignore[attr-defined]
+    if expected is not None:
+        assert value == expected
+        assert type(value) is type(expected)
+    elif kind is Any:
+        assert str(value) == text
+    elif kind is Address:
+        assert value in (
+            Address('Long "Lane", \\ 1', 7, date(2026, 1, 1)),
+            Address("Lane", 7, None),
+        )
+    elif kind is datetime:
+        assert value == datetime(2026, 11, 29, 4, 10, tzinfo=UTC)
+    elif kind is UUID:
+        assert str(value) == text
+    else:
+        assert value == Range(date(2026, 1, 1), date(2026, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pg_type", "text", "said"),
+    [
+        (int, "int4", None, "NULL is no int"),
+        (int, "numeric", "1.5", r"Decimal\('1.5'\) of type Decimal is no int"),
+        (int, "bool", "t", "True of type bool is no int"),
+        (date, "timestamp", "2026-01-01 00:00:00", "of type datetime is no date"),
+        (str, "int4", "1", "1 of type int is no str"),
+        (str, "text", UNCHANGED, "UNCHANGED, which the message does not carry, is no str"),
+        (str | None, "text", UNCHANGED, "UNCHANGED, which the message does not carry, is no str"),
+        (Mood, "mood", "angry", "'angry' of type str is neither a value nor a name of Mood"),
+        (list[int], "_text", "{x}", "'x' of type str is no int, at 0 of it$"),
+        (Address, "address", "(Lane,7)", "a composite of 2 fields is no Address, which has 3"),
+        (Address, "address", "(Lane,x,)", "literal for int.*'x', at number of it$"),
+        (Address, "text", "Lane", "'Lane' is no composite"),
+        (Address, "int4", "1", "1 of type int is no Address"),
+        (Range[date], "text", "x", "'x' of type str is no Range"),
+    ],
+)
+def test_what_it_refuses(kind: Any, pg_type: str, text: Any, said: str) -> None:
+    made = attrs.make_class("Made", {"value": attrs.field(type=kind)})
+    with pytest.raises(RowStructureError, match=said) as caught:
+        row(value=(pg_type, text)).structure(made)
+    assert caught.value.column == "value"
+    assert str(caught.value).startswith("table public.users, column 'value': ")
+
+
+def test_a_column_that_is_missing_is_named() -> None:
+    with pytest.raises(RowStructureError, match="no such column, which User needs") as caught:
+        row(id=("int4", "1"), name=("text", "x")).structure(User)
+    assert (caught.value.column, caught.value.value_type) == ("mood", None)
+
+
+def test_unchanged_stays_where_the_attribute_takes_it() -> None:
+    made = attrs.make_class("Made", {"value": attrs.field(type=str | Unchanged)})
+    value = row(value=("text", UNCHANGED)).structure(made).value  # type: ignore[attr-defined]
+    assert value is UNCHANGED
+
+
+def test_a_value_that_python_cannot_hold_is_an_error_of_its_own() -> None:
+    with pytest.raises(ValueConversionError, match="infinity"):
+        row(**(ROW | {"born": ("date", "infinity")})).structure(User)
