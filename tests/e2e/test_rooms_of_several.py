@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.server_process import ServerProcess
-from tests.e2e.test_presence import LIMITS, agree, crowd
+from tests.e2e.test_presence import LIMITS, agree, crowds_in
 from tests.e2e.test_rooms import NOWHERE, OPTIONS, READ_BYTES, clients_in_a_room
 from tests.nats_server import LATEST, NatsServer
 
@@ -70,11 +70,9 @@ def test_all_see_each_other(
 ) -> None:
     first, second = servers
     with (
-        crowd(first, clients, python_client, "a", each=2) as here,
-        crowd(second, clients, python_client, "b", each=2) as there,
+        crowds_in("room", {"a": {"each": 2}}, first, clients, python_client) as [here],
+        crowds_in("room", {"b": {"each": 2}}, second, clients, python_client) as [there],
     ):
-        here.join("room")
-        there.join("room")
         here.track({"n": 1})
         there.track({"n": 1})
         agree(here, there)
