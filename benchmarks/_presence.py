@@ -12,17 +12,23 @@ import sys
 import time
 import tracemalloc
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.fanout import Bench, Row
 from benchmarks.load.programs import LineProgram, cpu_time
+from realtime_server.config import ServerConfig
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.presence import Presence, PresenceLimits
 from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.net.presence_pushes import PresencePushes
+from realtime_server.net.refusals import Refusals
+from realtime_server.phoenix.actions import Action
 from realtime_server.phoenix.broadcasts import RoomName
+from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.serializers import SERIALIZERS
+from tests.server_helpers import make_metrics
 from tests.server_process import ServerProcess
 from tests.waiting import eventually
 
@@ -227,4 +233,25 @@ async def memory(_: Bench) -> list[Row]:
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     each = (after - before) / count - len(meta)
-    return [{"members": count, "bytes_each": round(each)}]
+    return [
+        {"of": "a member that tracks itself", "members": count, "bytes_each": round(each)},
+        {"of": "a connection that tracks nothing", "bytes_each": round(_idle_bytes(presence))},
+    ]
+
+
+def _idle_bytes(presence: Presence) -> float:
+    """Return what a connection takes for presence whose channels do nothing with it."""
+    config = ServerConfig(secure_channels=False)
+    serializer = SERIALIZERS["2.0.0"]
+    state = SocketState(serializer, max_payload_bytes=1024)
+    refusals = Refusals("peer", make_metrics(), time.perf_counter)
+    perform: Callable[[list[Action]], None] = [].append
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    pushes = [
+        PresencePushes(presence, config, state, refusals=refusals, perform=perform)
+        for _ in range(1000)
+    ]
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (after - before) / len(pushes)

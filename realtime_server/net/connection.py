@@ -65,8 +65,9 @@ room gets them in one write."""
 _SHORT: Final = 4096
 """Bytes up to which a push is one of these: to check a longer one takes its time."""
 
-NEXT_WITHIN: Final = 0.1
-"""Seconds that a leave's answer waits for the next message, where that may change it."""
+NEXT_WITHIN: Final = 1.0
+"""Seconds that a ``phx_close`` waits for the next message, where that may make it superfluous: a
+client may join again when it has got the answer to its leave."""
 
 
 class Connection:

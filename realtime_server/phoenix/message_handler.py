@@ -16,8 +16,9 @@ joined again knows which channel is meant. With ``vsn=1.0.0`` some clients send 
 every message belongs to the channel that there is, and its end is sent with the ref null.
 
 One rule is not Phoenix's. Some binding clients with ``vsn=1.0.0`` take every ``phx_close`` of a
-topic for the end of the channel that they have now. So the answer to their leave waits a moment for
-the next message: if that joins the topic again, the reply comes without the ``phx_close``.
+topic for the end of the channel that they have now, or are about to have: they join again when
+their leave is answered, or before. So a leave is answered at once, and the ``phx_close`` behind it
+waits a while for the next message: if that joins the topic again, it is not sent.
 """
 
 from __future__ import annotations
@@ -107,13 +108,13 @@ class SocketState:
         """The channels that are joined, and those whose join was postponed, by topic."""
         self.last_ref = 0
         """The highest ref that the client has sent, if its refs are numbers."""
-        # The reply to a leave and the phx_close after it, while they wait for the next message.
-        self._parting: tuple[Message, Message] | None = None
+        # The phx_close after the reply to a leave, while it waits for the next message.
+        self._parting: Message | None = None
         self._closed = False
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a leave's answer waits for the next message; if none comes, call :meth:`part`."""
+        """Whether a ``phx_close`` waits for the next message; if none comes, call :meth:`part`."""
         return self._parting is not None
 
     def receive(self, data: str | bytes) -> list[Action]:
@@ -133,16 +134,13 @@ class SocketState:
         return [*self.part(joins), *self._receive(message, data)]
 
     def part(self, joins: str | None = None) -> list[Action]:
-        """Answer a leave that has waited for the next message.
+        """Send a ``phx_close`` that has waited for the next message, unless that joins its topic.
 
         Args:
             joins: the topic that the next message joins.
         """
-        if self._parting is None:
-            return []
-        reply, close = self._parting
-        self._parting = None
-        return [Send(reply)] if close.topic == joins else [Send(reply), Send(close)]
+        close, self._parting = self._parting, None
+        return [] if close is None or close.topic == joins else [Send(close)]
 
     def _receive(self, message: Message, data: str | bytes) -> list[Action]:
         if isinstance(message.payload, bytes):
@@ -353,10 +351,14 @@ class SocketState:
             return [RefuseEvent(message)]
         del self.channels[channel.topic]
         if message.event == LEAVE:
-            self._parting = message.reply("ok", {}), _end(channel, CLOSE)
+            self._parting = _end(channel, CLOSE)
+            left: list[Action] = [
+                Release(channel, Departure.LEFT),
+                Send(message.reply("ok", {})),
+            ]
             if channel.config is None or self._serializer.tells_join_ref:
-                return [Release(channel, Departure.LEFT), *self.part()]
-            return [Release(channel, Departure.LEFT)]
+                return [*left, *self.part()]
+            return left
         return [Release(channel, Departure.REJOINING), Send(_end(channel, ERROR))]
 
 

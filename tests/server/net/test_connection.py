@@ -189,19 +189,22 @@ async def test_todays_clients_in_v1_that_join_again_at_once_are_told_no_close(
     monkeypatch.setattr(connection_module, "NEXT_WITHIN", 30.0)
     async with open_connection() as client:
         await client.send("phx_join", payload={"config": {}})
-        assert await client.send("phx_leave", ref="2") == []
+        # PyPI's client waits for this before it joins again.
+        assert await client.send("phx_leave", ref="2") == [reply({}, ref="2")]
         assert await client.send("phx_join", payload={"config": {}}, ref="3") == [
-            reply({}, ref="2"),
-            reply({"postgres_changes": []}, ref="3"),
+            reply({"postgres_changes": []}, ref="3")
         ]
 
 
 @pytest.mark.slow
-async def test_todays_clients_in_v1_that_say_nothing_more_are_told_a_close_soon() -> None:
+async def test_todays_clients_in_v1_that_say_nothing_more_are_told_a_close_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "NEXT_WITHIN", 0.01)
     async with open_connection() as client:
         await client.send("phx_join", payload={"config": {}})
         frames = await client.send("phx_leave", ref="2")
-        await eventually(lambda: frames.extend(client.received()) or frames)
+        await eventually(lambda: frames.extend(client.received()) or len(frames) == 2)
         close = {"topic": TOPIC, "event": "phx_close", "ref": None, "payload": {}}
         assert frames == [reply({}, ref="2"), close]
 
@@ -397,7 +400,9 @@ async def test_what_filters_cost_is_bounded_until_their_topics_are_left() -> Non
     async with open_connection(max_conditions=5) as client:
 
         async def join(topic: str) -> Any:
-            return (await client.send("phx_join", topic, three))[0]["payload"]
+            # Behind it may be what else is told, and before it the phx_close of another.
+            frames = await client.send("phx_join", topic, three)
+            return next(frame["payload"] for frame in frames if frame["event"] == "phx_reply")
 
         assert (await join("realtime:a"))["status"] == "ok"
         assert (await join("realtime:b"))["response"]["reason"].startswith("TooManyConditions: ")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from realtime_server.fanout.presence import Presence, PresenceLimits
+from realtime_server.net import connection as connection_module
 from tests.server.net.test_connection import Client, open_connection
 from tests.server.net.test_connection_rooms import make_rooms, push, received, reply, v2
 from tests.waiting import eventually
@@ -140,7 +141,10 @@ class Names:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("client", "scenario"), sorted(scenarios()))
-async def test_recorded_clients_get_what_they_got(client: str, scenario: str) -> None:
+async def test_recorded_clients_get_what_they_got(
+    client: str, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "NEXT_WITHIN", 0.01)
     told: dict[str, list[Any]] = defaultdict(list)
     got: dict[str, list[Any]] = defaultdict(list)
     world = World()
