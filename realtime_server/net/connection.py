@@ -21,6 +21,7 @@ from websockets.protocol import State
 from ..auth.authorizer import ConnectRequest
 from ..fanout.frames import Frames
 from ..fanout.rooms import Rooms
+from ..fanout.turns import Turns
 from ..logs import named
 from ..messages.policies.questions import Extension
 from ..phoenix.actions import (
@@ -64,6 +65,10 @@ _PUSHES_AT_ONCE: Final = 16
 room gets them in one write."""
 _SHORT: Final = 4096
 """Bytes up to which a push is one of these: to check a longer one takes its time."""
+
+_LONG: Final = 16 * 1024
+"""Bytes from which on a message waits for a turn, as it may take milliseconds to read: else one
+client with many connections would hold up all others."""
 
 NEXT_WITHIN: Final = 1.0
 """Seconds that a ``phx_close`` waits for the next message, where that may make it superfluous: a
@@ -145,6 +150,8 @@ class Connection:
         try:
             while (data := await self._receive()) is not None:
                 is_push = False
+                if len(data) > _LONG:
+                    await Turns.shared().begin()
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
                 if self._websocket.protocol.state is State.OPEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import time
@@ -480,3 +481,27 @@ async def test_a_channel_ends_if_the_database_is_not_read_in_time(
             ["1", "1", TOPIC, "phx_close", {}],
         ]
         assert rooms.size(RoomName(TOPIC)) == 0
+
+
+async def test_long_messages_of_many_clients_have_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.fanout.turns._SHARED_SLICE", 0.0)
+    rooms = make_rooms()
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(open_connection(rooms=rooms, vsn="2.0.0"))
+            for _ in range(8)
+        ]
+        for client in clients:
+            await join(client)
+        for client in clients:
+            for payload in ("x" * 20_000, "short"):
+                client.websocket.incoming.put_nowait(v2("broadcast", broadcast(payload)))
+        counts = [rooms.stats().broadcasts]
+        async with asyncio.timeout(10):
+            while counts[-1] < 16:
+                await asyncio.sleep(0)
+                counts.append(rooms.stats().broadcasts)
+    # One long message in each round of the event loop, and behind it its client's short one.
+    assert max(after - before for before, after in itertools.pairwise(counts)) <= 2
