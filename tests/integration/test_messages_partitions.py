@@ -276,6 +276,17 @@ def test_policies_decide_who_sends_where(database: Database) -> None:
         database.execute(sql.SQL("revoke all on schema realtime from {}").format(writer))
 
 
+def test_who_may_use_the_schema_may_do_nothing_else_there(database: Database) -> None:
+    # `migrate` lets the roles of tokens use it.
+    functions = database.execute(
+        "select proname from pg_proc where pronamespace = 'realtime'::regnamespace"
+        " and has_function_privilege('public', oid, 'execute') order by 1"
+    )
+    assert functions == [("broadcast_changes",), ("send",), ("send_binary",), ("topic",)]
+    tables = "select relname from pg_class where relnamespace = 'realtime'::regnamespace"
+    assert database.execute(f"{tables} and has_table_privilege('public', oid, 'select')") == []
+
+
 def test_a_trigger_broadcasts_changes(database: Database) -> None:
     database.execute(
         """
