@@ -89,6 +89,12 @@ class Member:
     def leads(self) -> bool:
         return self.node.stats().leading
 
+    @property
+    def others_have(self) -> list[int | None]:
+        """The sequences up to which the others have said last that they had handed out the log."""
+        heard = self.node._nodes._heard.values()
+        return [one.beat.sequence for one in heard if one.beat.node != self.node.id]
+
     async def _read(self) -> None:
         async for batch in self.feed.batches():
             await self.may_go_on.wait()

@@ -48,6 +48,8 @@ async def test_its_clients_are_told_of_one_gap_that_is_exact(
             await client.come()
             insert(item, 1, 10)
             await eventually(lambda: one.ids == client.ids == list(range(1, 11)))
+            # Nobody waits for a server that is not known to have begun to read.
+            await eventually(lambda: one.others_have and all(one.others_have))
             server.process.send_signal(signal.SIGSTOP)
             for turn in range(1, 11):
                 insert(item, 100 * turn, 100 * turn + 29, 100_000)
