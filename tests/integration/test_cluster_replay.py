@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -166,26 +164,14 @@ async def test_all_servers_may_stop_and_nats_start_again(
             await each.close()
 
 
-async def journal_bytes(server: ServerProcess) -> str:
-    """Return how many bytes of the journal a server has written."""
-    url = f"http://127.0.0.1:{server.port}/metrics"
-    page = await asyncio.to_thread(urllib.request.urlopen, url, timeout=10)
-    with page:
-        found = re.search(rb"^realtime_replay_journal_bytes_total (\S+)", page.read(), re.MULTILINE)
-    assert found is not None
-    return found[1].decode()
-
-
 async def test_a_kill_loses_nothing(item: Database, shared: dict[str, str]) -> None:
     client = ReplayClient(0, session=f"{SESSION}a")
     async with process(item, shared) as killed:
-        before = await journal_bytes(killed)
         assert not await come_back(client, killed.port)
         await write(item, 1, 2)
         await client.until(2)
-        async with asyncio.timeout(10):
-            while await journal_bytes(killed) == before:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        # The journal follows within a moment.
+        await asyncio.sleep(1)
         killed.process.kill()
         await asyncio.to_thread(killed.process.wait)
     # This one leads, and ends; then the log has the row.
