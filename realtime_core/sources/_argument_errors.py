@@ -9,7 +9,7 @@ from typing import Any
 
 from ..positions import Position
 
-__all__ = ["check_names", "check_start", "strings", "type_of"]
+__all__ = ["check_names", "check_start", "position_of", "strings", "type_of"]
 
 
 def type_of(value: object) -> str:
@@ -73,3 +73,22 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
         if not isinstance(item, str):
             raise TypeError(f"{name} has {item!r}: it takes str")
     return tuple(sorted(set(items)))
+
+
+def position_of(upto: object) -> Position:
+    """Return the position up to which an argument of ``ack()`` acknowledges.
+
+    Raises:
+        TypeError: if it has no position.
+    """
+    position = upto if isinstance(upto, Position) else getattr(upto, "position", None)
+    if isinstance(position, Position):
+        return position
+    remedy = ""
+    if isinstance(upto, list):
+        remedy = ": acknowledge the last one"
+    elif isinstance(upto, str):
+        remedy = ": Position.parse() reads what str(position) wrote"
+    raise TypeError(
+        f"ack() takes an event, a CommittedTransaction or a Position, not {type_of(upto)}{remedy}"
+    )

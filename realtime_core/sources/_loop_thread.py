@@ -77,11 +77,13 @@ class Errand:
         work: what it does: a function that returns a coroutine.
     """
 
-    __slots__ = ("_asked", "_ended", "_lock", "_task", "_thread", "_work", "error")
+    __slots__ = ("_asked", "_ended", "_lock", "_task", "_thread", "_work", "error", "result")
 
-    def __init__(self, thread: LoopThread, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, thread: LoopThread, work: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         self.error: BaseException | None = None
         """What it has raised, once it has ended."""
+        self.result = False
+        """What it has returned."""
         self._thread = thread
         self._work = work
         self._asked = False
@@ -112,7 +114,7 @@ class Errand:
 
     async def _run(self) -> None:
         try:
-            await self._work()
+            self.result = await self._work()
         except BaseException as exc:
             self.error = exc
         self._ended = True

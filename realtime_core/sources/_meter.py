@@ -12,7 +12,7 @@ from ..replication.sequence import Sequence
 from ..snapshot import SnapshotComplete
 from ._feedback import EPOCH
 from ._filtering import RowFilter
-from ._queue import Handed
+from ._reads import Handed
 from .base import SourceStats
 
 __all__ = ["Meter"]

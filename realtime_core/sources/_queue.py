@@ -13,11 +13,14 @@ a statement and not by a call.
 from __future__ import annotations
 
 import abc
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
+from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from ..changes import (
     Begin,
@@ -35,28 +38,22 @@ from ..changes import (
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
 from ..snapshot import BackfillStep, Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
-from ._argument_errors import type_of
+from ._batches import PLACELESS, BatchBounds, GrowingBatch, last_placed
 from ._makes_sync import MakesSync
+from ._reads import Handed, More, Steps
 from ._sizes import size_of
 from .base import Acknowledgeable, E, RawTransactionEvent, SourceStats, TransactionEvent
 
-__all__ = ["EventQueue", "More"]
+__all__ = ["EventQueue"]
 
 T = TypeVar("T")
 
-More: TypeAlias = Callable[[], Awaitable[None]]
-"""A function that waits for the next events, and puts them into the queue."""
 
 _MANY: Final = 64
 """How many events make a batch although more were read: the rest of a transaction may be long."""
 
 
 _BOUNDARIES: Final = frozenset((Begin, Commit))
-_PLACELESS: Final = frozenset((BackfillStep, Gap, Snapshot, SnapshotBegin))
-"""The kinds of events that are handed over and have no position, besides Begin."""
-
-Handed: TypeAlias = Change | RawRows | Commit | Idle | SnapshotComplete | CommittedTransaction[Any]
-"""The events that have a position, and transactions."""
 
 _NOT_IN_TRANSACTIONS: Final = (SnapshotBegin, Snapshot, SnapshotComplete, BackfillStep, Idle)
 
@@ -199,40 +196,72 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
                         self._handed = event  # type: ignore[assignment]
                 elif kind is SnapshotBegin:
                     self._handed = None
-                elif kind not in _PLACELESS:
+                elif kind not in PLACELESS:
                     self._handed = event  # type: ignore[assignment]
                 del queue[0]
                 return event
             await more()
 
-    def batches(self) -> AsyncIterator[list[E]]:
+    def batches(
+        self,
+        *,
+        max_wait: float | None = None,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+    ) -> AsyncIterator[list[E]]:
         """Iterate over batches: lists of the events that came at once, which are never empty.
 
         A small transaction is in one batch. You may leave the iterator and make another one at any
         time; cancelling a step loses nothing.
-        """
-        return _Steps(lambda: self._step(self._next_batch))
 
-    async def _next_batch(self, more: More) -> list[E]:
+        Args:
+            max_wait: how many seconds to collect more events after the first of a batch, until
+                ``max_rows`` or ``max_bytes`` is reached.
+            max_rows: the most rows and other events of a batch; Begin and Commit do not count.
+            max_bytes: the most bytes, counted as for :meth:`transactions`; a larger event is alone.
+
+        Raises:
+            ConfigError: if one of them is not above 0.
+        """
+        bounds = BatchBounds.of(max_wait, max_rows, max_bytes)
+        return Steps(lambda: self._step(partial(self._next_batch, bounds)))
+
+    async def _next_batch(self, bounds: BatchBounds | None, more: More) -> list[E]:
+        if bounds is not None:
+            return await self._next_bounded_batch(bounds, more)
         while True:
             while not self._queue or (self._has_rest and len(self._queue) < _MANY):
                 await more()
             queue = self._queue
             batch = [event for event in queue if self._boundaries or type(event) not in _BOUNDARIES]
-            handed = self._handed
-            for event in reversed(batch):
-                kind = type(event)
-                if kind is SnapshotBegin:
-                    handed = None
-                    break
-                if kind is not Begin and kind not in _PLACELESS:
-                    handed = event
-                    break
+            handed = last_placed(batch, self._handed)
             empty: deque[Any] = deque()
             self._handed = handed
             self._queue = empty
             if batch:
                 return batch
+
+    async def _next_bounded_batch(self, bounds: BatchBounds, more: More) -> list[E]:
+        growing = GrowingBatch(bounds, boundaries=self._boundaries)
+        until: float | None = None
+        while True:
+            growing.look(self._queue)
+            if growing.full:
+                break
+            if growing.empty:
+                await more()
+                continue
+            if bounds.max_wait is None and not self._has_rest:
+                break
+            if bounds.max_wait is not None and until is None:
+                until = monotonic() + bounds.max_wait
+            try:
+                if not await more(until):
+                    break
+            except StopAsyncIteration:
+                break
+        batch, self._queue, self._handed = growing.split(self._queue, self._handed)
+        return batch
 
     # The narrowest overload comes first, so that the second and the third do not overlap in it. A
     # source of nothing but boundaries would be of two kinds, but there is none.
@@ -279,14 +308,14 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
         """
         if max_bytes <= 0:
             raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
-        return _Steps(lambda: self._step(partial(self._next_transaction, max_bytes)))
+        return Steps(lambda: self._step(partial(self._next_transaction, max_bytes)))
 
     async def _next_transaction(self, max_bytes: int, more: More) -> Any:
         taken: deque[Any] = deque()
         try:
             result = await self._collect(taken, max_bytes, more)
             kind = type(result)
-            if kind not in _PLACELESS:
+            if kind not in PLACELESS:
                 self._handed = result
             elif kind is SnapshotBegin:
                 self._handed = None
@@ -346,7 +375,8 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
         handed = self._handed
         return None if handed is None else handed.position
 
-    async def _more(self) -> None:
+    async def _more(self, until: float | None = None) -> bool:
+        """Wait for the next events: see :class:`More`."""
         if self._reading:
             raise RuntimeError("a source has one consumer: two tasks are reading from this one")
         if self._error is not None:
@@ -355,42 +385,16 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
             raise StopAsyncIteration
         self._reading = True
         try:
-            await self._fill()
+            if until is None:
+                await self._fill()
+                return True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until - monotonic()) as scope:
+                    await self._fill()
+            return not scope.expired()
         finally:
             self._reading = False
-
-    def _position_of(self, upto: object) -> Position:
-        """Return the position up to which an argument of ``ack()`` acknowledges.
-
-        Raises:
-            TypeError: if it has no position.
-        """
-        position = upto if isinstance(upto, Position) else getattr(upto, "position", None)
-        if isinstance(position, Position):
-            return position
-        remedy = ""
-        if isinstance(upto, list):
-            remedy = ": acknowledge the last one"
-        elif isinstance(upto, str):
-            remedy = ": Position.parse() reads what str(position) wrote"
-        raise TypeError(
-            "ack() takes an event, a CommittedTransaction or a Position, not "
-            f"{type_of(upto)}{remedy}"
-        )
 
     def _ack_handed(self) -> None:
         if self._handed is not None:
             self.ack(self._handed)
-
-
-class _Steps(AsyncIterator[T], Generic[T]):
-    """An async iterator over the results of one function.
-
-    It is a class and not an async generator, because a cancelled step must not end it.
-    """
-
-    def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
-        self._step = step
-
-    def __anext__(self) -> Awaitable[T]:
-        return self._step()

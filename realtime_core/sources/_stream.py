@@ -29,6 +29,7 @@ from ..errors import (
     SourceError,
 )
 from ..snapshot import BackfillStep, Snapshot, SnapshotBegin
+from ._argument_errors import position_of
 from ._attach import AttachedStream, SnapshotNeeded
 from ._attempts import Attempts
 from ._filtering import RowFilter
@@ -237,7 +238,8 @@ class StreamSource(EventQueue[E]):
         """Decode more of what was read into the queue, until it is time for other tasks."""
         queue = self._queue
         until = monotonic() + _TURN
-        left = max(_CHUNK - len(queue), 1)
+        # More than that are in it only if the consumer collects them.
+        left = _CHUNK - len(queue) if len(queue) < _CHUNK else _CHUNK
         self._has_rest = True
         try:
             for event in self._rest:
@@ -271,7 +273,7 @@ class StreamSource(EventQueue[E]):
             # The changes before it will not come again.
             self._snapshots.acknowledge(upto)
             return
-        position = self._position_of(upto)
+        position = position_of(upto)
         place = self._history.place_of(position)
         if place is None:
             return

@@ -11,7 +11,8 @@ brought, and positions and acknowledgements are those of the source.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from types import TracebackType, coroutine
@@ -30,6 +31,7 @@ from ..changes import (
 )
 from ..errors import ConfigError
 from ..positions import Position
+from ._batches import BatchBounds
 from ._loop_thread import Errand, LoopThread
 from .base import Acknowledgeable, E, RawTransactionEvent, SourceStats, TransactionEvent
 
@@ -182,13 +184,30 @@ class SyncSource(Generic[E]):
         until = None if timeout is None else monotonic() + timeout
         return self._read(self._source._next_event(_pause), until)
 
-    def batches(self) -> Iterator[list[E]]:
+    def batches(
+        self,
+        *,
+        max_wait: float | None = None,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+    ) -> Iterator[list[E]]:
         """Iterate over batches: lists of the events that came at once, which are never empty.
 
         A small transaction is in one batch. You may leave the iterator and make another one at any
         time.
+
+        Args:
+            max_wait: how many seconds to collect more events after the first of a batch, until
+                ``max_rows`` or ``max_bytes`` is reached.
+            max_rows: the most rows and other events of a batch; Begin and Commit do not count.
+            max_bytes: the most bytes of a batch, counted as for :meth:`transactions`. An event that
+                is larger is alone in its batch.
+
+        Raises:
+            ConfigError: if one of them is not above 0.
         """
-        return _Steps(lambda: self._read(self._source._next_batch(_pause)))
+        bounds = BatchBounds.of(max_wait, max_rows, max_bytes)
+        return _Steps(lambda: self._read(self._source._next_batch(bounds, _pause)))
 
     @overload
     def transactions(  # type: ignore[overload-overlap]
@@ -228,7 +247,7 @@ class SyncSource(Generic[E]):
             raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
         return _Steps(lambda: self._read(self._source._next_transaction(max_bytes, _pause)))
 
-    def _read(self, step: Coroutine[None, None, T], until: float | None = None) -> T:
+    def _read(self, step: Coroutine[float | None, bool | None, T], until: float | None = None) -> T:
         """Run a step of the source's; where it waits for events, have some fetched."""
         me = get_ident()
         if self._reader is not None and self._reader != me:
@@ -242,10 +261,9 @@ class SyncSource(Generic[E]):
             if self._errand is not None:
                 # A read was interrupted. Nothing may look at the queue while it is filled.
                 self._fetch(until)
-            step.send(None)
+            collect_until = step.send(None)
             while True:
-                self._fetch(until)
-                step.send(None)
+                collect_until = step.send(self._fetch(until, collect_until))
         except StopIteration as done:
             # Nothing is called any more, so nothing can interrupt this.
             self._reader = None
@@ -258,13 +276,21 @@ class SyncSource(Generic[E]):
                 raise StopIteration from None
             raise
 
-    def _fetch(self, until: float | None) -> None:
-        """Have the source's thread put events into the queue, and wait for that."""
+    def _fetch(self, until: float | None, collect_until: float | None = None) -> bool:
+        """Have the source's thread put events into the queue, and wait for that.
+
+        Args:
+            until: the time for TimeoutError; None for never.
+            collect_until: the time when no more events are wanted; None for never.
+
+        Returns:
+            Whether events have come until then.
+        """
         errand = self._errand
         if errand is None:
             if self._source._closed:
                 raise StopAsyncIteration
-            errand = self._errand = Errand(self._running(), self._more)
+            errand = self._errand = Errand(self._running(), partial(self._more, collect_until))
         if not errand.wait(None if until is None else until - monotonic()):
             raise TimeoutError("no event has come in that time")
         error = errand.error
@@ -274,10 +300,11 @@ class SyncSource(Generic[E]):
         self._errand = None
         if error is not None:
             raise error
+        return errand.result
 
-    async def _more(self) -> None:
+    async def _more(self, until: float | None) -> bool:
         self._tell_acks()
-        await self._source._more()
+        return await self._source._more(until)
 
     def backfill(
         self,
@@ -362,6 +389,6 @@ class _Steps(Iterator[T], Generic[T]):
 
 
 @coroutine
-def _pause() -> Iterator[None]:
+def _pause(until: float | None = None) -> Generator[float | None, bool, bool]:
     """Wait for more events, in a step that :meth:`SyncSource._read` runs."""
-    yield
+    return (yield until)

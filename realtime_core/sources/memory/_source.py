@@ -20,7 +20,7 @@ from ...errors import (
 from ...lsn import LSN
 from ...positions import Position
 from ...replication.sequence import Sequence
-from .._argument_errors import check_start
+from .._argument_errors import check_start, position_of
 from .._checkpoint import ask
 from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue
@@ -253,7 +253,7 @@ class MemorySource(EventQueue[E]):
             await self._connect()
             return
         wakes = self._log.wakes
-        if not self._take() and not self._queue:
+        if not self._take():
             if self._log.ended:
                 raise StopAsyncIteration
             await self._waiters.wait(wakes)
@@ -305,7 +305,7 @@ class MemorySource(EventQueue[E]):
         sequence = self._running()
         if isinstance(upto, Begin | Gap):
             return
-        position = self._position_of(upto)
+        position = position_of(upto)
         place = self._history.place_of(position)
         if place > self._history.handed_over(self.position):
             raise ValueError(f"cannot acknowledge {position}: it was not handed over yet")

@@ -295,6 +295,22 @@ async def test_batches_are_never_empty_and_may_be_left(world: World) -> None:
         assert ids(batch) == [4]
 
 
+async def test_batches_are_bounded_in_rows_and_time(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2, 3, 4, 5)
+        batches = source.batches(max_rows=2, max_wait=60)  # type: ignore[call-arg]
+        assert ids(await soon(anext(batches))) == [1, 2]
+        assert ids(await soon(anext(batches))) == [3, 4]
+        waiting = asyncio.ensure_future(anext(batches))
+        world.insert(6)
+        assert ids(await soon(waiting)) == [5, 6]
+        world.insert(7)
+        late = source.batches(max_rows=2, max_wait=0.01)  # type: ignore[call-arg]
+        assert ids(await soon(anext(late))) == [7]
+        world.insert(8, 9)
+        assert ids(await soon(anext(late))) == [8, 9]
+
+
 async def test_small_transactions_are_whole_in_batches(world: World) -> None:
     async with world.source() as source:
         batches = source.batches()

@@ -119,6 +119,64 @@ async def test_a_batch_is_never_empty() -> None:
     assert source.position == Position(LSN(200), 1)
 
 
+async def test_a_batch_has_no_more_rows_than_that() -> None:
+    source = Scripted(whole(1, 5) + whole(2, 1), whole(3, 1), [GAP])
+    batches = [batch async for batch in source.batches(max_rows=2)]
+    assert batches == [
+        [change(1, 0), change(1, 1)],
+        [change(1, 2), change(1, 3)],
+        [change(1, 4), change(2, 0)],
+        [change(3, 0)],
+        [GAP],
+    ]
+    assert source.position == Position(LSN(300), 0)
+
+
+async def test_a_batch_has_no_more_bytes_than_that() -> None:
+    sizes = [100, 100, 1000, 1, 1]
+    events = [change(1, index, bytes(size)) for index, size in enumerate(sizes)]
+    source = Scripted([Begin(transaction(1)), *events])
+    batches = [batch async for batch in source.batches(max_bytes=450)]
+    assert [[len(event.content) for event in batch] for batch in batches] == [  # type: ignore[union-attr]
+        [100, 100],
+        [1000],
+        [1, 1],
+    ]
+    assert source.position == Position(LSN(100), 4)
+
+
+async def test_boundaries_do_not_count_as_rows() -> None:
+    source = Scripted(whole(1, 1) + whole(2, 1), whole(3, 0), boundaries=True)
+    batches = [batch async for batch in source.batches(max_rows=1)]
+    begin, row, commit = whole(1, 1)
+    assert batches[:2] == [[begin, row], [commit, *whole(2, 1)[:2]]]
+    # What follows the last row comes by itself.
+    assert batches[2:] == [[whole(2, 1)[2]], whole(3, 0)]
+
+
+async def test_a_batch_waits_for_more_until_it_is_full_or_late() -> None:
+    source = Scripted(whole(1, 1), whole(2, 1), whole(3, 1))
+    batches = source.batches(max_wait=60, max_rows=2)
+    assert await anext(batches) == [change(1, 0), change(2, 0)]
+    # The end of the stream ends the wait.
+    assert await anext(batches) == [change(3, 0)]
+    with pytest.raises(StopAsyncIteration):
+        await anext(batches)
+
+    source = Scripted(whole(1, 1), whole(2, 1))
+    await source.fetch()
+    source.may_go_on.clear()
+    assert await anext(source.batches(max_wait=0.001)) == [change(1, 0)]
+    source.may_go_on.set()
+    assert await anext(source.batches(max_wait=0.001)) == [change(2, 0)]
+
+
+@pytest.mark.parametrize("bounds", [{"max_wait": 0}, {"max_rows": -1}, {"max_bytes": 0}])
+async def test_bounds_of_batches_are_above_zero(bounds: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="is a number above 0, or None, not"):
+        Scripted().batches(**bounds)
+
+
 async def test_transactions_come_as_a_whole_however_they_were_cut() -> None:
     events = [*whole(1, 3), *whole(2, 0), *whole(3, 2)]
     for size in (1, 2, 3, 10):

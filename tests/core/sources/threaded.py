@@ -31,12 +31,12 @@ class Threaded(SyncSource[Event]):
         self.interrupt = threading.Event()
         self.left: list[Any] = []
 
-    def _fetch(self, until: float | None) -> None:
+    def _fetch(self, until: float | None, collect_until: float | None = None) -> bool:
         while True:
             if self.interrupt.is_set():
                 raise Interrupted
             try:
-                return super()._fetch(monotonic() + 0.002)
+                return super()._fetch(monotonic() + 0.002, collect_until)
             except TimeoutError:
                 pass
 
@@ -59,8 +59,8 @@ class Threaded(SyncSource[Event]):
     async def attached(self) -> None:  # type: ignore[override]
         await asyncio.to_thread(super().attached)
 
-    def batches(self) -> Any:
-        return Reads(self, super().batches().__next__)
+    def batches(self, **bounds: Any) -> Any:
+        return Reads(self, super().batches(**bounds).__next__)
 
     def transactions(self, max_bytes: int) -> Any:
         return Reads(self, super().transactions(max_bytes).__next__)

@@ -300,8 +300,10 @@ class Decoded:
     async def __anext__(self) -> Event:
         return decoded(await anext(self.source))
 
-    def batches(self) -> AsyncIterator[list[Event]]:
-        return Mapped(self.source.batches(), lambda batch: [decoded(event) for event in batch])
+    def batches(self, **bounds: Any) -> AsyncIterator[list[Event]]:
+        return Mapped(
+            self.source.batches(**bounds), lambda batch: [decoded(event) for event in batch]
+        )
 
     def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
         def whole(item: Any) -> Any:
