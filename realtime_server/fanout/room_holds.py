@@ -64,5 +64,5 @@ class Hold:
     def broadcasts(self) -> list[Broadcast]:
         """Return all that the channel is to get: first what was stored, then the rest."""
         stored = {broadcast.meta for broadcast in self.stored}
-        replayed = [one._replace(meta=b'{"replayed":true,' + one.meta[1:]) for one in self.stored]
+        replayed = [one._replace(meta=one.meta[:-1] + b',"replayed":true}') for one in self.stored]
         return [*replayed, *(one for one in self.held if not one.meta or one.meta not in stored)]

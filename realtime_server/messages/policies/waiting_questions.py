@@ -25,11 +25,6 @@ class Waiting:
     question: Question
     answer: asyncio.Future[Answer]
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether it has its answer."""
-        return self.answer.done()
-
     def resolve(self, answer: Answer) -> None:
         """Answer it, unless that was done."""
         if not self.answer.done():

@@ -28,6 +28,7 @@ from realtime_server.net import connection as connection_module
 from realtime_server.net.connection import Connection
 from realtime_server.net.filter_limits import FilterBudget
 from realtime_server.net.frame_limits import close_within
+from realtime_server.net.private_channels import PrivateChannels
 from realtime_server.net.services import Services
 from realtime_server.phoenix.message_handler import Action, SocketState
 from realtime_server.phoenix.serializers import SERIALIZERS
@@ -121,6 +122,7 @@ async def open_connection(
     attached: asyncio.Event | None = None,
     registrar: Registrar | None = None,
     rooms: Rooms | None = None,
+    private: PrivateChannels | None = None,
     presence: Presence | None = None,
     vsn: str = "1.0.0",
     **settings: int,
@@ -145,6 +147,7 @@ async def open_connection(
             metrics=metrics,
             clock=clock,
             rooms=rooms,
+            private=private,
             presence=presence,
         ),
         peer="10.0.0.1:4321",
