@@ -31,7 +31,13 @@ class LoopThread:
         """Run a coroutine on the thread, and wait for its result.
 
         If waiting is interrupted, the coroutine is cancelled.
+
+        Raises:
+            RuntimeError: on the thread itself, which would wait for ever.
         """
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("a function that the source calls cannot wait for the source")
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -151,6 +151,15 @@ def test_what_was_handed_over_is_acknowledged_by_itself(
         assert number(next(source)) == 3
 
 
+def test_a_function_that_the_source_calls_cannot_wait_for_it(database: MemoryDatabase) -> None:
+    """It would wait for ever: the thread that would answer is its own."""
+    asked: list[SyncSource[Change]] = []
+    source = opened(database, start_at=lambda: asked[0].stats())
+    asked.append(source)
+    with pytest.raises(RuntimeError, match="cannot wait for the source"):
+        source.__enter__()
+
+
 class Interrupted(BaseException):
     """What the signal handler raises."""
 
