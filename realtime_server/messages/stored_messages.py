@@ -108,6 +108,8 @@ class StoredMessages:
                         self._tell(exc)
         except psycopg.Error as exc:
             self._tell(exc)
+        except TimeoutError:
+            self._tell(psycopg.OperationalError("the database does not answer"))
         finally:
             self._waiting -= 1
         return None
