@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,7 +27,6 @@ from tests.integration.test_rooms_of_several import (
     on_latest,
     reached,
     settings,
-    two_workers,
 )
 from tests.integration.test_stream_http import NOWHERE
 from tests.integration.test_workers import Workers
@@ -184,19 +181,3 @@ async def test_after_nats_was_away_both_know_of_all(
         for member in (ann, bob):
             await eventually(lambda member=member: member.keys == {"ann", "bob"})  # type: ignore[misc]
         await eventually(lambda: [m.get("since") for m in ann.state["bob"].values()] == ["then"])
-
-
-async def test_a_worker_that_is_killed_takes_its_members_along_in_one_flush() -> None:
-    async with two_workers() as server:
-        one, two = server.pids()
-        async with (
-            present(server.port, "ann", pid=one, of=server) as ann,
-            present(server.port, "bob", pid=two, of=server) as bob,
-            present(server.port, "carl", pid=two, of=server) as carl,
-        ):
-            for member in (ann, bob, carl):
-                await eventually(lambda member=member: len(member.keys) == 3)  # type: ignore[misc]
-            ann.diffs.clear()
-            os.kill(two, signal.SIGKILL)
-            await eventually(lambda: ann.keys == {"ann"}, within=5)
-            assert ann.diffs == [(set(), {"bob", "carl"})]

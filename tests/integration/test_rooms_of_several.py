@@ -1,4 +1,4 @@
-"""Rooms whose members are at several servers: workers of one machine, and machines on one NATS.
+"""Rooms whose members are at several machines that share a NATS.
 
 None of it needs the database.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,10 +19,9 @@ from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.server import RealtimeServer
 from tests.integration.test_rooms import TOPIC, heard, member, post, status
 from tests.integration.test_stream_http import NOWHERE, exchange
-from tests.integration.test_workers import Workers
 from tests.nats_server import LATEST, NatsServer
 from tests.server_helpers import PhoenixClient, dev_config
-from tests.waiting import eventually, eventually_sync
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
@@ -203,86 +200,3 @@ async def test_a_nats_that_stands_still_holds_nobody_up(
         await reached(one)
         await reached(two)
         await until_heard(far, sender)
-
-
-@contextlib.asynccontextmanager
-async def two_workers(**environment: str) -> AsyncIterator[Workers]:
-    server = Workers(NOWHERE, patience=90, WORKERS="2", **environment)
-    await asyncio.to_thread(server.__enter__)
-    try:
-        yield server
-    finally:
-        await asyncio.to_thread(server.__exit__, None, None, None)
-        print("".join(server.log))
-
-
-@contextlib.asynccontextmanager
-async def member_of(server: Workers, pid: int, ack: bool = False) -> AsyncIterator[PhoenixClient]:
-    """Have a member at one of the workers."""
-    for _ in range(100):
-        async with member(server.port, ack=ack) as client:
-            if client.websocket.local_address[1] in server.clients_of(pid):
-                yield client
-                return
-    raise AssertionError(f"no connection of 100 went to the worker {pid}")
-
-
-async def test_members_at_two_workers_are_in_one_room() -> None:
-    async with two_workers() as server:
-        one, two = server.pids()
-        async with member_of(server, one, ack=True) as sender:
-            async with member_of(server, two) as client:
-                await until_heard(client, sender)
-                await sender.drain()
-                for number in range(100):
-                    await push(sender, number, ref=str(number))
-                for number in range(100):
-                    assert await client.receive() == heard(client, number)
-                assert len(await sender.drain()) == 100
-                for _ in range(4):
-                    # Whichever worker takes it.
-                    assert status(await exchange(server.port, post(b"{}", JSON))) == 202
-                    assert await client.receive() == heard(client, {})
-                    assert await sender.receive() == heard(sender, {})
-            os.kill(two, signal.SIGKILL)
-            await eventually(lambda: len(server.pids()) == 2 and two not in server.pids())
-            [new] = set(server.pids()) - {one}
-            await asyncio.to_thread(
-                eventually_sync, lambda: server.metrics()["realtime_workers"] == 2
-            )
-            async with member_of(server, new) as client:
-                await until_heard(client, sender)
-        metrics = await asyncio.to_thread(server.metrics)
-        assert metrics["realtime_bus_sent_total"] >= 100
-        assert metrics["realtime_bus_lost_total"] == metrics["realtime_bus_strange_total"] == 0
-
-
-@on_latest
-async def test_workers_of_a_machine_share_rooms_with_other_machines(nats: NatsServer) -> None:
-    shared = settings(nats, "rooms_both")
-    async with (
-        two_workers(**shared) as server,
-        RealtimeServer(dev_config(NOWHERE, **shared)) as machine,
-    ):
-        await reached(machine)
-        one, two = server.pids()
-        async with (
-            member_of(server, one, ack=True) as first,
-            member_of(server, two) as second,
-            member(machine.port, ack=True) as far,
-        ):
-            await until_heard(second, far)
-            await until_heard(far, first)
-            for client in (first, second, far):
-                await client.drain()
-            await push(first, "from a worker")
-            assert (await first.receive())[4]["status"] == "ok"
-            for client in (second, far):
-                assert await client.receive() == heard(client, "from a worker")
-            await push(far, "from a machine")
-            assert (await far.receive())[4]["status"] == "ok"
-            for client in (first, second):
-                assert await client.receive() == heard(client, "from a machine")
-            # Once each.
-            for client in (first, second, far):
-                assert await client.drain() == []
