@@ -134,7 +134,7 @@ class _Room:
         if broadcast.meta and (outboxes := self._replayed.pop(broadcast.meta, None)):
             for members, frame in self._frames(broadcast):
                 others = {key: one for key, one in members.items() if key not in outboxes}
-                yield Members(others, is_current=True), frame
+                yield Members(others), frame
         else:
             yield from self._frames(broadcast)
 

@@ -12,6 +12,7 @@ import pytest
 from realtime_server.fanout import room_holds
 from realtime_server.fanout import rooms as rooms_module
 from realtime_server.fanout.bus import LocalBus
+from realtime_server.fanout.dispatch import Dispatch
 from realtime_server.fanout.frames import BinaryFrame, Frame, Frames, TextFrame
 from realtime_server.fanout.room_stats import RoomStats
 from realtime_server.fanout.rooms import Member, Rooms
@@ -222,6 +223,22 @@ def test_what_comes_while_stored_messages_are_read_is_held_and_nothing_comes_twi
     loop.rooms.leave(member)
     loop.rooms.leave(other)
     assert loop.rooms.stats().rooms == 0
+
+
+def test_who_leaves_before_a_stored_message_is_written_does_not_get_it(loop: Loop) -> None:
+    stored = from_database(1)
+    has_it = Member(
+        PRIVATE, V2, Inbox(), takes_bytes=True, hears_itself=False, replayed=[stored.meta]
+    )
+    loop.rooms.join(has_it)
+    stays, leaves = loop.join(PRIVATE), loop.join(PRIVATE)
+    dispatch = Dispatch(lambda: 0.0)
+    for members, frame in loop.rooms.frames(PRIVATE, stored):
+        dispatch.add(members, frame)
+    loop.rooms.leave(leaves)
+    assert list(dispatch.hand_out()) == []
+    assert inbox(stays).payloads() == [1]
+    assert inbox(leaves).frames == inbox(has_it).frames == []
 
 
 def test_a_hold_is_bounded_and_leaves_nothing_behind(
