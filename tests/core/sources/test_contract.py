@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from psycopg import sql
 
 from realtime_core import (
+    BackfillStep,
     Begin,
     Change,
     ChangeSource,
@@ -32,6 +34,9 @@ from realtime_core import (
     PositionMismatchError,
     SlotInUseError,
     SlotLostError,
+    Snapshot,
+    SnapshotBegin,
+    SnapshotComplete,
     StreamIdentity,
     TransactionTooLargeError,
     Truncate,
@@ -106,7 +111,7 @@ async def soon(awaitable: Awaitable[T]) -> T:
         return await awaitable
 
 
-async def take(source: ChangeSource, count: int) -> list[Event]:
+async def take(source: ChangeSource, count: int) -> list[Any]:
     return [await soon(anext(source)) for _ in range(count)]
 
 
@@ -963,3 +968,62 @@ async def test_async_for(world: World) -> None:
                 if len(found) == 3:
                     break
         assert found == [1, 2, 3]
+
+
+# The rows that are there already
+
+
+@pytest.fixture
+def filled(world: World) -> World:
+    if not world.reads_tables:
+        pytest.skip("its sources read no tables")
+    world.insert(1, 2)
+    return world
+
+
+@pytest.mark.slow
+async def test_rows_come_before_the_changes_until_that_is_acknowledged(filled: World) -> None:
+    async with filled.source(snapshot="initial"):
+        pass
+    async with filled.source(snapshot="initial") as source:
+        filled.insert(3)
+        begin, *rows, complete = await take(source, 4)
+        assert isinstance(begin, SnapshotBegin)
+        assert [row.record["id"] for row in rows if isinstance(row, Snapshot)] == [1, 2]
+        assert isinstance(complete, SnapshotComplete)
+        source.ack(complete)
+        assert await take_ids(source, 1) == [3]
+    async with filled.source(snapshot="initial") as source:
+        assert await take_ids(source, 1) == [3]
+
+
+@pytest.mark.slow
+async def test_a_snapshot_stands_where_a_consumer_without_a_checkpoint_begins(
+    filled: World,
+) -> None:
+    async with filled.source(snapshot="initial", start_at=None) as source:
+        complete = (await take(source, 4))[-1]
+        filled.insert(3)
+        assert isinstance(complete, SnapshotComplete)
+        assert complete.position == source.position
+    async with filled.source(snapshot="initial", start_at=complete.position) as source:
+        assert await take_ids(source, 1) == [3]
+
+
+@pytest.mark.slow
+async def test_a_backfill_hands_over_rows_between_changes(filled: World) -> None:
+    # Else it would hand over the message that ends a chunk, too.
+    source: Any = filled.source(messages=False)
+    async with source:
+        filled.write(("update", 1, 1, "new"), ("delete", 2))
+        [table] = {str(event.relation) for event in await take(source, 2)}
+        asked = source.backfill(table)
+        if inspect.isawaitable(asked):
+            await asked
+        row, step = await take(source, 2)
+        assert isinstance(row, Snapshot)
+        assert row.record.as_text() == {"id": "1", "name": "new"}
+        assert isinstance(step, BackfillStep)
+        assert (step.after, step.is_last) == (("1",), True)
+        filled.insert(3)
+        assert await take_ids(source, 1) == [3]
