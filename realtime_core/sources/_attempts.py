@@ -152,13 +152,17 @@ class Attempts:
                     # is no need for a growing delay, because the database is all right.
                     if exc.holder != holder:
                         holder = exc.holder
-                        # A consumer that asks where to begin only then is one of several.
-                        is_expected = callable(self._settings.start_at)
-                        logger.log(
-                            logging.INFO if is_expected else logging.WARNING,
-                            "slot %r is active for %s; waiting until it is free",
-                            *(exc.slot, holder),
-                        )
+                        if callable(self._settings.start_at):
+                            # A consumer that asks where to begin only then is one of several.
+                            logger.info(
+                                "slot %r is active for %s; waiting until it is free",
+                                *(exc.slot, holder),
+                            )
+                        else:
+                            logger.warning(
+                                "slot %r is active for %s; waiting until it is free",
+                                *(exc.slot, holder),
+                            )
                     await asyncio.sleep(_STANDBY_INTERVAL)
                     continue
                 delay = self._backoff.next()
