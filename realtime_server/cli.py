@@ -26,7 +26,7 @@ from .config.database.other_slots_check import missing_slots
 from .config.database.source import setting_names
 from .config.process_memory import return_freed_memory
 from .fanout.stream.check import stream_findings
-from .messages.check import message_findings
+from .messages.check import message_findings, private_channel_findings
 from .net.garbage import Garbage
 from .net.notify import Notifier
 from .replay.check import replay_findings
@@ -228,8 +228,8 @@ async def _check(config: ServerConfig) -> int:
         if config.nats_url is not None:
             from .cluster.check import cluster_findings
 
-            window = config.replay_window / 1000 if config.keeps_journal else 0.0
             most = config.max_payload_bytes * config.broadcast
+            window = config.replay_window / 1000 if config.keeps_journal else 0.0
             more += await cluster_findings(config, replay_window=window, broadcast_bytes=most)
         if diagnosis.database is not None:
             more += await missing_slots(config, dsn)
@@ -239,6 +239,8 @@ async def _check(config: ServerConfig) -> int:
                 more += await stream_findings(dsn, config.publications)
             if config.broadcast_from_database:
                 more += await message_findings(dsn)
+            if config.has_private_channels:
+                more += await private_channel_findings(dsn, migrates=is_rls)
         diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
         _print_line(f"problem  {exc}")

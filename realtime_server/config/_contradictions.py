@@ -52,7 +52,7 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             "and there are no tokens; set SECURE_CHANNELS=true and JWT_SECRET, or unset "
             "PRIVATE_CHANNELS",
         )
-    if config.private_only and not (config.has_private_channels and config.broadcast):
+    if config.private_only and not config.has_private_channels:
         yield (
             ("private_only", "private_channels", "broadcast", "replication_mode"),
             "PRIVATE_ONLY=true without private channels refuses every join; set "

@@ -328,10 +328,11 @@ class ServerConfig(RoomSettings):
 
     @property
     def has_private_channels(self) -> bool:
-        """Whether clients may join private channels, if they may broadcast."""
-        if self.private_channels is not None:
-            return self.private_channels
-        return self.replication_mode is ReplicationMode.RLS
+        """Whether clients may join private channels."""
+        is_rls = self.replication_mode is ReplicationMode.RLS
+        return self.broadcast and (
+            is_rls if self.private_channels is None else self.private_channels
+        )
 
     @property
     def worker_count(self) -> int:

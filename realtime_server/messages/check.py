@@ -1,4 +1,5 @@
-"""The findings of ``--check`` about broadcasts from the database."""
+"""The findings of ``--check`` about ``realtime.messages``: broadcasts from there, and private
+channels."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from ..config.database.connections import connect
 from ..rls.role_grants import acting, grant
 from ..rls.setup.migrations import pending
 
-__all__ = ["message_findings"]
+__all__ = ["message_findings", "private_channel_findings"]
 
 _CHECK: Final = "messages"
+_PRIVATE: Final = "private channels"
 _MIGRATE: Final = "run `python -m realtime_server migrate`"
 
 _FACTS: Final = """
@@ -35,6 +37,16 @@ _FACTS: Final = """
     FROM pg_catalog.pg_class c
     LEFT JOIN pg_catalog.pg_publication p ON p.pubname = %s
     WHERE c.oid = pg_catalog.to_regclass('realtime.messages') AND c.relkind = 'p'
+"""
+
+_PRIVATE_FACTS: Final = """
+    SELECT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'),
+        pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)),
+        pg_catalog.quote_ident(current_user),
+        EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid)
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'realtime' AND c.relname = 'messages'
 """
 
 
@@ -103,3 +115,43 @@ def _findings(facts: tuple[Any, ...], version: int) -> Iterator[Finding]:
             "writes in all private rooms",
             "ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY;",
         )
+
+
+async def private_channel_findings(dsn: str, *, migrates: bool) -> tuple[Finding, ...]:
+    """Check whether policies can be asked, for ``--check``; change nothing.
+
+    Args:
+        dsn: the connection string, with the server's role.
+        migrates: whether the server makes the table when it starts.
+
+    Raises:
+        SourceError: if the database cannot be queried.
+    """
+    try:
+        async with await connect(dsn, name="check") as connection:
+            cursor = await connection.execute(_PRIVATE_FACTS)
+            facts = await cursor.fetchone()
+    except psycopg.Error as exc:
+        raise connection_failed(exc, SETTING_NAMES) from exc
+    if facts is None and migrates:
+        return ()
+    if facts is None:
+        return (
+            Finding.problem(
+                _PRIVATE,
+                "there is no table realtime.messages, whose policies decide about them",
+                remedy=f"{_MIGRATE}, or set PRIVATE_CHANNELS=false",
+            ),
+        )
+    may_write, owner, user, has_policies = facts
+    if not may_write:
+        return (
+            Finding.problem(
+                _PRIVATE,
+                f"{user} cannot try what policies allow: realtime.messages belongs to {owner}",
+                f"GRANT {owner} TO {user};",
+            ),
+        )
+    if not has_policies:
+        return (Finding.ok(_PRIVATE, "nobody may join one: realtime.messages has no policies"),)
+    return (Finding.ok(_PRIVATE, "policies of realtime.messages decide about them"),)

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from psycopg.conninfo import make_conninfo
 
+from realtime_server.messages.check import private_channel_findings
 from realtime_server.messages.policies.policy_checks import PolicyChecks
 from realtime_server.messages.policies.questions import Answer, Extension, Problem, Question
 from realtime_server.rls.viewers import Viewer
@@ -231,6 +232,27 @@ async def test_roles_that_are_none_of_the_database_are_refused(
             assert await checks.ask(asked) == Answer(problem=Problem.MAY_NOT_ACT)
             assert f'GRANT "{stage.role}" TO "{server}" WITH INHERIT FALSE' in caplog.text
         stage.database.execute(f"drop owned by {server}")
+
+
+async def test_check_says_what_private_channels_lack(stage: Stage) -> None:
+    async def said(dsn: str) -> tuple[str, str]:
+        [finding] = await private_channel_findings(dsn, migrates=False)
+        return finding.severity.name, finding.message
+
+    assert await said(stage.database.dsn) == (
+        "OK",
+        "policies of realtime.messages decide about them",
+    )
+    severity, message = await said(stage.database.server.dsn)
+    assert (severity, message.split(",")[0]) == ("PROBLEM", "there is no table realtime.messages")
+    assert await private_channel_findings(stage.database.server.dsn, migrates=True) == ()
+    with roles(stage.database.server, "server", options="login") as (server,):
+        dsn = make_conninfo(stage.database.dsn, user=server)
+        severity, message = await said(dsn)
+        assert (severity, message.split(":")[0]) == (
+            "PROBLEM",
+            f"{server} cannot try what policies allow",
+        )
 
 
 async def test_nothing_is_left_of_what_was_tried(stage: Stage) -> None:
