@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
-from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -113,8 +112,9 @@ class PolicyChecks:
         self._apart = _Lane(WaitingQuestions(_MOST_APART, _MOST_OF_ONE), 2, 1, timeout)
         # What waits, and has not been asked yet, so that equal questions may share it.
         self._waiting: dict[Question, Waiting] = {}
-        # Until when viewers are asked apart from others.
-        self._slow: WeakKeyDictionary[Viewer, float] = WeakKeyDictionary()
+        # Until when viewers are asked apart from others, in this order. Nobody else may hold them:
+        # nothing is kept of a refused join.
+        self._slow: dict[Viewer, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -194,9 +194,16 @@ class PolicyChecks:
             if answer is None:
                 again.append(waiting)
             elif answer.problem is Problem.TIMED_OUT and lane is not self._apart:
-                until = asyncio.get_running_loop().time() + _REMEMBERED
-                self._slow[waiting.question.viewer] = until
+                self._remember(waiting.question.viewer)
                 self._put(self._apart, waiting)
             else:
                 waiting.resolve(answer)
         lane.questions.put_back(again)
+
+    def _remember(self, viewer: Viewer) -> None:
+        """Ask a viewer apart from others for a while; forget those for whom that is over."""
+        now = asyncio.get_running_loop().time()
+        self._slow.pop(viewer, None)
+        self._slow[viewer] = now + _REMEMBERED
+        while self._slow[first := next(iter(self._slow))] < now:
+            del self._slow[first]

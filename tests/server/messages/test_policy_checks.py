@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from realtime_server.messages.policies import policy_checks
 from realtime_server.messages.policies.policy_checks import PolicyChecks
 from realtime_server.messages.policies.questions import Answer, Extension, Problem, Question
 from realtime_server.messages.policies.waiting_questions import Waiting, WaitingQuestions
@@ -133,6 +135,29 @@ async def test_a_slow_question_is_asked_again_alone_and_what_was_behind_it_too()
         assert database.calls[-1] == ("policies on trial", ["z"])
         assert await checks.ask(question("z", "a")) == YES
         assert database.calls[-1] == ("policies", ["z"])
+
+
+async def test_slow_viewers_are_remembered_although_nothing_is_kept_of_a_refused_join() -> None:
+    async with open_checks() as (checks, database):
+        for who in "abcdefgh":
+            assert await checks.ask(question("slow", who)) == YES
+        for who in "abcdefgh":
+            assert await checks.ask(question("z", who)) == YES
+            assert database.calls[-1] == ("policies on trial", ["z"])
+
+
+async def test_a_slow_viewer_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_checks, "_REMEMBERED", 0.0)
+    async with open_checks() as (checks, database):
+        viewers: weakref.WeakSet[Viewer] = weakref.WeakSet()
+        for number in range(20):
+            asked = question("slow", f"nobody else {number}")
+            viewers.add(asked.viewer)
+            assert await checks.ask(asked) == YES
+        # The last ones may still be in variables of what has asked.
+        assert len(viewers) < 10
+        assert await checks.ask(asked) == YES
+        assert [name for name, _ in database.calls[-2:]] == ["policies", "policies apart"]
 
 
 async def test_when_too_many_wait_whoever_has_most_is_told_that_the_server_is_busy() -> None:
