@@ -30,7 +30,8 @@ _WAITING: Final = 100
 _WITHIN: Final = 2.0
 """Seconds that a read may wait, and then take."""
 
-# Ties are by insertion. The rows that policies are tried with are older than all that is stored.
+# What is too large may be hundreds of megabytes, and is not fetched. Ties are by insertion. The
+# rows that policies are tried with are older than all that is stored.
 _READ: Final = """
     SELECT m.event, m.payload::text, m.binary_payload, m.id::text
     FROM realtime.messages m
@@ -43,6 +44,9 @@ _READ: Final = """
             OR m.expires_at > pg_catalog.timezone('utc', pg_catalog.clock_timestamp())
         )
         AND (m.binary_payload IS NULL OR %(bytes)s)
+        AND pg_catalog.octet_length(m.event) + coalesce(
+            pg_catalog.octet_length(m.binary_payload), pg_catalog.octet_length(m.payload::text), 2
+        ) <= %(most)s
     ORDER BY m.inserted_at DESC, m.tableoid DESC, m.ctid DESC
     LIMIT %(limit)s
 """
@@ -120,6 +124,7 @@ class StoredMessages:
             "since": wanted.since / 1000,
             "limit": wanted.limit,
             "bytes": takes_bytes,
+            "most": self._max_payload_bytes,
         }
         async with (
             asyncio.timeout(2 * _WITHIN),

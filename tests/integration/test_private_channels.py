@@ -464,6 +464,19 @@ async def test_since_counts_and_public_channels_have_no_replay(stage: Stage) -> 
 
 
 @pytest.mark.usefixtures("empty")
+async def test_what_is_too_large_takes_no_place_among_what_is_replayed(stage: Stage) -> None:
+    stage.database.execute(SEND.format(n=1, private="true"))
+    stage.database.execute(
+        "select realtime.send(jsonb_build_object('n', repeat('x', 300000)), 'm', 'room', true)"
+        " from generate_series(1, 10)"
+    )
+    async with stage.client("ann") as ann:
+        assert (await ann.ask_to_join(replay={"limit": 10}))["status"] == "ok"
+        assert numbers([await ann.receive()]) == [1]
+        assert await ann.drain() == []
+
+
+@pytest.mark.usefixtures("empty")
 async def test_replay_and_what_comes_meanwhile_have_no_gap_and_no_repetition(stage: Stage) -> None:
     done = asyncio.Event()
 
