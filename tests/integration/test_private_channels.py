@@ -387,7 +387,10 @@ async def test_without_the_database_public_rooms_go_on_and_private_ones_come_bac
             while (await late.ask_to_join())["status"] != "ok":
                 pass
         await bob.drain()
-        assert await bob.say(4) == refused("unauthorized")
+        # The stream may begin anew only now, and then there is a gap in it.
+        while (answer := await bob.say(4)).get("extension"):
+            pass
+        assert answer == refused("unauthorized")
 
 
 # What was broadcast from the database before a client joined.
@@ -433,7 +436,7 @@ async def test_stored_messages_come_first_the_newest_and_in_their_order(stage: S
         async with asyncio.timeout(30):
             data = await ann.websocket.recv()
         assert isinstance(data, bytes)
-        assert data.endswith(b'"}\x00\xff')
+        assert data.endswith(b"}\x00\xff")
         assert b'"replayed":true' in data
         # Who is there comes behind it.
         assert await ann.sees("presence_state") == set()
