@@ -1,0 +1,141 @@
+"""What today's clients were recorded to send by HTTP, and what they and the others get. No network.
+
+The database is a stand-in: the real one is asked in tests/integration/test_private_channels.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from realtime_server.auth.authorizer import JoinRequest
+from realtime_server.auth.grant import Grant
+from realtime_server.errors import TokenError
+from realtime_server.messages.policies.policy_checks import PolicyChecks
+from realtime_server.messages.policies.questions import Answer, Question
+from realtime_server.messages.stored_messages import StoredMessages
+from realtime_server.net.http import HttpRequest, Response
+from realtime_server.net.http_broadcasts import HttpBroadcasts
+from realtime_server.net.private_channels import PrivateChannels
+from realtime_server.phoenix.reasons import TokenReason
+from tests.server.net.test_connection import open_connection
+from tests.server.net.test_connection_private import Tokens
+from tests.server.net.test_connection_rooms import expected, make_rooms, push, received
+from tests.server_helpers import make_metrics, open_config
+from tests.waiting import eventually
+
+DATA = Path(__file__).parents[2] / "data" / "request_frames.jsonl"
+PROVOKED = {401, 429}
+"""The original's refusals that a server can be brought to give to the recorded requests; where it
+gives the others is in test_http_broadcasts."""
+
+
+class Guard(Tokens):
+    """Takes every token, or none."""
+
+    refuses = False
+
+    async def join(self, request: JoinRequest) -> Grant:
+        if self.refuses:
+            raise TokenError(TokenReason.SIGNATURE.told())
+        return await super().join(request)
+
+
+class Checks:
+    """Policies that let everybody read and write everywhere."""
+
+    async def ask(self, question: Question) -> Answer:
+        return Answer(frozenset(question.extensions))
+
+
+def recorded() -> dict[str, list[dict[str, Any]]]:
+    found = defaultdict(list)
+    for line in DATA.read_text(encoding="utf-8").splitlines():
+        frame = json.loads(line)
+        found[frame["client"]].append(frame)
+    return found
+
+
+def unwrapped(message: Any) -> Any:
+    """Return a broadcast as this server sends it: a list is not put into an object."""
+    if isinstance(message, bytes):
+        return message
+    told = message["payload"] if isinstance(message, dict) else message[4]
+    if isinstance(told.get("payload"), dict):
+        told["payload"] = told["payload"].get("_json", told["payload"])
+    return message
+
+
+def request(frame: dict[str, Any]) -> HttpRequest:
+    path, _, query = frame["url"].partition("?")
+    body = bytes.fromhex(frame["body_hex"]) if "body_hex" in frame else frame["body"].encode()
+    return HttpRequest(frame["method"], path, query, frame["headers"], body)
+
+
+class Server:
+    """What answers requests, and whom they reach."""
+
+    def __init__(self) -> None:
+        self.rooms = make_rooms()
+        self.guard = Guard()
+        checks = cast(PolicyChecks, Checks())
+        self.private = PrivateChannels(checks, cast(StoredMessages, None), (), make_metrics())
+
+    async def ask(self, asked: HttpRequest, status: int) -> Response:
+        """Answer a request, in the state that the original gave this answer in."""
+        self.guard.refuses = status == 401
+        config = open_config(**({"max_deliveries_per_second": 1} if status == 429 else {}))
+        endpoint = HttpBroadcasts(self.rooms, self.guard, config, make_metrics(), self.private)
+        if status == 429:
+            assert (await endpoint(asked)).status == 202
+        return await endpoint(asked)
+
+
+@pytest.mark.parametrize("name", sorted(recorded()))
+async def test_recorded_requests_are_answered_and_heard_as_they_were(name: str) -> None:
+    opened, *frames = recorded()[name]
+    server = Server()
+    answered = 0
+    async with open_connection(
+        server.guard, rooms=server.rooms, vsn=opened["url"].partition("vsn=")[2]
+    ) as client:
+        told: list[Any] = []
+        got: list[Any] = []
+        for number, frame in enumerate(frames):
+            match frame["dir"]:
+                case "c2s":
+                    await push(client, frame["text"])
+                case "s2c":
+                    told.append(unwrapped(expected(frame)))
+                case "http":
+                    following = (one for one in frames[number:] if one["dir"] == "http_reply")
+                    reply = next(following)
+                    status = reply["status"]
+                    if status != 202 and status not in PROVOKED:
+                        continue
+                    response = await server.ask(request(frame), status)
+                    answered += 1
+                    if "persist" in frame["url"]:
+                        # Nothing is stored, and so nothing is sent.
+                        assert response.status == 422
+                        assert "persist" in json.loads(response.body)["errors"]
+                        continue
+                    assert response.status == status
+                    body = json.loads(reply["body"]) if reply["body"] else None
+                    assert (json.loads(response.body) if response.body else None) == body
+            await asyncio.sleep(0)
+            got += received(client)
+
+        def is_complete() -> bool:
+            got.extend(received(client))
+            return len(got) >= len(told)
+
+        # In V1 the close waits for a moment.
+        await eventually(is_complete)
+    assert got == told
+    assert answered >= 6
