@@ -49,7 +49,7 @@ from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS
 
-__all__ = ["BrokenPromiseError", "run"]
+__all__ = ["BrokenPromiseError", "any_frame", "run"]
 
 CONFIG: dict[str, Any] = {
     "broadcast": {"ack": True, "self": False},
@@ -157,7 +157,7 @@ class _Conversation:
 
     def hold(self) -> None:
         for _ in range(self._random.randint(1, 6)):
-            self._frames.append(_frame(self._random, self._vsn))
+            self._frames.append(any_frame(self._random, self._vsn))
             try:
                 outcome = self._receive(self._frames[-1])
             except BrokenPromiseError:
@@ -275,7 +275,8 @@ def _refuse(name: str) -> None:
 # Frames.
 
 
-def _frame(random: Random, vsn: str) -> str | bytes:
+def any_frame(random: Random, vsn: str) -> str | bytes:
+    """Return a frame of a client, torn in whatever way."""
     kind = random.random()
     if kind < 0.05:
         return random.choice([random.randbytes(random.randrange(40)), _noise(random), DEEP])

@@ -100,7 +100,8 @@ class PhoenixMember extends Member {
   join(room) {
     this.socket = new Socket(url, { params: { apikey }, ...timing });
     this.socket.connect();
-    const config = { presence: { key: this.key, enabled: this.watches } };
+    // It ends at a binary frame.
+    const config = { broadcast: { bytes: false }, presence: { key: this.key, enabled: this.watches } };
     this.channel = this.socket.channel(`realtime:${room}`, { config });
     this.presence = new Presence(this.channel);
     this.presence.onJoin((key, _, { metas }) => this.joined(key, metas));
