@@ -7,9 +7,12 @@ before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import psycopg
 
@@ -29,6 +32,8 @@ _WAITING: Final = 100
 """Reads that may wait for a connection."""
 _WITHIN: Final = 2.0
 """Seconds that a read may wait, and then take."""
+_SILENT: Final = 2.5
+"""Seconds after which nobody is there that would end a read which takes too long."""
 
 # What is too large may be hundreds of megabytes, and is not fetched. Ties are by insertion. The
 # rows that policies are tried with are older than all that is stored.
@@ -107,13 +112,12 @@ class StoredMessages:
                 try:
                     return await self._read(topic, wanted, takes_bytes)
                 except psycopg.OperationalError as exc:
-                    # After a restart of PostgreSQL the connections of the pool are broken.
+                    # After a restart of PostgreSQL the connections of the pool are broken, and
+                    # where the database has moved nobody answers on them.
                     if attempt:
                         self._tell(exc)
         except psycopg.Error as exc:
             self._tell(exc)
-        except TimeoutError:
-            self._tell(psycopg.OperationalError("the database does not answer"))
         finally:
             self._waiting -= 1
         return None
@@ -126,12 +130,13 @@ class StoredMessages:
             "bytes": takes_bytes,
             "most": self._max_payload_bytes,
         }
-        async with (
-            asyncio.timeout(2 * _WITHIN),
-            self._connections.one(within=_WITHIN) as connection,
-        ):
-            cursor = await connection.execute(_READ, parameters)
-            rows = await cursor.fetchall()
+        async with self._connections.one(within=_WITHIN) as connection:
+            timer = asyncio.get_running_loop().call_later(_SILENT, _cut, connection)
+            try:
+                cursor = await connection.execute(_READ, parameters)
+                rows = await cursor.fetchall()
+            finally:
+                timer.cancel()
         found = []
         for event, payload, binary, id_ in reversed(rows):
             content = (payload or "{}").encode() if binary is None else binary
@@ -151,3 +156,12 @@ class StoredMessages:
 def _fits(*names: str) -> bool:
     """Return whether a binary frame can have these names."""
     return all(len(name.encode()) <= MAX_NAME_BYTES for name in names)
+
+
+def _cut(connection: psycopg.AsyncConnection[Any]) -> None:
+    """End what waits for an answer on a connection. To cancel it would wait for an answer, too."""
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as same,
+    ):
+        same.shutdown(socket.SHUT_RDWR)

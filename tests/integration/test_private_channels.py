@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -509,3 +511,25 @@ async def test_replay_and_what_comes_meanwhile_have_no_gap_and_no_repetition(sta
     for each in found:
         assert each == [*range(each[0], 300)]
     assert any(len(each) > 25 for each in found)
+
+
+@pytest.mark.usefixtures("empty")
+async def test_a_session_that_answers_nothing_any_more_holds_no_join_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime_server.messages.stored_messages._SILENT", 1.0)
+    stage.database.execute(SEND.format(n=1, private="true"))
+    async with stage.client("ann") as ann, stage.client("bob") as bob:
+        assert (await ann.ask_to_join(replay={}))["status"] == "ok"
+        pids = stage.database.execute(
+            "select pid from pg_stat_activity where datname = current_database()"
+            " and application_name like '%stored messages'"
+        )
+        try:
+            for (pid,) in pids:
+                os.kill(pid, signal.SIGSTOP)
+            assert (await bob.ask_to_join(replay={}))["status"] == "ok"
+            assert numbers([await bob.receive()]) == [1]
+        finally:
+            for (pid,) in pids:
+                os.kill(pid, signal.SIGCONT)
