@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,24 @@ def test_a_trigger_broadcasts_to_a_private_room(
         tables = [line["change"]["table"] for line in listener.said if "change" in line]
         assert set(tables) == {"orders"}
         assert heard(listener) == []
+
+        # Who was away, and asks for it, misses nothing when it joins again.
+        for name in OPTIONS:
+            programs[name].tell(unsubscribe="kitchen")
+            programs[name].wait_for(channel="kitchen", left="ok")
+        since = int(time.time() * 1000)
+        first, second = (f"realtime.send('{{}}', 'away {n}', 'kitchen')" for n in (1, 2))
+        database.execute(f"do $$ begin perform {first}; perform {second}; end $$")
+        for name in OPTIONS:
+            broadcast = {"bytes": False, "replay": {"since": since, "limit": 25}}
+            config = {"private": True, "broadcast": broadcast}
+            programs[name].tell(subscribe="kitchen", bindings=[], config=config)
+            programs[name].wait_for(channel="kitchen", status="SUBSCRIBED", times=2)
+        database.execute("select realtime.send('{}', 'back', 'kitchen')")
+        for name in OPTIONS:
+            programs[name].wait_until(lambda name=name: "back" in events(programs[name]))  # type: ignore[misc]
+            found = events(programs[name])
+            assert found[found.index("end") + 1 :] == ["away 1", "away 2", "back"]
 
 
 def heard(program: Program) -> list[Any]:

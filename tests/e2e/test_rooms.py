@@ -146,6 +146,17 @@ def test_all_hear_each_other(server: ServerProcess, clients: Path, python_client
             read = [each for each in room.heard(name) if each["event"] == "bytes"]
             assert [each["bytes"] for each in read] == [[7]] * (3 if name in READ_BYTES else 0)
 
+        # What JavaScript's client sends before it has joined goes by HTTP.
+        listener = room.programs["phoenix"]
+        listener.tell(subscribe="lobby", bindings=[], config={"broadcast": {"bytes": False}})
+        listener.wait_for(channel="lobby", status="SUBSCRIBED")
+        early = "js", "js-vsn1", "supabase-js"
+        for name in early:
+            room.programs[name].tell(send="lobby", event=f"early {name}", payload={"x": 1})
+            room.programs[name].wait_for(channel="lobby", sent="ok")
+        listener.wait_until(lambda: f"early {early[-1]}" in room.events("phoenix"))
+        assert room.events("phoenix")[-len(early) :] == [f"early {name}" for name in early]
+
 
 def test_who_asked_for_it_hears_itself(
     server: ServerProcess, clients: Path, python_client: Path
@@ -169,9 +180,20 @@ def test_a_sender_is_told_why_nobody_gets_it(
             program = room.programs[name]
             program.tell(send="room", event="large", payload={"x": "x" * 300_000})
             program.wait_for(channel="room", sent="error")
+        for name in ("js", "supabase-js", "py"):
+            program = room.programs[name]
+            for size, why in ((300_000, "MAX_PAYLOAD_BYTES"), (1_100_000, "MAX_FRAME_BYTES")):
+                program.tell(http="room", event="large", payload={"x": "x" * size})
+                program.wait_until(
+                    lambda program=program, why=why: why in said_of_requests(program)
+                )  # type: ignore[misc]
         room.fence("js")
         room.fence("py")
         assert not any("large" in room.events(name) for name in room.programs)
+
+
+def said_of_requests(program: Program) -> str:
+    return " ".join(line.get("http", "") for line in [*program.said])
 
 
 def test_only_tokens_open_a_room(clients: Path, python_client: Path) -> None:

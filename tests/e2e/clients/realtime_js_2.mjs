@@ -45,7 +45,8 @@ obey({
     say({ token: "set" });
   },
   async send(name, event, payload) {
-    const sent = await channels.get(name).send({ type: "broadcast", event, payload });
+    const channel = channels.get(name) ?? socket.channel(name);
+    const sent = await channel.send({ type: "broadcast", event, payload });
     say({ channel: name, sent });
   },
   async http(name, event, payload) {
