@@ -3,7 +3,7 @@ channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import psycopg
@@ -47,6 +47,27 @@ _PRIVATE_FACTS: Final = """
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'realtime' AND c.relname = 'messages'
+"""
+
+# The roles that policies name, and those that `migrate` grants the table to where a policy is for
+# every role; and which privileges they lack for what their policies allow.
+_ROLES: Final = """
+    SELECT role.name, role.acts, role.uses,
+        pg_catalog.bool_or(p.polcmd IN ('r', '*') AND NOT role.reads),
+        pg_catalog.bool_or(p.polcmd IN ('a', '*') AND NOT role.writes)
+    FROM (
+        SELECT r.oid, pg_catalog.quote_ident(r.rolname) AS name,
+            r.rolname IN ('anon', 'authenticated', 'service_role') AS is_usual,
+            pg_catalog.pg_has_role(current_user, r.oid, %s) AS acts,
+            pg_catalog.has_schema_privilege(r.oid, 'realtime', 'USAGE') AS uses,
+            pg_catalog.has_table_privilege(r.oid, 'realtime.messages', 'SELECT') AS reads,
+            pg_catalog.has_table_privilege(r.oid, 'realtime.messages', 'INSERT') AS writes
+        FROM pg_catalog.pg_roles r
+    ) role
+    JOIN pg_catalog.pg_policy p ON p.polrelid = 'realtime.messages'::pg_catalog.regclass
+        AND (role.oid = ANY (p.polroles) OR role.is_usual AND 0 = ANY (p.polroles))
+    GROUP BY role.name, role.acts, role.uses
+    ORDER BY role.name
 """
 
 
@@ -129,8 +150,13 @@ async def private_channel_findings(dsn: str, *, migrates: bool) -> tuple[Finding
     """
     try:
         async with await connect(dsn, name="check") as connection:
+            version = connection.info.server_version
             cursor = await connection.execute(_PRIVATE_FACTS)
             facts = await cursor.fetchone()
+            lacks: tuple[Finding, ...] = ()
+            if facts is not None and facts[0]:
+                cursor = await connection.execute(_ROLES, [acting(version)])
+                lacks = tuple(_role_findings(await cursor.fetchall(), facts[2], version))
     except psycopg.Error as exc:
         raise connection_failed(exc, SETTING_NAMES) from exc
     if facts is None and migrates:
@@ -152,6 +178,28 @@ async def private_channel_findings(dsn: str, *, migrates: bool) -> tuple[Finding
                 f"GRANT {owner} TO {user};",
             ),
         )
+    if lacks:
+        return lacks
     if not has_policies:
         return (Finding.ok(_PRIVATE, "nobody may join one: realtime.messages has no policies"),)
     return (Finding.ok(_PRIVATE, "policies of realtime.messages decide about them"),)
+
+
+def _role_findings(roles: Iterable[tuple[Any, ...]], user: str, version: int) -> Iterator[Finding]:
+    for role, acts, uses, lacks_select, lacks_insert in roles:
+        grants = []
+        if not acts:
+            grants.append(f"{grant(role, user, version)};")
+        if not uses:
+            grants.append(f"GRANT USAGE ON SCHEMA realtime TO {role};")
+        if lacks_select:
+            grants.append(f"GRANT SELECT ON realtime.messages TO {role};")
+        if lacks_insert:
+            grants.append(f"GRANT INSERT ON realtime.messages TO {role};")
+        if grants:
+            yield Finding.warning(
+                _PRIVATE,
+                f"policies of realtime.messages are for the role {role}, and what they allow is "
+                "refused to it, because a grant is missing",
+                *grants,
+            )

@@ -255,6 +255,27 @@ async def test_check_says_what_private_channels_lack(stage: Stage) -> None:
         )
 
 
+async def test_check_gives_the_grants_that_roles_of_policies_lack(stage: Stage) -> None:
+    database = stage.database
+    with roles(database.server, "late") as (late,):  # made after the table
+        database.execute(f"create policy late on realtime.messages to {late} using (true)")
+        [finding] = await private_channel_findings(database.dsn, migrates=False)
+        assert (finding.severity.name, finding.sql) == (
+            "WARNING",
+            (
+                f"GRANT USAGE ON SCHEMA realtime TO {late};",
+                f"GRANT SELECT ON realtime.messages TO {late};",
+                f"GRANT INSERT ON realtime.messages TO {late};",
+            ),
+        )
+        for statement in finding.sql:
+            database.execute(statement)
+        [finding] = await private_channel_findings(database.dsn, migrates=False)
+        assert finding.severity.name == "OK"
+        database.execute("drop policy late on realtime.messages")
+        database.execute(f"drop owned by {late}")
+
+
 async def test_nothing_is_left_of_what_was_tried(stage: Stage) -> None:
     for topic in ("read all", "write broadcast", "raises"):
         await stage.reads(topic, *BOTH)

@@ -322,6 +322,20 @@ async def test_a_policy_that_takes_its_time_is_no_yes(stage: Stage) -> None:
         assert answers[1]["status"] == "ok"
 
 
+async def test_a_privilege_that_is_missing_is_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.database.execute(f"revoke select on realtime.messages from {stage.role}")
+    try:
+        async with stage.client("ann", new="claims") as ann:
+            answer = await ann.ask_to_join()
+    finally:
+        stage.database.execute(f"grant select on realtime.messages to {stage.role}")
+    assert answer == {"status": "error", "response": {"reason": UNAUTHORIZED}}
+    told = f"the role {stage.role} lacks a privilege on realtime.messages, or on what its policies"
+    assert sum(told in message for message in caplog.messages) == 1
+
+
 async def test_programs_without_a_websocket_are_asked_the_same(stage: Stage) -> None:
     single = "/api/broadcast/room/events/m"
     async with stage.client("bob") as bob, stage.client("ann") as public:

@@ -194,8 +194,13 @@ class PolicySession:
         if state == _READ_ONLY:
             return Problem.AWAY
         if state == _NO_PRIVILEGE:
-            # The role may not read the table, or something that a policy calls.
+            # The message may be one that a policy has raised.
             logger.debug("the role %s may not ask: %s", role, message)
+            self._limited(
+                logger.warning,
+                "the role %s lacks a privilege on realtime.messages, or on what its policies read",
+                role,
+            )
             return None
         self._limited(
             logger.warning,
