@@ -24,7 +24,8 @@ class PolicyReason(Reason):
     NOT_READ = (
         "unauthorized",
         "Unauthorized: You do not have permissions to read from this Channel topic: {name}",
-        "no `SELECT` policy of `realtime.messages` lets the token's role see a row of this topic",
+        "no `SELECT` policy of `realtime.messages` lets the token's role see a row of this topic,"
+        " or [a grant is missing](../topics/private-channels.md#turn-it-on)",
     )
     READ_LOST = (
         "unauthorized",
@@ -34,7 +35,8 @@ class PolicyReason(Reason):
     NOT_WRITTEN = (
         "unauthorized",
         "Unauthorized: no policy lets this channel's client send to it",
-        "no `INSERT` policy of `realtime.messages` lets the token's role write a row of this topic",
+        "no `INSERT` policy of `realtime.messages` lets the token's role write a row of this topic,"
+        " or [a grant is missing](../topics/private-channels.md#turn-it-on)",
     )
     FAILED = (
         "rls_policy_error",

@@ -73,8 +73,8 @@ class ReplyReason(Reason):
     )
     UNSUPPORTED_EVENT = (
         "UnsupportedEvent: this server has no {event}; it sends postgres_changes",
-        "do without broadcast and presence where `BROADCAST` is false, or several servers or "
-        "processes share the clients",
+        "the event is none of the protocol's, or the server has `BROADCAST=false`, so that it has "
+        "no broadcast and no presence",
     )
     BINARY_PUSH = (
         "UnsupportedEvent: a binary push of kind 0; broadcasts are text frames, or of kind 3",

@@ -59,6 +59,6 @@ async def run_migrate(
             tell("the schema realtime is up to date")
         missing = await missing_privileges(connection, config.publications)
         if missing.every:
-            tell(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
+            tell(f"{config.db_user} lacks privileges for RLS mode, which an administrator grants:")
             for grant in missing.every:
                 tell(f"    {grant}")
