@@ -9,6 +9,7 @@ from typing import assert_never, assert_type
 from realtime_core import (
     LSN,
     UNCHANGED,
+    BackfillStep,
     Begin,
     Change,
     ChangeSource,
@@ -250,6 +251,8 @@ async def copy_and_follow(dsn: str) -> None:
                 case SnapshotComplete(position=position):
                     assert_type(position, Position)
                     source.ack(event)
+                case BackfillStep(after=after, is_last=is_last):
+                    print(after, is_last)
                 case Insert() | Update() | Delete() | Truncate() | LogicalMessage():
                     source.ack(event)
                 case _:

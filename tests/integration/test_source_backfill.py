@@ -39,6 +39,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 Row = tuple[Any, ...]
 LARGE = "(select string_agg(md5(random()::text), '') from generate_series(1, 100))"
+CHUNKS_READ = """
+    select count(*) from pg_stat_activity where datname = current_database() and state = 'idle'
+    and query like '%realtime-core:backfill%' and pid <> pg_backend_pid()
+"""
+"""How many connections have read a chunk and written the message behind it."""
 
 
 @asynccontextmanager
@@ -264,7 +269,7 @@ async def test_after_a_gap_the_chunk_is_read_again(table: Database) -> None:
         # A temporary slot ends with its connection. The source notices when it is read.
         kill_walsenders(table)
         await source.backfill("public.item", chunk_rows=500)
-        await eventually(lambda: source._backfills._due is not None)
+        await eventually(lambda: table.execute(CHUNKS_READ) == [(1,)])
         # Nobody tells the source of this change.
         table.execute("update item set name = 'y' where id = 7")
         events = await until_done(source)
