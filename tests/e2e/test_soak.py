@@ -28,12 +28,11 @@ from tests.e2e.test_presence import LIMITS, Crowd, agree, crowds_in
 from tests.e2e.test_rooms import NOWHERE, READ_BYTES, Room, clients_in_a_room
 from tests.fuzz.fuzz_phoenix import any_frame
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "1"))
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.integration,
-    pytest.mark.skipif(not SECONDS, reason="SOAK_SECONDS says for how long"),
 ]
 
 PUSHES = 100

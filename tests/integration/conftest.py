@@ -158,6 +158,20 @@ def one_stage(module_one_stage: Stage) -> Iterator[Stage]:
 @pytest.fixture
 def table(database: Database) -> Database:
     """A database with a table and a publication of it, for the tests of sources."""
+    make_table(database)
+    return database
+
+
+@pytest.fixture
+def wal2json_table(pg17: Server) -> Iterator[Database]:
+    """The same where wal2json is installed."""
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    with fresh_database(pg17) as database:
+        make_table(database)
+        yield database
+
+
+def make_table(database: Database) -> None:
     database.execute("create table item (id int primary key, name text)")
     database.execute("create publication shop for table item")
-    return database

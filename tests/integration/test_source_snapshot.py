@@ -443,9 +443,8 @@ async def test_a_table_cannot_be_rewritten_while_it_is_copied(table: Database) -
     table.execute("alter table item alter column id type bigint")
 
 
-async def test_wal2json_has_snapshots_too(table: Database) -> None:
-    if not table.server.has_wal2json():
-        pytest.skip("wal2json is not installed")
+async def test_wal2json_has_snapshots_too(wal2json_table: Database) -> None:
+    table = wal2json_table
     table.execute("create table other (id int primary key, note text, at timestamptz)")
     table.execute("insert into other values (1, null, 'infinity'), (2, '', '2026-01-02')")
     insert(table, 1)

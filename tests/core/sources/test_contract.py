@@ -973,15 +973,24 @@ async def test_async_for(world: World) -> None:
 # The rows that are there already
 
 
+READING_TABLES = pytest.mark.parametrize(
+    "world",
+    [
+        pytest.param(name, marks=[pytest.mark.integration, pytest.mark.slow])
+        for name, (_, world) in WORLDS.items()
+        if world is not RawPgoutputWorld
+    ],
+    indirect=True,
+)
+
+
 @pytest.fixture
 def filled(world: World) -> World:
-    if not world.reads_tables:
-        pytest.skip("its sources read no tables")
     world.insert(1, 2)
     return world
 
 
-@pytest.mark.slow
+@READING_TABLES
 async def test_rows_come_before_the_changes_until_that_is_acknowledged(filled: World) -> None:
     async with filled.source(snapshot="initial"):
         pass
@@ -997,7 +1006,7 @@ async def test_rows_come_before_the_changes_until_that_is_acknowledged(filled: W
         assert await take_ids(source, 1) == [3]
 
 
-@pytest.mark.slow
+@READING_TABLES
 async def test_a_snapshot_stands_where_a_consumer_without_a_checkpoint_begins(
     filled: World,
 ) -> None:
@@ -1010,7 +1019,7 @@ async def test_a_snapshot_stands_where_a_consumer_without_a_checkpoint_begins(
         assert await take_ids(source, 1) == [3]
 
 
-@pytest.mark.slow
+@READING_TABLES
 async def test_a_backfill_hands_over_rows_between_changes(filled: World) -> None:
     # Else it would hand over the message that ends a chunk, too.
     source: Any = filled.source(messages=False)

@@ -49,8 +49,6 @@ class World(abc.ABC):
     sends_messages = True
     filters = True
     """Whether its sources take a filter."""
-    reads_tables = True
-    """Whether its sources hand over rows that are there already."""
     shares_loop = True
     """Whether its sources run on the loop of the test."""
 
@@ -93,8 +91,6 @@ class World(abc.ABC):
 
 
 class MemoryWorld(World):
-    reads_tables = False
-
     def __init__(self) -> None:
         self.database = MemoryDatabase()
         self.table = self.database.table("item", {"id": "int4", "name": "text"}, key="id")
@@ -275,7 +271,6 @@ class RawPgoutputWorld(PgoutputWorld):
     """Its source hands over bytes, which are decoded here, so that the suite can look at them."""
 
     filters = False
-    reads_tables = False
 
     def source(self, **options: Any) -> Any:
         settings: dict[str, Any] = {"publications": [self.schema], "messages": True, "max_rows": 1}
