@@ -12,7 +12,7 @@ the attack. Memory is the server's largest resident size during the attack, beyo
 PostgreSQL, the server, the clients, the writer and the attackers are processes of their own. The
 attackers must not be what is measured, on few cores: they let all others go first (nice 19),
 and take half a processor at most. An attack meets the floor when others' p99, of rows and of
-heartbeats, is at most 3 times the quiet one and 20 ms, and memory grows by at most 64 MB.
+heartbeats, is at most 3 times the quiet one plus 20 ms, and memory grows by at most 64 MB.
 """
 
 from __future__ import annotations
