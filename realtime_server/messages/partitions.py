@@ -6,7 +6,9 @@ A row whose day has no partition goes into ``realtime.messages_default``, so tha
 are moved there. The slot sees that as an INSERT, so they get ``skip_broadcast`` on the way.
 
 Each partition is made, or dropped, in a transaction of its own, which waits for locks only briefly,
-as those who send wait behind it. An advisory lock has one server do it at a time.
+as those who send wait behind it. The table itself is locked first: who has found the default
+partition for a row, and waits for its lock, would fail when another one has that row's day. An
+advisory lock has one server do it at a time.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ _DAYS: Final = """
 _MAKE: Final = """
     CREATE TABLE {table} (LIKE realtime.messages INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
     ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+    LOCK TABLE ONLY realtime.messages IN SHARE ROW EXCLUSIVE MODE;
     LOCK TABLE realtime.messages_default IN ACCESS EXCLUSIVE MODE;
     WITH moved AS (
         DELETE FROM realtime.messages_default

@@ -158,6 +158,30 @@ async def test_a_locked_table_is_left_for_later_and_sending_goes_on(database: Da
     assert not done.failed
 
 
+async def test_what_is_sent_while_a_partition_is_made_is_not_lost(database: Database) -> None:
+    waiting = "select count(*) from pg_locks where not granted and relation in ({})"
+    tables = "'realtime.messages'::regclass, 'realtime.messages_default'::regclass"
+
+    async def wait_for(count: int) -> None:
+        await eventually(lambda: database.execute(waiting.format(tables)) == [(count,)])
+
+    await upkeep(database)
+    database.execute(f"drop table realtime.{name_of(today(database))}")
+    with psycopg.connect(database.dsn) as reading:
+        reading.execute("select from realtime.messages_default")
+        making = asyncio.create_task(upkeep(database))
+        await wait_for(1)
+        async with await AsyncConnection.connect(database.dsn, autocommit=True) as connection:
+            sending = asyncio.create_task(
+                connection.execute("select realtime.send('{\"n\": 1}', 'e', 't')")
+            )
+            await wait_for(2)
+            reading.rollback()
+            await sending
+        assert await making is not None
+    assert [row[1] for row in database.execute(ROWS)] == ["1"]
+
+
 async def test_a_role_that_may_not_act_as_the_owner_says_what_to_do(database: Database) -> None:
     with roles(database.server, "server", options="login") as (name,):
         dsn = psycopg.conninfo.make_conninfo(database.dsn, user=name)
