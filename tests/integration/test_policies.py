@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -21,6 +24,8 @@ from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+ROOT: Final = Path(__file__).parents[2]
 
 BROADCAST, PRESENCE = Extension.BROADCAST, Extension.PRESENCE
 BOTH = (BROADCAST, PRESENCE)
@@ -134,6 +139,31 @@ async def test_policies_say_what_may_be_read_and_written_of_each_extension(stage
         assert await stage.reads(f"write {one.value}", one) == NO
     assert await stage.reads("of nobody", *BOTH) == NO
     assert await stage.reads('it\'s "quoted" $1 %s {x}\n') == NO
+
+
+async def test_the_policies_of_the_page_let_members_in(stage: Stage) -> None:
+    page = (ROOT / "docs/topics/private-channels.md").read_text(encoding="utf-8")
+    section = page.partition("## Policies")[2].partition("\n## ")[0]
+    ann, bob, cat = (str(uuid.uuid4()) for _ in range(3))
+    with fresh_database(stage.database.server) as database:
+        await migrated(database.dsn)
+        database.execute(
+            f"grant usage on schema realtime to {stage.role};"
+            f" grant select, insert on realtime.messages to {stage.role}"
+        )
+        for block in re.findall(r"^```sql\n(.*?)^```$", section, re.M | re.S):
+            database.execute(block.replace("authenticated", stage.role))
+        database.execute(
+            f"insert into room_members values ('room:42', '{ann}', true),"
+            f" ('room:42', '{bob}', false)"
+        )
+        async with PolicyChecks(at(database.dsn), timeout=5) as checks:
+            here = attrs.evolve(stage, database=database, checks=checks)
+            for who, reads, writes in ((ann, BOTH, BOTH), (bob, BOTH, ()), (cat, (), ())):
+                claims = {"sub": who}
+                assert await here.reads("room:42", *BOTH, claims=claims) == granted(*reads)
+                assert await here.writes("room:42", *BOTH, claims=claims) == granted(*writes)
+                assert await here.reads("room:43", *BOTH, claims=claims) == NO
 
 
 async def test_policies_read_claims_headers_and_settings(stage: Stage) -> None:
