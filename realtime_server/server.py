@@ -204,7 +204,11 @@ class RealtimeServer:
             replay=guarded,
             rooms=None if rooms is None else rooms.rooms,
             presence=None if rooms is None else rooms.presence,
-            private=None if rooms is None else make_private_channels(config, self.metrics),
+            private=None
+            if rooms is None
+            else make_private_channels(
+                config, self.metrics, None if broadcasts is None else broadcasts.commits
+            ),
         )
         # Accepts connections, sends changes, brings channels back; made when the server is opened.
         self._listener: Listener

@@ -19,6 +19,7 @@ from ..phoenix.broadcasts import Broadcast, RoomName
 from .dispatch import Dispatch
 from .logical_broadcasts import LOGICAL_PREFIX, read_logical_broadcast
 from .message_rows import MALFORMED, DatabaseBroadcastStats, MessageRows
+from .recent_commits import RecentCommits
 from .rooms import Rooms
 from .turns import Steps
 
@@ -55,6 +56,8 @@ class DatabaseBroadcasts:
         self._sends_logical = sends_logical
         # Whether the rooms wait until a dispatch has written what it has.
         self._is_holding = False
+        self.commits = RecentCommits(clock)
+        """Of which transactions members have got messages in private rooms lately."""
 
     def stats(self) -> DatabaseBroadcastStats:
         """Return the counts, as they are now."""
@@ -69,6 +72,9 @@ class DatabaseBroadcasts:
         found: tuple[RoomName, Broadcast] | None = None
         if isinstance(event, Insert):
             found = self._rows.read(event) if self._sends_rows else None
+            if found is not None and found[0].is_private:
+                # Whether anybody is in the room or not: somebody may join in the next moment.
+                self.commits.add(event.transaction.xid)
         elif isinstance(event, LogicalMessage) and self._sends_logical:
             found = self._read_logical(event)
         if found is None:

@@ -11,17 +11,20 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
 
 from ..config.database.connections import Connections, Dsn, brief
+from ..fanout.recent_commits import RecentCommits
 from ..logs import LineLimit
 from ..phoenix.binary import MAX_NAME_BYTES
 from ..phoenix.broadcasts import Broadcast
 from ..phoenix.joins import ReplayConfig
 from ..phoenix.messages import CHANNEL_PREFIX
+from ..rls.lookup.commit_visibility import until_settled
 
 __all__ = ["StoredMessages"]
 
@@ -32,6 +35,8 @@ _WAITING: Final = 100
 """Reads that may wait for a connection."""
 _WITHIN: Final = 2.0
 """Seconds that a read may wait, and then take."""
+_VISIBLE_WITHIN: Final = 2.0
+"""Seconds that a read may wait for what members have got, until the database shows it."""
 _SILENT: Final = 2.5
 """Seconds after which nobody is there that would end a read which takes too long."""
 
@@ -63,9 +68,11 @@ class StoredMessages:
     Args:
         dsn: returns the connection string, with the server's role.
         max_payload_bytes: of a payload (MAX_PAYLOAD_BYTES); what is larger is never sent.
+        commits: of which transactions members have got messages lately, which a read has to see;
+            None: of none ever.
     """
 
-    def __init__(self, dsn: Dsn, *, max_payload_bytes: int) -> None:
+    def __init__(self, dsn: Dsn, *, max_payload_bytes: int, commits: RecentCommits | None) -> None:
         milliseconds = round(_WITHIN * 1000)
         self._connections = Connections(
             dsn,
@@ -75,6 +82,7 @@ class StoredMessages:
             f"SET statement_timeout = {milliseconds}; SET lock_timeout = {milliseconds}",
         )
         self._max_payload_bytes = max_payload_bytes
+        self._commits = commits
         self._waiting = 0
         self._lines = LineLimit()
 
@@ -102,27 +110,30 @@ class StoredMessages:
             takes_bytes: whether to read those whose payload is bytes, too.
 
         Returns:
-            The messages, oldest first; None if they cannot be read now.
+            The messages, oldest first; None if they cannot be read now, or lack what members have
+            got already.
         """
         if self._waiting >= _WAITING:
             return None
         self._waiting += 1
         try:
-            for attempt in range(2):
+            for left in reversed(range(_CONNECTIONS + 1)):
                 try:
                     return await self._read(topic, wanted, takes_bytes)
                 except psycopg.OperationalError as exc:
                     # After a restart of PostgreSQL the connections of the pool are broken, and
                     # where the database has moved nobody answers on them.
-                    if attempt:
-                        self._tell(exc)
+                    if not left:
+                        self._tell(brief(exc))
         except psycopg.Error as exc:
-            self._tell(exc)
+            self._tell(brief(exc))
         finally:
             self._waiting -= 1
         return None
 
-    async def _read(self, topic: str, wanted: ReplayConfig, takes_bytes: bool) -> list[Broadcast]:
+    async def _read(
+        self, topic: str, wanted: ReplayConfig, takes_bytes: bool
+    ) -> list[Broadcast] | None:
         parameters = {
             "topic": topic,
             "since": wanted.since / 1000,
@@ -131,12 +142,11 @@ class StoredMessages:
             "most": self._max_payload_bytes,
         }
         async with self._connections.one(within=_WITHIN) as connection:
-            timer = asyncio.get_running_loop().call_later(_SILENT, _cut, connection)
-            try:
+            if not await self._shows_what_members_have(connection):
+                return None
+            with _cut_if_silent(connection):
                 cursor = await connection.execute(_READ, parameters)
                 rows = await cursor.fetchall()
-            finally:
-                timer.cancel()
         found = []
         for event, payload, binary, id_ in reversed(rows):
             content = (payload or "{}").encode() if binary is None else binary
@@ -148,14 +158,41 @@ class StoredMessages:
                 found.append(broadcast)
         return found
 
-    def _tell(self, exc: psycopg.Error) -> None:
+    async def _shows_what_members_have(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """Wait until queries see all that members have got; return whether they do in time."""
+        if self._commits is None or not (xids := self._commits.xids()):
+            return True
+        try:
+            with _cut_if_silent(connection):
+                async with asyncio.timeout(_VISIBLE_WITHIN):
+                    await until_settled(connection, xids)
+        except TimeoutError:
+            self._tell(
+                "queries do not see yet what members have got; PostgreSQL may wait for a "
+                "synchronous standby (synchronous_standby_names)"
+            )
+            return False
+        self._commits.settle(xids)
+        return True
+
+    def _tell(self, problem: str) -> None:
         if self._lines.take() is not None:
-            logger.warning("stored messages cannot be read: %s", brief(exc))
+            logger.warning("stored messages cannot be read: %s", problem)
 
 
 def _fits(*names: str) -> bool:
     """Return whether a binary frame can have these names."""
     return all(len(name.encode()) <= MAX_NAME_BYTES for name in names)
+
+
+@contextlib.contextmanager
+def _cut_if_silent(connection: psycopg.AsyncConnection[Any]) -> Iterator[None]:
+    """Have what waits for an answer on a connection end after a while."""
+    timer = asyncio.get_running_loop().call_later(_SILENT, _cut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _cut(connection: psycopg.AsyncConnection[Any]) -> None:

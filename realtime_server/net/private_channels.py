@@ -19,6 +19,7 @@ from ..auth.grant import Grant
 from ..config import ServerConfig
 from ..config.database.addresses import resolve_dsn
 from ..errors import RefusedError, UnavailableError
+from ..fanout.recent_commits import RecentCommits
 from ..messages.policies.policy_checks import PolicyChecks
 from ..messages.policies.questions import Answer, Extension, Problem, Question
 from ..messages.stored_messages import StoredMessages
@@ -222,16 +223,24 @@ class PrivateChannels:
         return answer
 
 
-def make_private_channels(config: ServerConfig, metrics: Metrics) -> PrivateChannels | None:
+def make_private_channels(
+    config: ServerConfig, metrics: Metrics, commits: RecentCommits | None
+) -> PrivateChannels | None:
     """Make what asks the policies of the server's database; None if there are no private channels.
 
     It connects when it is first needed.
+
+    Args:
+        config: of the server.
+        metrics: of the server.
+        commits: of which transactions members have got messages in private rooms lately; None: of
+            none ever.
     """
     if not config.has_private_channels:
         return None
     dsn = partial(resolve_dsn, config)
     checks = PolicyChecks(dsn, timeout=config.rls_check_timeout / 1000)
-    stored = StoredMessages(dsn, max_payload_bytes=config.max_payload_bytes)
+    stored = StoredMessages(dsn, max_payload_bytes=config.max_payload_bytes, commits=commits)
     return PrivateChannels(checks, stored, config.rls_ignored_claims, metrics)
 
 

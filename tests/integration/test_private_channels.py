@@ -24,6 +24,7 @@ from tests.integration.test_stream_http import exchange
 from tests.rls_helpers import migrated, roles
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
 from tests.tokens import SECRET, make_token
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -525,6 +526,33 @@ async def test_replay_and_what_comes_meanwhile_have_no_gap_and_no_repetition(sta
     for each in found:
         assert each == [*range(each[0], 300)]
     assert any(len(each) > 25 for each in found)
+
+
+@pytest.mark.usefixtures("empty")
+async def test_what_members_have_is_waited_for_until_the_database_shows_it(
+    stage: Stage, pg18: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that waits for a standby is in the stream, and not visible yet."""
+    execute = stage.database.execute
+    async with stage.client("ann") as ann, stage.client("bob") as bob, stage.client("ann") as late:
+        await ann.enter()
+        with pg18.setting("synchronous_standby_names", "nobody"):
+            await eventually(lambda: execute("show synchronous_standby_names") == [("nobody",)])
+            send = SEND.format(n=1, private="true")
+            committing = asyncio.create_task(asyncio.to_thread(execute, send))
+            assert numbers([await ann.receive()]) == [1]
+            with monkeypatch.context() as patch:
+                patch.setattr("realtime_server.messages.stored_messages._VISIBLE_WITHIN", 0.1)
+                answer = await bob.ask_to_join(replay={})
+            assert answer["response"]["reason"].startswith("UnableToReplayMessages: ")
+            # Whoever wants no replay need not wait.
+            await bob.enter()
+            joining = asyncio.create_task(late.ask_to_join(replay={}))
+            assert await bob.drain() == []
+        await committing
+        assert (await joining)["status"] == "ok"
+        assert numbers([await late.receive()]) == [1]
+        assert await late.drain() == []
 
 
 @pytest.mark.usefixtures("empty")

@@ -110,3 +110,14 @@ def test_a_dispatch_may_have_changes_between_the_rows(
     broadcasts.release()
     assert inbox(member).payloads() == [0, "change", 1, "change"]
     assert len(inbox(member).writes) == 1
+
+
+def test_the_transactions_of_private_messages_are_remembered_whoever_is_there(
+    broadcasts: DatabaseBroadcasts,
+) -> None:
+    """Somebody may join before queries see them."""
+    list(broadcasts.sending([message(1), row(extension="presence")]))
+    assert [*broadcasts.commits.xids()] == []
+    private = row()
+    list(broadcasts.sending([private]))
+    assert [*broadcasts.commits.xids()] == [private.transaction.xid]

@@ -50,7 +50,7 @@ async def test_from_a_database_that_does_not_answer_nothing_is_read(
     monkeypatch.setattr(
         "realtime_server.messages.stored_messages.Connections", lambda *_, **__: pool
     )
-    stored = StoredMessages(at(""), max_payload_bytes=1000)
+    stored = StoredMessages(at(""), max_payload_bytes=1000, commits=None)
     assert await stored.read("room", ReplayConfig(), takes_bytes=True) is None
     assert "stored messages cannot be read: the server closed the connection" in caplog.text
     pool.close()
