@@ -41,7 +41,8 @@ _SILENT: Final = 2.5
 """Seconds after which nobody is there that would end a read which takes too long."""
 
 # What is too large may be hundreds of megabytes, and is not fetched. Ties are by insertion. The
-# rows that policies are tried with are older than all that is stored.
+# rows that policies are tried with are older than all that is stored. A client's clock may be a
+# little ahead; what is of a later day would be the newest for good.
 _READ: Final = """
     SELECT m.event, m.payload::text, m.binary_payload, m.id::text
     FROM realtime.messages m
@@ -49,6 +50,7 @@ _READ: Final = """
         AND m.inserted_at >= greatest(
             pg_catalog.timezone('utc', pg_catalog.to_timestamp(%(since)s)), '2000-01-01'
         )
+        AND m.inserted_at <= pg_catalog.timezone('utc', pg_catalog.now() + interval '1 minute')
         AND (
             m.expires_at IS NULL
             OR m.expires_at > pg_catalog.timezone('utc', pg_catalog.clock_timestamp())

@@ -418,6 +418,14 @@ NOT_TO_BE_SENT = """
         ('room', 'broadcast', 'm', '{"n": 200}', true, timestamp '2020-01-01'),
         ('other', 'broadcast', 'm', '{"n": 201}', true, null)
 """
+FROM_THE_FUTURE = """
+    insert into realtime.messages (topic, extension, event, payload, private, inserted_at)
+    select 'room', 'broadcast', 'm', jsonb_build_object('n', n), true,
+        timezone('utc', clock_timestamp()) + ahead
+    from (values
+        (1, interval '-1 second'), (2, '10 seconds'), (3, '1 hour'), (4, '9000 years')
+    ) as rows (n, ahead)
+"""
 
 
 def numbers(frames: list[Any]) -> list[int]:
@@ -553,6 +561,15 @@ async def test_what_members_have_is_waited_for_until_the_database_shows_it(
         assert (await joining)["status"] == "ok"
         assert numbers([await late.receive()]) == [1]
         assert await late.drain() == []
+
+
+@pytest.mark.usefixtures("empty")
+async def test_messages_of_the_future_take_no_place_among_what_is_replayed(stage: Stage) -> None:
+    stage.database.execute(FROM_THE_FUTURE)
+    async with stage.client("ann") as ann:
+        assert (await ann.ask_to_join(replay={"limit": 2}))["status"] == "ok"
+        assert numbers([await ann.receive() for _ in range(2)]) == [1, 2]
+        assert await ann.drain() == []
 
 
 @pytest.mark.usefixtures("empty")
