@@ -101,6 +101,11 @@ def appends(seconds: str, count: str) -> list[dict[str, str]]:
     ]
 
 
+def asked(answer: str, count: str) -> dict[str, str]:
+    """Return how often policies of private channels gave an answer."""
+    return of("realtime_policy_checks_total", count, answer=answer)
+
+
 CASES = [
     ("RealtimeNotReading", PAIR, 0),
     ("RealtimeNotReading", NOBODY, 1),
@@ -132,6 +137,12 @@ CASES = [
         [of("realtime_rls_errors_total", OLD), of("realtime_rls_timeouts_total", "0x20")],
         0,
     ),
+    ("RealtimePrivateChannels", [asked("unable_to_set_policies", "0+1x20")], 1),
+    ("RealtimePrivateChannels", [asked("query_canceled", LATE)], 1),
+    ("RealtimePrivateChannels", [asked("query_canceled", OLD)], 0),
+    ("RealtimePrivateChannels", [asked("denied", "0+1x20"), asked("granted", LATE)], 0),
+    ("RealtimeRoomsLose", [of("realtime_bus_lost_total", "0x15 1x5")], 1),
+    ("RealtimeRoomsLose", [of("realtime_bus_lost_total", OLD)], 0),
     ("RealtimeNoLeader", leading("1x20", "0x20"), 0),
     ("RealtimeNoLeader", leading("0x20", "0x20"), 1),
     # The other one has it within a minute.
