@@ -71,13 +71,16 @@ class Turn:
 class Turns:
     """The slices of time that all requests of single clients share, first come, first served.
 
-    Between two slices there is at least one round of the event loop without one.
+    Of those who wait one begins in each round of the event loop. After a step that took long
+    (:meth:`rest`) there are two rounds in which nobody does.
     """
 
     def __init__(self) -> None:
         # Until when the current slice lasts, on the event loop's clock.
         self._until = 0.0
         self._is_under_way = False
+        # Whether there is to be one more round without a slice.
+        self._rests = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         # Whether the first of those that waited was told that it is its turn, and has not begun.
         self._is_told = False
@@ -121,6 +124,15 @@ class Turns:
         if not self._is_under_way or not self._has_time():
             await self.begin()
 
+    def rest(self) -> None:
+        """End the current slice, of which a single step took long, and leave out one more round.
+
+        What others have sent meanwhile needs two rounds: one to be read, and one to be answered.
+        """
+        if self._is_under_way:
+            self._rests = True
+            self._until = 0.0
+
     def _has_time(self) -> bool:
         return not self._is_under_way or asyncio.get_running_loop().time() < self._until
 
@@ -132,7 +144,11 @@ class Turns:
             loop.call_soon(self._end)
 
     def _end(self) -> None:
-        """End the slice, one round after it began; the next one begins a round later."""
+        """End the slice, one round after it began, or two; the next one begins a round later."""
+        if self._rests:
+            self._rests = False
+            asyncio.get_running_loop().call_soon(self._end)
+            return
         self._is_under_way = False
         self._tell_the_next()
 

@@ -21,7 +21,7 @@ from websockets.protocol import State
 from ..auth.authorizer import ConnectRequest
 from ..fanout.frames import Frames
 from ..fanout.rooms import Rooms
-from ..fanout.turns import Turns
+from ..fanout.turns import SLICE, Turns
 from ..logs import named
 from ..messages.policies.questions import Extension
 from ..phoenix.actions import (
@@ -68,7 +68,7 @@ _SHORT: Final = 4096
 
 _LONG: Final = 16 * 1024
 """Bytes from which on a message waits for a turn, as it may take milliseconds to read: else one
-client with many connections would hold up all others."""
+client with many connections would hold up all others, and the end of the server."""
 
 NEXT_WITHIN: Final = 1.0
 """Seconds that a ``phx_close`` waits for the next message, where that may make it superfluous: a
@@ -150,12 +150,12 @@ class Connection:
         try:
             while (data := await self._receive()) is not None:
                 is_push = False
-                if len(data) > _LONG:
+                if len(data) > _LONG and self._is_open():
                     await Turns.shared().begin()
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
-                if self._websocket.protocol.state is State.OPEN:
-                    is_push = await self._perform(self._state.receive(data))
+                if self._is_open():
+                    is_push = await self._perform(self._read(data))
                 if self._visit is not None:
                     self._visit.proof.carried_out()
                 if is_push and len(data) <= _SHORT and pushes_at_once < _PUSHES_AT_ONCE:
@@ -181,6 +181,20 @@ class Connection:
             logger.info(
                 "closed: %s (%s)", self._peer, code, extra=named(self._peer, "close", code=code)
             )
+
+    def _is_open(self) -> bool:
+        return self._websocket.protocol.state is State.OPEN
+
+    def _read(self, data: str | bytes) -> list[Action]:
+        """Return what a message asks for. One that took long to read lets others come first."""
+        if len(data) <= _LONG:
+            return self._state.receive(data)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        actions = self._state.receive(data)
+        if loop.time() - began > SLICE:
+            Turns.shared().rest()
+        return actions
 
     def _departure(self) -> Departure:
         """Return whether the client may come back: a page that was closed will not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Generator
 
@@ -79,3 +80,22 @@ async def test_a_turn_of_one_who_goes_is_another_ones(is_told: bool) -> None:
         await next_one
     # And everything is as at the beginning.
     await in_turns(steps(1), Turns.shared())
+
+
+async def test_a_slice_that_took_long_is_followed_by_two_rounds_without_one() -> None:
+    turns = Turns.shared()
+    began: list[int] = []
+    number = 0
+
+    async def ask() -> None:
+        await turns.begin()
+        began.append(number)
+        turns.rest()
+
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    async with asyncio.timeout(10):
+        while len(began) < len(asking):
+            await asyncio.sleep(0)
+            number += 1
+    assert [later - one for one, later in itertools.pairwise(began)] == [3, 3, 3]
+    await asyncio.gather(*asking)

@@ -505,3 +505,31 @@ async def test_long_messages_of_many_clients_have_their_turns(
                 counts.append(rooms.stats().broadcasts)
     # One long message in each round of the event loop, and behind it its client's short one.
     assert max(after - before for before, after in itertools.pairwise(counts)) <= 2
+
+
+async def test_what_others_send_is_answered_between_two_messages_that_take_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if to read each long one took longer.
+    monkeypatch.setattr("realtime_server.net.connection.SLICE", -1.0, raising=False)
+    rooms = make_rooms()
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(open_connection(rooms=rooms, vsn="2.0.0"))
+            for _ in range(4)
+        ]
+        for client in clients:
+            await join(client)
+        for client in clients:
+            for _ in range(2):
+                client.websocket.incoming.put_nowait(v2("broadcast", broadcast("x" * 20_000)))
+        read_in: list[int] = []
+        async with asyncio.timeout(10):
+            for number in itertools.count():
+                before = rooms.stats().broadcasts
+                await asyncio.sleep(0)
+                read_in += [number] * (rooms.stats().broadcasts - before)
+                if len(read_in) == 8:
+                    break
+    # One round to read what has come meanwhile, and one to answer it.
+    assert min(later - one for one, later in itertools.pairwise(read_in)) == 3
