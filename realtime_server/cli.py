@@ -118,12 +118,11 @@ def _loop_factory(event_loop: EventLoop) -> Callable[[], asyncio.AbstractEventLo
     try:
         import uvloop
     except ImportError:
-        raise ConfigError(
-            [
-                "EVENT_LOOP is 'uvloop', which is not installed; use "
-                "pip install uvloop, or EVENT_LOOP=asyncio"
-            ]
-        ) from None
+        problem = (
+            "EVENT_LOOP is 'uvloop', which is not installed; use "
+            "pip install uvloop, or EVENT_LOOP=asyncio"
+        )
+        raise ConfigError([problem]) from None
     return uvloop.new_event_loop
 
 
@@ -305,23 +304,24 @@ async def _serve(config: ServerConfig, *, dev: bool, links: WorkerLinks | None) 
     if links is not None:
         asyncio.get_running_loop().add_signal_handler(CUT_OFF, server.cut_off)
     async with server:
-        tasks = [asyncio.create_task(work()) for work in (notifier.run, Garbage().run)]
+        garbage = asyncio.create_task(Garbage().run())
+        tasks = [asyncio.create_task(notifier.run())]
         if links is None:
             tasks.append(asyncio.create_task(_say_listening(server, config)))
         stopped = asyncio.create_task(stop.wait())
         ended = asyncio.create_task(server.wait())
         await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (stopped, *tasks):
+        for task in (stopped, ended, *tasks):
             task.cancel()
         notifier.stopping()
         if ended.done():
             ended.result()
-        ended.cancel()
         if links is None:
             # A second signal cuts the clients off. A worker may get the first one twice, from the
             # service manager and from its supervisor.
             _on_stop_signals(server.cut_off)
             logger.info("stopping: closing connections, for at most %d ms", config.drain_timeout)
+    garbage.cancel()  # not before: clients go on sending until the server is closed
     if links is None:
         logger.info("stopped")
 

@@ -176,6 +176,24 @@ def test_what_is_there_at_the_start_is_not_looked_through_again_for_garbage(
     assert server.frozen == [True]
 
 
+def test_collections_of_garbage_are_short_until_the_server_is_closed(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = gc.get_threshold()
+    while_closing: list[tuple[int, int, int]] = []
+
+    async def close(*_: object) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        while_closing.append(gc.get_threshold())
+
+    monkeypatch.setattr(server, "__aexit__", close)
+    server.signal_number = signal.SIGTERM
+    assert cli.main(["--dev"]) == 0
+    assert while_closing != [usual]
+    assert gc.get_threshold() == usual
+
+
 @pytest.mark.parametrize(
     ("version", "host"), [("", "all addresses"), ("IPv4", "all IPv4 addresses")]
 )
