@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import signal
@@ -12,23 +13,18 @@ import sys
 import time
 import tracemalloc
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.fanout import Bench, Row
 from benchmarks.load.programs import LineProgram, cpu_time
-from realtime_server.config import ServerConfig
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.presence import Presence, PresenceLimits
 from realtime_server.fanout.rooms import Member, Rooms
-from realtime_server.net.presence_pushes import PresencePushes
-from realtime_server.net.refusals import Refusals
-from realtime_server.phoenix.actions import Action
 from realtime_server.phoenix.broadcasts import RoomName
-from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.serializers import SERIALIZERS
-from tests.server_helpers import make_metrics
+from tests.server.net.test_connection import Client, open_connection
 from tests.server_process import ServerProcess
 from tests.waiting import eventually
 
@@ -235,23 +231,52 @@ async def memory(_: Bench) -> list[Row]:
     each = (after - before) / count - len(meta)
     return [
         {"of": "a member that tracks itself", "members": count, "bytes_each": round(each)},
-        {"of": "a connection that tracks nothing", "bytes_each": round(_idle_bytes(presence))},
+        *await _channels(rooms, presence),
     ]
 
 
-def _idle_bytes(presence: Presence) -> float:
-    """Return what a connection takes for presence whose channels do nothing with it."""
-    config = ServerConfig(secure_channels=False)
-    serializer = SERIALIZERS["2.0.0"]
-    state = SocketState(serializer, max_payload_bytes=1024)
-    refusals = Refusals("peer", make_metrics(), time.perf_counter)
-    perform: Callable[[list[Action]], None] = [].append
-    tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    pushes = [
-        PresencePushes(presence, config, state, refusals=refusals, perform=perform)
-        for _ in range(1000)
+async def _channels(rooms: Rooms, presence: Presence) -> list[Row]:
+    """What a channel takes that joined with ``config`` and does nothing more, beyond what it takes
+    where there are no rooms."""
+    services = {"rooms": rooms, "presence": presence}
+    found: list[dict[str, float]] = []
+    for given in (services, {}):
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            open_connection(vsn="2.0.0", **given) as first,
+        ):
+            # What is made once.
+            await _join(first, TOPIC)
+            clients = [
+                await stack.enter_async_context(open_connection(vsn="2.0.0", **given))
+                for _ in range(300)
+            ]
+            sizes = {}
+            for of, topics in (("the first channel", 1), ("each further channel", 5)):
+                gc.collect()
+                tracemalloc.start()
+                before, _ = tracemalloc.get_traced_memory()
+                for client in clients:
+                    for number in range(topics):
+                        await _join(client, f"{TOPIC} {of} {number}")
+                gc.collect()
+                after, _ = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+                sizes[of] = (after - before) / len(clients) / topics
+        found.append(sizes)
+    with_rooms, without = found
+    return [
+        {
+            "of": f"{of} of a connection, beyond one without rooms",
+            "bytes_more": round(size - without[of]),
+        }
+        for of, size in with_rooms.items()
     ]
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return (after - before) / len(pushes)
+
+
+async def _join(client: Client, topic: str) -> None:
+    config = {"broadcast": {"ack": False, "self": False}, "presence": {"enabled": False}}
+    message = ["1", "1", topic, "phx_join", {"config": config}]
+    client.websocket.incoming.put_nowait(json.dumps(message))
+    await client.settle()
+    assert b'"ok"' in client.websocket.transport.sent()

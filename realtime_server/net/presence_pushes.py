@@ -42,7 +42,7 @@ class PresencePushes:
         perform: carries out actions of the state's that take no time.
     """
 
-    __slots__ = ("_callers", "_clock", "_config", "_perform", "_presence", "_refusals", "_state")
+    __slots__ = ("_callers", "_config", "_perform", "_presence", "_refusals", "_state")
 
     def __init__(
         self,
@@ -58,14 +58,11 @@ class PresencePushes:
         self._state = state
         self._refusals = refusals
         self._perform = perform
-        self._clock = asyncio.get_running_loop().time
         self._callers: dict[Channel, _Caller] = {}
 
-    def join(self, channel: Channel, member: Member) -> None:
-        """Tell a channel who is present, if it asked for that."""
-        assert channel.config is not None  # it is a member
-        if channel.config.presence.is_enabled:
-            self._presence.watch(member)
+    def join(self, member: Member) -> None:
+        """Tell a channel who is present from now on."""
+        self._presence.watch(member)
 
     def leave(self, channel: Channel, member: Member) -> None:
         """End a channel's part in presence, if it has any."""
@@ -83,7 +80,7 @@ class PresencePushes:
     ) -> None:
         """Show a channel's client to its room, and answer; tell it who is present, if it sees."""
         caller = self._caller(channel)
-        if not caller.bucket.take(self._clock()):
+        if not caller.bucket.take(asyncio.get_running_loop().time()):
             self.refuse(message, PresenceReason.CALLS)
             return
         reason = self._presence.track(member, caller.key, meta, sees=sees)
@@ -94,7 +91,7 @@ class PresencePushes:
 
     def untrack(self, channel: Channel, member: Member, message: Message) -> None:
         """Show a channel's client to its room no more, and answer."""
-        if not self._caller(channel).bucket.take(self._clock()):
+        if not self._caller(channel).bucket.take(asyncio.get_running_loop().time()):
             self.refuse(message, PresenceReason.CALLS)
             return
         self._presence.untrack(member)
@@ -118,6 +115,8 @@ class PresencePushes:
         if caller is None:
             assert channel.config is not None  # it is a member
             key = channel.config.presence.key or str(uuid.uuid4())
-            bucket = TokenBucket(self._config.max_presence_calls_per_second, self._clock())
+            bucket = TokenBucket(
+                self._config.max_presence_calls_per_second, asyncio.get_running_loop().time()
+            )
             caller = self._callers[channel] = _Caller(presence_key(key), bucket)
         return caller

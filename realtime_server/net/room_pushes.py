@@ -49,12 +49,12 @@ class RoomPushes:
 
     __slots__ = (
         "_bucket",
-        "_clock",
         "_config",
         "_members",
         "_outbox",
         "_perform",
         "_presence",
+        "_presence_pushes",
         "_refusals",
         "_rooms",
         "_serializer",
@@ -80,13 +80,10 @@ class RoomPushes:
         self._outbox = outbox
         self._refusals = refusals
         self._perform = perform
-        self._clock = asyncio.get_running_loop().time
         self._members: dict[Channel, Member] = {}
-        self._presence: PresencePushes | None = None
-        if presence is not None:
-            self._presence = PresencePushes(
-                presence, config, state, refusals=refusals, perform=perform
-            )
+        self._presence = presence
+        # Made for the first channel that asks who is present, or tracks: most do neither.
+        self._presence_pushes: PresencePushes | None = None
         # Made with the first push: most clients push nothing.
         self._bucket: TokenBucket | None = None
 
@@ -129,8 +126,11 @@ class RoomPushes:
     def watch(self, channel: Channel) -> None:
         """Tell a channel who is present from now on, if it is a member and asked for that."""
         member = self._members.get(channel)
-        if member is not None and self._presence is not None:
-            self._presence.join(channel, member)
+        if member is None:
+            return
+        assert channel.config is not None  # it is a member
+        if channel.config.presence.is_enabled and (presence := self._of_presence()) is not None:
+            presence.join(member)
 
     def leave(self, channel: Channel) -> None:
         """End a channel's membership, if it has one."""
@@ -143,15 +143,26 @@ class RoomPushes:
         for channel, member in self._members.items():
             self._leave(channel, member)
         self._members.clear()
-        if self._presence is not None:
-            self._presence.close()
+        if self._presence_pushes is not None:
+            self._presence_pushes.close()
         # Else they would refer to each other, and stay until a collection of garbage.
         self._perform = lambda actions: None
 
     def _leave(self, channel: Channel, member: Member) -> None:
-        if self._presence is not None:
-            self._presence.leave(channel, member)
+        if self._presence_pushes is not None:
+            self._presence_pushes.leave(channel, member)
         self._rooms.leave(member)
+
+    def _of_presence(self) -> PresencePushes | None:
+        if self._presence_pushes is None and self._presence is not None:
+            self._presence_pushes = PresencePushes(
+                self._presence,
+                self._config,
+                self._state,
+                refusals=self._refusals,
+                perform=self._perform,
+            )
+        return self._presence_pushes
 
     def track(self, channel: Channel, message: Message, meta: bytes, *, sees: bool) -> None:
         """Show a channel's client to its room.
@@ -164,18 +175,18 @@ class RoomPushes:
         """
         member = self._members.get(channel)
         # It may have ended while policies were asked.
-        if member is not None and self._presence is not None:
-            self._presence.track(channel, member, message, meta, sees=sees)
+        if member is not None and (presence := self._of_presence()) is not None:
+            presence.track(channel, member, message, meta, sees=sees)
 
     def untrack(self, channel: Channel, message: Message) -> None:
         """Show a channel's client to its room no more."""
-        if self._presence is not None:
-            self._presence.untrack(channel, self._members[channel], message)
+        if (presence := self._of_presence()) is not None:
+            presence.untrack(channel, self._members[channel], message)
 
     def refuse_presence(self, message: Message, reason: PresenceReason | PolicyReason) -> None:
         """Tell a channel that nothing has changed of what is shown of it."""
-        if self._presence is not None:
-            self._presence.refuse(message, reason)
+        if (presence := self._of_presence()) is not None:
+            presence.refuse(message, reason)
 
     def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> None:
         """Send what a channel broadcasts to its room."""
@@ -184,10 +195,11 @@ class RoomPushes:
             # It has ended while policies were asked.
             return
         most = self._config.max_deliveries_per_second
+        now = asyncio.get_running_loop().time()
         if self._bucket is None:
-            self._bucket = TokenBucket(most, self._clock())
+            self._bucket = TokenBucket(most, now)
         cost = min(self._rooms.size(member.room), most)
-        if not self._bucket.take(self._clock(), cost):
+        if not self._bucket.take(now, cost):
             self.refuse(channel, message, BroadcastReason.DELIVERIES)
             return
         done = partial(self._acknowledge, channel, message)
