@@ -139,3 +139,23 @@ def test_a_state_is_no_larger_than_its_size() -> None:
         state.put(number, entry("y" * 16, f'"{number}"', a="é" * number))
     state.flush()
     assert 0.5 * state.size < len(state.rendered()) <= state.size + 2
+
+
+def test_ten_thousand_may_share_a_key() -> None:
+    state = PresenceState(HERE)
+    for number in range(10_000):
+        state.put(number, entry(f"r{number}"))
+    (joins,) = diff(state)["joins"].values()
+    assert len(joins["metas"]) == state.members == 10_000
+    # What one of them changes is told without the others.
+    state.put(7, entry("new", n=1))
+    assert diff(state) == {
+        "joins": {"ann": {"metas": [meta("new", "r7", n=1)]}},
+        "leaves": {"ann": {"metas": [meta("r7")]}},
+    }
+    assert len(shown(state)["ann"]["metas"]) == 10_000
+    for number in range(10_000):
+        state.put(number, None)
+    (leaves,) = diff(state)["leaves"].values()
+    assert len(leaves["metas"]) == 10_000
+    assert (shown(state), state.members, state.size) == ({}, 0, 0)

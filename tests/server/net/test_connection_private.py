@@ -5,6 +5,7 @@ The database is a stand-in: the real one is asked in tests/integration/test_priv
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -146,3 +147,39 @@ async def test_where_all_channels_are_private_public_ones_are_refused(payload: A
         assert answer[4]["response"]["reason"].startswith("PrivateOnly: ")
         [answer] = await join(client)
         assert answer[4]["status"] == "ok"
+
+
+NEAR = [
+    "realtime:room:priv",
+    "realtime:private:room:priv",
+    "realtime:ROOM:priv",
+    "realtime:room%3Apriv",
+    "realtime:room:priv\0",
+    "realtime:room:priv ",
+    "realtime:x/../room:priv",
+    "realtime:realtime:room:priv",
+]
+
+
+async def test_no_other_room_hears_a_private_one() -> None:
+    rooms, private = make_rooms(), make_private()
+    async with contextlib.AsyncExitStack() as stack:
+        member, *others = [
+            await stack.enter_async_context(
+                open_connection(Tokens(), rooms=rooms, private=private, vsn="2.0.0")
+            )
+            for _ in range(1 + len(NEAR))
+        ]
+        await join(member, self=True)
+        for client, topic in zip(others, NEAR, strict=True):
+            await push(client, v2("phx_join", {"config": {}}, "1", topic))
+            [answer] = received(client)
+            assert answer[4]["status"] == "ok"
+        secret = {"event": "secret", "payload": {}}
+        await push(member, v2("broadcast", secret, "2", NEAR[0]))
+        assert [frame[4]["event"] for frame in received(member)] == ["secret"]
+        assert [received(client) for client in others] == [[]] * len(NEAR)
+        for client, topic in zip(others, NEAR, strict=True):
+            await push(client, v2("broadcast", secret, "2", topic))
+        assert received(member) == []
+        assert [received(client) for client in others] == [[]] * len(NEAR)
