@@ -327,10 +327,12 @@ class Rooms:
             yield from room.frames(broadcast)
 
     def holding(self) -> Steps:
-        """Wait until what is being written is written, and write nothing more until
-        :meth:`release`: the caller writes to rooms meanwhile."""
+        """Write what is being written, and nothing more until :meth:`release`: the caller writes to
+        rooms meanwhile."""
         self._is_held = True
         while self._steps is not None:
+            # The event loop may have no turn in between: see run_steps().
+            self._step()
             yield 0.0
 
     def release(self) -> None:
@@ -344,11 +346,17 @@ class Rooms:
             self._later(0.0, self._go_on)
 
     def _go_on(self) -> None:
-        assert self._steps is not None  # set with each call of this
+        # None: whoever holds the rooms has done it.
+        seconds = None if self._steps is None else self._step()
+        if seconds is not None:
+            self._later(seconds, self._go_on)
+
+    def _step(self) -> float | None:
+        """Go on with what is being written; return the pause behind it, None at the end."""
+        assert self._steps is not None  # says the caller
         try:
             for seconds in self._steps:
-                self._later(seconds, self._go_on)
-                return
+                return seconds
         except BaseException:
             # What was to be written together is lost; what comes next is not.
             self._waiting_bytes = sum(
@@ -359,6 +367,7 @@ class Rooms:
                 self._begin()
             raise
         self._steps = None
+        return None
 
     def _writing(self) -> Steps:
         """Write all that waits, in steps, until nothing is left, or somebody else has to write."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 import pytest
 
@@ -85,6 +86,21 @@ def test_rows_wait_until_the_rooms_have_written_what_they_began() -> None:
     assert all(order == orders[0] for order in orders)
     assert orders[0][:4] == [0, 1, 2, 7]
     assert orders[0][4:] == [8 + number for number in range(1, waits + 1)]
+
+
+def test_whoever_is_cancelled_meanwhile_waits_for_no_turn_of_the_event_loop() -> None:
+    """As :func:`.run_steps` then does all steps without a pause, which would have no end."""
+    times = iter(range(10_000))
+    loop = Loop(lambda: float(next(times)))
+    broadcasts = DatabaseBroadcasts(loop.rooms, max_payload_bytes=1000, clock=lambda: 0.0)
+    sender, *members = [loop.join() for _ in range(5)]
+    loop.send(1, sender)
+    loop.turn()
+    loop.send(2, sender)
+    assert len([*islice(broadcasts.sending([message(7)]), 1000)]) < 1000
+    assert [numbers(member) for member in members] == [[1, 7]] * 4
+    loop.turns()
+    assert [numbers(member) for member in members] == [[1, 7, 2]] * 4
 
 
 def test_a_room_without_members_holds_nobody_up(loop: Loop, broadcasts: DatabaseBroadcasts) -> None:
