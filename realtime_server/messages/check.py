@@ -50,9 +50,10 @@ _PRIVATE_FACTS: Final = """
 """
 
 # The roles that policies name, and those that `migrate` grants the table to where a policy is for
-# every role; and which privileges they lack for what their policies allow.
+# every role; and which privileges they lack for what their policies allow. The server need not act
+# as a role that only writes, as one that owns a trigger function does.
 _ROLES: Final = """
-    SELECT role.name, role.acts, role.uses,
+    SELECT role.name, role.acts OR NOT pg_catalog.bool_or(p.polcmd IN ('r', '*')), role.uses,
         pg_catalog.bool_or(p.polcmd IN ('r', '*') AND NOT role.reads),
         pg_catalog.bool_or(p.polcmd IN ('a', '*') AND NOT role.writes)
     FROM (

@@ -306,6 +306,31 @@ async def test_check_gives_the_grants_that_roles_of_policies_lack(stage: Stage) 
         database.execute(f"drop owned by {late}")
 
 
+async def test_check_asks_to_act_as_no_role_that_only_writes(stage: Stage) -> None:
+    server = stage.database.server
+    with (
+        roles(server, "server", "app", options="login") as (name, app),
+        fresh_database(server) as database,
+    ):
+        database.execute(f"grant create on database {database.name} to {name}")
+        dsn = make_conninfo(database.dsn, user=name)
+        await migrated(dsn)
+        database.execute(
+            f"create policy sends on realtime.messages for insert to {app} with check (true);"
+            f" grant usage on schema realtime to {app}; grant insert on realtime.messages to {app}"
+        )
+        [finding] = await private_channel_findings(dsn, migrates=False)
+        assert finding.severity.name == "OK"
+        database.execute(
+            f"create policy reads on realtime.messages for select to {app} using (true)"
+        )
+        [finding] = await private_channel_findings(dsn, migrates=False)
+        assert finding.sql == (
+            f"GRANT {app} TO {name} WITH INHERIT FALSE, SET TRUE;",
+            f"GRANT SELECT ON realtime.messages TO {app};",
+        )
+
+
 async def test_nothing_is_left_of_what_was_tried(stage: Stage) -> None:
     for topic in ("read all", "write broadcast", "raises"):
         await stage.reads(topic, *BOTH)
