@@ -436,9 +436,11 @@ def is_replayed(frame: Any) -> bool:
     return frame[4]["meta"].get("replayed") is True
 
 
-@pytest.fixture
-def empty(stage: Stage) -> None:
+@pytest_asyncio.fixture(loop_scope="module")
+async def empty(stage: Stage) -> None:
+    """No stored messages, and nobody present any more who was in another test."""
     stage.database.execute("delete from realtime.messages")
+    await eventually(lambda: b"\nrealtime_room_members 0.0\n" in stage.server.metrics.render())
 
 
 @pytest.mark.usefixtures("empty")
@@ -516,7 +518,9 @@ async def test_replay_and_what_comes_meanwhile_have_no_gap_and_no_repetition(sta
 
     async def follow() -> list[int]:
         async with stage.client("ann") as ann:
-            assert (await ann.ask_to_join(replay={"limit": 25}))["status"] == "ok"
+            # On a busy machine so many joins at once may be too many for a moment.
+            while (await ann.ask_to_join(replay={"limit": 25}))["status"] != "ok":
+                pass
             found: list[int] = []
             while not found or found[-1] != 299:
                 found += numbers([await ann.receive()])
