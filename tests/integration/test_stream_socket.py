@@ -180,7 +180,9 @@ async def test_a_join_is_answered_whatever_its_payload(item: Stage, vsn: Vsn, pa
 
 
 @both_versions
-@pytest.mark.parametrize("config", [{}, {"broadcast": {"self": False}, "presence": {"key": ""}}])
+@pytest.mark.parametrize(
+    "config", [{}, {"broadcast": {"self": False}, "presence": {"enabled": False}}]
+)
 async def test_a_join_with_config_never_gets_what_its_topic_names(
     item: Stage, vsn: Vsn, config: Any
 ) -> None:

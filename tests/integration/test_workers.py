@@ -360,10 +360,10 @@ if "--worker" in sys.argv:
 
     feed = Unpacker.feed
 
-    def fails(self, data, sequence, wants=None):
-        if b"unreadable" in data:
+    def fails(self, envelope, sequence, wants=None):
+        if b"unreadable" in envelope.body:
             raise DecodeError("as if something were wrong with it")
-        return feed(self, data, sequence, wants)
+        return feed(self, envelope, sequence, wants)
 
     Unpacker.feed = fails
 """
