@@ -25,7 +25,7 @@ from realtime_core import (
     PublicationNotFoundError,
     SlotLostError,
 )
-from realtime_core.sources import _attach
+from realtime_core.sources import _slot_checks
 from realtime_core.sources._replication_connection import ReplicationConnection
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
@@ -219,8 +219,8 @@ async def test_the_gap_ends_behind_transactions_that_wrote_before_the_publicatio
     streaming: Literal["off", "on"],
 ) -> None:
     """For they are left out, though they commit later."""
-    monkeypatch.setattr(_attach, "_PAUSE", 0.01)
-    monkeypatch.setattr(_attach, "_MENTION", 0.05)
+    monkeypatch.setattr(_slot_checks, "_PAUSE", 0.01)
+    monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.05)
     dsn = make_conninfo(table.dsn, options="-c logical_decoding_work_mem=64kB")
     options: dict[str, Any] = {"backoff": (0.01, 0.1), "slot": unique_name("slot"), **GO_ON}
     bulk = "insert into item select g, repeat('x', 200) from generate_series(101, 3100) g"
