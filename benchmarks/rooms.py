@@ -14,7 +14,6 @@ clients; the time is that from COMMIT until the last of them has it.
 
 What is sent at another worker of the machine, or at another machine over NATS, goes to ten members;
 the time is that from the push until all ten have it, in turns with ten at the sender's own process.
-And it is taken while a member of another room, which has five thousand, pushes what is too much.
 
 For presence a thousand clients join a room and track themselves; the frames and bytes that all of
 them get are counted, and for how long the server's event loop is held.
@@ -29,7 +28,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from benchmarks import _database, _flood, _nodes, _presence
+from benchmarks import _database, _nodes, _presence
 from benchmarks._sender import BYTES, JOIN, TOPIC, Sender, pushed
 from benchmarks.fanout import (
     DATA,
@@ -165,7 +164,6 @@ PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "push": push,
     "from the database": _database.latency,
     "several servers": _nodes.several_servers,
-    "flood": _flood.flood,
     "presence storm": _presence.storm,
     "presence changes": _presence.changes,
     "presence first change": _presence.first_change,
