@@ -271,9 +271,12 @@ async def test_who_takes_all_it_is_sent_catches_up_while_the_others_get_more(
         descriptor = client.transport.get_extra_info("socket").fileno()
         with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as same:
             loop.add_reader(same, same.recv, MAX_BYTES)
-            for _ in range(50):
+            # The kernel takes its time now and then.
+            for _ in range(500):
                 dispatch.add(members, TextFrame(b"x" * 65_536))
                 await run_steps(dispatch.hand_out())
+                if outbox.waiting() < MAX_BYTES // 8:
+                    break
             loop.remove_reader(same)
         assert counters.slow_clients == 0
         assert outbox.waiting() < MAX_BYTES // 8
