@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, unique_name
 from tests.waiting import eventually_sync
 
 pytestmark = pytest.mark.integration
@@ -23,6 +23,33 @@ def blocks(page: str, language: str) -> list[str]:
     """Return the fenced blocks of a page in one language."""
     pattern = rf"^```{language}(?: title=[^\n]*)?\n(.*?)^```$"
     return re.findall(pattern, (ROOT / page).read_text(), re.M | re.S)
+
+
+def assert_prints_what_it_says(page: str, slot: str, database: Database, program: Path) -> None:
+    """Run a page's program on its tables, make its changes, and compare what it prints.
+
+    Args:
+        page: with a program, the SQL before it and that of the changes, and what it prints.
+        slot: the slot's name on the page.
+        database: where it runs.
+        program: where to write it.
+    """
+    (source,) = blocks(page, "python")
+    prepare, changes = blocks(page, "sql")
+    (expected,) = blocks(page, "text")
+    program.write_text(source.replace(f'slot="{slot}"', f'slot="{unique_name("slot")}"'))
+    database.execute(prepare)
+    command = [sys.executable, str(program), database.dsn]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            printed = lines_of(process)
+            shown = [next(printed)]
+            for statement in changes.strip().splitlines():
+                database.execute(statement)
+            shown += [next(printed) for _ in range(3)]
+        finally:
+            process.kill()
+    assert shown == expected.splitlines()
 
 
 def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +9,15 @@ import pytest
 
 from realtime_core import Insert, PgoutputSource, RawPgoutputSource, RawRows
 from tests.fix_postgres import Database, unique_name
-from tests.integration.test_docs import blocks, lines_of
+from tests.integration.test_docs import assert_prints_what_it_says
 from tests.waiting import eventually_sync
 
 pytestmark = pytest.mark.integration
 
 
 def test_the_howtos_program_prints_what_it_says(database: Database, tmp_path: Path) -> None:
-    page = "docs/howto/sync.md"
-    (source,) = blocks(page, "python")
-    prepare, changes = blocks(page, "sql")
-    (expected,) = blocks(page, "text")
-    program = tmp_path / "follow_sync.py"
-    slot = unique_name("slot")
-    program.write_text(source.replace("todo_sync", slot))
-    database.execute(prepare)
-    command = [sys.executable, str(program), database.dsn]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            printed = lines_of(process)
-            shown = [next(printed)]
-            for statement in changes.strip().splitlines():
-                database.execute(statement)
-            shown += [next(printed) for _ in range(3)]
-        finally:
-            process.kill()
-    assert shown == expected.splitlines()
+    page, program = "docs/howto/sync.md", tmp_path / "follow_sync.py"
+    assert_prints_what_it_says(page, "todo_sync", database, program)
 
 
 @pytest.mark.parametrize("kind", [PgoutputSource, RawPgoutputSource])
