@@ -98,12 +98,6 @@ class Metrics:
             registry=registry,
         )
         self.joins = Counter("realtime_joins", "Joins, by result.", ["result"], registry=registry)
-        self.unsupported = Counter(
-            "realtime_unsupported_messages",
-            "Messages in joined channels whose event this server does not serve, by event.",
-            ["event"],
-            registry=registry,
-        )
         self.channels_ended = Counter(
             "realtime_channels_ended",
             "Channels that the server ended, by reason.",

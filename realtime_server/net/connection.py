@@ -33,8 +33,8 @@ from ..phoenix.actions import (
     Join,
     Publish,
     Refresh,
+    RefuseBinary,
     RefuseBroadcast,
-    RefuseEvent,
     RefusePayload,
     RefusePresence,
     Release,
@@ -45,7 +45,7 @@ from ..phoenix.actions import (
 )
 from ..phoenix.message_handler import SocketState
 from ..phoenix.policy_reasons import PolicyReason
-from ..phoenix.reasons import CloseReason
+from ..phoenix.reasons import BroadcastReason, CloseReason
 from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
 from .channels import Channels
@@ -269,15 +269,23 @@ class Connection:
                 self._outbox.write(Frames.of(self._serializer.encode(message)))
             case Publish(channel, message, broadcast) if self._pushes is not None:
                 self._pushes.publish(channel, message, broadcast)
-            case RefuseBroadcast(channel, message, why) if self._pushes is not None:
-                self._pushes.refuse(channel, message, why)
+            case RefuseBroadcast(channel, message, why):
+                if self._pushes is not None:
+                    self._pushes.refuse(channel, message, why)
+                else:
+                    self._refusals.of_broadcast(message, why)
+                    self._perform_all(self._state.fail_broadcast(channel, message, why))
             case Track(channel, message, meta) if self._pushes is not None:
                 sees = self._channels.access.reads(channel, Extension.PRESENCE)
                 self._pushes.track(channel, message, meta, sees=sees)
             case Untrack(channel, message) if self._pushes is not None:
                 self._pushes.untrack(channel, message)
-            case RefusePresence(message, refused) if self._pushes is not None:
-                self._pushes.refuse_presence(message, refused)
+            case RefusePresence(message, refused):
+                if self._pushes is not None:
+                    self._pushes.refuse_presence(message, refused)
+                else:
+                    told = self._refusals.of_presence(message, refused)
+                    self._perform_all(self._state.refuse(message, told))
             case Subscribe(channel):
                 self._channels.subscribe(channel)
                 if self._rooms is not None and channel.config is not None:
@@ -292,9 +300,10 @@ class Connection:
             case RefusePayload(message):
                 reason = self._refusals.of_payload(message, self._config.max_payload_bytes)
                 self._perform_all(self._state.refuse(message, reason))
-            case RefuseEvent(message, is_binary):
-                reason = self._refusals.of_event(message, is_binary=is_binary)
-                self._perform_all(self._state.refuse(message, reason))
+            case RefuseBinary(message):
+                self._refusals.of_broadcast(message, BroadcastReason.BINARY_PUSH)
+                told_why = self._state.refuse_broadcast(message, BroadcastReason.BINARY_PUSH)
+                self._perform_all(told_why)
 
     def _enter(self, rooms: Rooms, channel: Channel) -> None:
         """Make a channel a member of its room."""

@@ -27,8 +27,8 @@ class Refusals:
     """The refusals of one connection.
 
     Each refusal is counted. Not each is logged, so that a client cannot flood the log: a limit that
-    the client exceeds, and an event that the server does not serve, are logged once, and there are
-    at most :data:`LINES_PER_SECOND` lines. A line says how many refusals were left out.
+    the client exceeds, and a reason for which what it sends goes to nobody, are logged once, and
+    there are at most :data:`LINES_PER_SECOND` lines. A line says how many refusals were left out.
 
     Args:
         peer: names the client in the log.
@@ -84,35 +84,20 @@ class Refusals:
         )
         return self._of_message(message, exc, should_log=self._should_log(exc))
 
-    def of_event(self, message: Message, *, is_binary: bool) -> Told:
-        """Count and log a message whose event is not served; return the reason for the client.
-
-        Args:
-            message: of the client.
-            is_binary: whether its event is not looked at, as it came in a binary frame.
-        """
-        event = "binary" if is_binary else message.event
-        self._metrics.unsupported.labels(event).inc()
-        reason = ReplyReason.UNSUPPORTED_EVENT.told(event=event)
-        if is_binary:
-            reason = ReplyReason.BINARY_PUSH.told()
-        exc = UnsupportedError(reason)
-        return self._of_message(message, exc, should_log=self._is_first(event))
-
-    def of_broadcast(self, message: Message, reason: PushReason, most: int) -> None:
+    def of_broadcast(self, message: Message, reason: PushReason, most: int = 0) -> None:
         """Count and log a broadcast that goes to nobody.
 
         Args:
             message: the push.
             reason: why.
-            most: the limit that the reason names.
+            most: the limit that the reason names, if it names one.
         """
         self._metrics.broadcasts.refused.labels(reason.code).inc()
         exc = UnsupportedError(reason.told(most=most))
-        self._of_message(message, exc, should_log=self._is_first(reason.name))
+        self._of_message(message, exc, should_log=self._is_first(str(reason)))
 
     def of_presence(
-        self, message: Message, reason: PresenceReason | PolicyReason, most: int | None
+        self, message: Message, reason: PresenceReason | PolicyReason, most: int | None = None
     ) -> Told:
         """Count and log a presence push that changes nothing; return the reason for the client.
 
@@ -123,7 +108,7 @@ class Refusals:
         """
         self._metrics.broadcasts.refused_presence.labels(reason.code).inc()
         exc = UnsupportedError(reason.told(most=most))
-        return self._of_message(message, exc, should_log=self._is_first(reason.name))
+        return self._of_message(message, exc, should_log=self._is_first(str(reason)))
 
     def _of_message(self, message: Message, exc: RefusedError, *, should_log: bool) -> Told:
         if should_log and self._has_room():

@@ -26,8 +26,8 @@ __all__ = [
     "Join",
     "Publish",
     "Refresh",
+    "RefuseBinary",
     "RefuseBroadcast",
-    "RefuseEvent",
     "RefusePayload",
     "RefusePresence",
     "Release",
@@ -177,12 +177,11 @@ class RefusePresence:
 
 
 @attrs.frozen
-class RefuseEvent:
-    """The server does not serve the message's event: answer with :meth:`.SocketState.refuse`."""
+class RefuseBinary:
+    """The message came in a binary frame of Phoenix's own kind, 0, which goes to nobody: answer
+    with :meth:`.SocketState.refuse_broadcast`."""
 
     message: Message
-    is_binary: bool = False
-    """Whether it is because the message came in a binary frame."""
 
 
 @attrs.frozen
@@ -205,8 +204,8 @@ Action: TypeAlias = (
     | Publish
     | Join
     | Refresh
+    | RefuseBinary
     | RefuseBroadcast
-    | RefuseEvent
     | RefusePayload
     | RefusePresence
     | CheckGrants

@@ -38,8 +38,8 @@ from .actions import (
     Join,
     Publish,
     Refresh,
+    RefuseBinary,
     RefuseBroadcast,
-    RefuseEvent,
     RefusePayload,
     RefusePresence,
     Release,
@@ -144,7 +144,7 @@ class SocketState:
 
     def _receive(self, message: Message, data: str | bytes) -> list[Action]:
         if isinstance(message.payload, bytes):
-            return [RefuseEvent(message, is_binary=True)]
+            return [RefuseBinary(message)]
         channel = self.channels.get(message.topic)
         if self._is_to_room(channel, message):
             assert channel is not None  # then it is not
@@ -213,7 +213,7 @@ class SocketState:
         return self._answer(channel, message, "ok", {})
 
     def fail_broadcast(
-        self, channel: Channel, message: Message, reason: PushReason, *, most: int
+        self, channel: Channel, message: Message, reason: PushReason, *, most: int = 0
     ) -> list[Action]:
         """Answer a broadcast that goes to nobody, if its client asked for that.
 
@@ -221,10 +221,9 @@ class SocketState:
             channel: that it was pushed to.
             message: the push.
             reason: why.
-            most: the limit that the reason names.
+            most: the limit that the reason names, if it names one.
         """
-        told = {"error": reason.code, "reason": reason.told(most=most)}
-        return self._answer(channel, message, "error", told)
+        return self._answer(channel, message, "error", _failure(reason, most))
 
     def _answer(
         self, channel: Channel, message: Message, status: str, response: dict[str, Any]
@@ -241,6 +240,10 @@ class SocketState:
     def refuse(self, message: Message, reason: Told) -> list[Action]:
         """Answer a message that is no join with an error."""
         return [Send(message.reply("error", {"reason": reason}))]
+
+    def refuse_broadcast(self, message: Message, reason: PushReason) -> list[Action]:
+        """Answer a broadcast that no channel has sent, whether an answer was asked for or not."""
+        return [Send(message.reply("error", _failure(reason)))]
 
     def in_place(
         self,
@@ -347,8 +350,10 @@ class SocketState:
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:
             return [Refresh(channel, access_token(message.payload))]
-        if channel.config is not None and message.event in (BROADCAST, PRESENCE):
-            return [RefuseEvent(message)]
+        if channel.config is not None and message.event == BROADCAST:
+            return [RefuseBroadcast(channel, message, BroadcastReason.DISABLED)]
+        if channel.config is not None and message.event == PRESENCE:
+            return [RefusePresence(message, PresenceReason.DISABLED)]
         del self.channels[channel.topic]
         if message.event == LEAVE:
             self._parting = _end(channel, CLOSE)
@@ -365,6 +370,11 @@ class SocketState:
 def _is_outdated(message: Message, join_ref: Ref) -> bool:
     """Return whether a message belongs to another channel than the one with this join_ref."""
     return None not in (message.join_ref, join_ref) and message.join_ref != join_ref
+
+
+def _failure(reason: PushReason, most: int = 0) -> dict[str, Any]:
+    """Return why a broadcast goes to nobody, as its sender is told."""
+    return {"error": reason.code, "reason": reason.told(most=most)}
 
 
 def _end(channel: Channel, event: str) -> Message:

@@ -71,15 +71,6 @@ class ReplyReason(Reason):
         "match and imatch are not available on this server",
         "use `like` and `ilike`; the server's log says what to install",
     )
-    UNSUPPORTED_EVENT = (
-        "UnsupportedEvent: this server has no {event}; it sends postgres_changes",
-        "the event is none of the protocol's, or the server has `BROADCAST=false`, so that it has "
-        "no broadcast and no presence",
-    )
-    BINARY_PUSH = (
-        "UnsupportedEvent: a binary push of kind 0; broadcasts are text frames, or of kind 3",
-        "npm's `phoenix` sends an `ArrayBuffer` so: push an object, or use realtime-js",
-    )
     NO_BROADCAST_REPLAY = (
         "UnableToReplayMessages: only private channels replay broadcasts; join with private true, "
         "or without config.broadcast.replay",
@@ -161,6 +152,11 @@ class BroadcastReason(Reason):
         "NaN and Infinity are no JSON",
     )
     METADATA = ("invalid_payload", "the broadcast's metadata is not a JSON object")
+    BINARY_PUSH = (
+        "invalid_payload",
+        "a binary push of kind 0 can be relayed to nobody; push an object, or kind 3",
+        "npm's `phoenix` pushes an `ArrayBuffer` so; it is answered without `ack`, too",
+    )
     TOO_LARGE = (
         "payload_size_exceeded",
         "the broadcast's event and payload are larger than {most} bytes (MAX_PAYLOAD_BYTES)",
@@ -191,6 +187,11 @@ class BroadcastReason(Reason):
         "get this one",
         "these get it once more if it is sent again",
     )
+    DISABLED = (
+        "broadcast_disabled",
+        "BroadcastDisabled: this server has no broadcast",
+        "it has `BROADCAST=false`",
+    )
     PERSIST = (
         "persist_unavailable",
         "this server does not store broadcasts; send it without persist",
@@ -208,6 +209,7 @@ class PresenceReason(Reason):
         super().__init__(template, remedy)
         self.code = code
 
+    DISABLED = "disabled", "PresenceDisabled: this server has no presence", "`BROADCAST=false`"
     NO_OBJECT = "invalid", "Presence track payload must be a map", "an object"
     EVENT = "invalid", "the event of a presence message is track or untrack", "in any case"
     TEXT = (

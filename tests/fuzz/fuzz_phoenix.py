@@ -33,8 +33,8 @@ from realtime_server.phoenix.actions import (
     Join,
     Publish,
     Refresh,
+    RefuseBinary,
     RefuseBroadcast,
-    RefuseEvent,
     RefusePayload,
     RefusePresence,
     Release,
@@ -208,7 +208,7 @@ class _Conversation:
                     sent += self._perform(self._state.confirm(message))
                 case RefusePresence(message, why):
                     sent += self._perform(self._state.refuse(message, why.told(most=1)))
-                case RefusePayload(message) | RefuseEvent(message):
+                case RefusePayload(message) | RefuseBinary(message):
                     sent += self._perform(self._state.refuse(message, "no"))
                 case Refresh(channel, _) if self._random.random() < 0.2:
                     sent += self._perform(self._state.end(channel, "expired"))

@@ -159,6 +159,10 @@ async def test_broadcast_can_be_turned_off() -> None:
     async with RealtimeServer(dev_config(NOWHERE, BROADCAST="false")) as server:
         async with member(server.port, ack=True) as client:
             await client.send(TOPIC, "broadcast", {"event": "m"}, ref="2", join_ref="1")
-            reason = "UnsupportedEvent: this server has no broadcast; it sends postgres_changes"
-            assert await client.receive() == client.refusal(TOPIC, reason, ref="2", join_ref="1")
+            answer = await client.receive()
+            told = {
+                "error": "broadcast_disabled",
+                "reason": "BroadcastDisabled: this server has no broadcast",
+            }
+            assert answer == client.reply(TOPIC, told, status="error", ref="2", join_ref="1")
         assert status(await exchange(server.port, post(b"1"))) == 503

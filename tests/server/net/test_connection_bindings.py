@@ -101,20 +101,26 @@ async def test_a_rejoin_takes_the_former_bindings_place() -> None:
         assert client.hub.is_empty
 
 
-async def test_pushes_that_are_not_served_leave_the_channel_as_it_is() -> None:
-    async with open_connection() as client:
-        await client.send("phx_join", payload=payload(TODO))
-        for event in ("broadcast", "presence"):
-            (answer,) = await client.send(event)
-            reason = answer["payload"]["response"]["reason"]
-            assert reason == (
-                f"UnsupportedEvent: this server has no {event}; it sends postgres_changes"
-            )
-        client.hub.publish([insert(TODOS, "1", "x")])
-        assert len(client.received()) == 1
+async def test_without_rooms_who_asked_for_answers_is_told_and_the_channel_stays() -> None:
+    broadcast = {
+        "error": "broadcast_disabled",
+        "reason": "BroadcastDisabled: this server has no broadcast",
+    }
+    presence = {"reason": "PresenceDisabled: this server has no presence"}
+    for ack in (True, False):
+        async with open_connection() as client:
+            asked = payload(TODO)
+            asked["config"]["broadcast"] = {"ack": ack}
+            await client.send("phx_join", payload=asked)
+            told = [answer["payload"] for answer in await client.send("broadcast")]
+            assert told == [{"status": "error", "response": broadcast}] * ack
+            (answer,) = await client.send("presence")
+            assert answer["payload"] == {"status": "error", "response": presence}
+            client.hub.publish([insert(TODOS, "1", "x")])
+            assert len(client.received()) == 1
 
 
-async def test_pushes_that_are_not_served_are_counted_and_logged_once(
+async def test_without_rooms_pushes_are_counted_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -122,13 +128,12 @@ async def test_pushes_that_are_not_served_are_counted_and_logged_once(
         await client.send("phx_join", payload=payload(TODO))
         for event in ("broadcast", "presence", "broadcast", "presence", "broadcast"):
             await client.send(event)
-        counted = 'realtime_unsupported_messages_total{event="%s"} %.1f'
-        assert client.counted(counted % ("broadcast", 3))
-        assert client.counted(counted % ("presence", 2))
+        assert client.counted('realtime_broadcasts_refused_total{code="broadcast_disabled"} 3.0')
+        assert client.counted('realtime_presence_refused_total{code="disabled"} 2.0')
     refused = [line for line in caplog.messages if "refused" in line]
     assert [line.split(": ", 1)[1] for line in refused] == [
-        f"UnsupportedEvent: this server has no {event}; it sends postgres_changes"
-        for event in ("broadcast", "presence")
+        "BroadcastDisabled: this server has no broadcast",
+        "PresenceDisabled: this server has no presence",
     ]
 
 

@@ -130,8 +130,8 @@ KIND_0 = [
     {
         "status": "error",
         "response": {
-            "reason": "UnsupportedEvent: a binary push of kind 0; broadcasts are text frames, "
-            "or of kind 3"
+            "error": "invalid_payload",
+            "reason": "a binary push of kind 0 can be relayed to nobody; push an object, or kind 3",
         },
     },
 ]
@@ -429,7 +429,7 @@ async def test_a_server_without_rooms_says_so() -> None:
         for frame in (v2("broadcast", broadcast(1)), kind_3(b"1"), kind_3(b"\xff", 0)):
             await push(client, frame)
             (answer,) = received(client)
-            assert answer[4]["response"]["reason"].startswith("UnsupportedEvent")
+            assert answer[4]["response"]["error"] == "broadcast_disabled"
 
 
 # Whether the database is being read.

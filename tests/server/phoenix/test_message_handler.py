@@ -17,8 +17,9 @@ from realtime_server.phoenix.actions import (
     Departure,
     Join,
     Refresh,
-    RefuseEvent,
+    RefuseBroadcast,
     RefusePayload,
+    RefusePresence,
     Release,
     Send,
     Subscribe,
@@ -26,6 +27,7 @@ from realtime_server.phoenix.actions import (
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message, number_of
+from realtime_server.phoenix.reasons import BroadcastReason, PresenceReason
 from realtime_server.phoenix.serializers import SERIALIZERS
 
 TOPIC = "realtime:public:todos"
@@ -154,13 +156,18 @@ def test_bindings_in_place_are_told_with_the_channels_name(socket: Socket) -> No
     assert socket.state.in_place(channel) == [Send(Message(TOPIC, "system", told))]
 
 
-@pytest.mark.parametrize("event", ["broadcast", "presence"])
-def test_what_is_not_served_is_for_the_caller_to_refuse_and_the_channel_stays(
-    socket: Socket, event: str
+def test_where_there_are_no_rooms_what_is_for_one_is_refused_and_the_channel_stays(
+    socket: Socket,
 ) -> None:
     channel = socket.join(payload=CONFIG)
-    (refused,) = socket.receive(TOPIC, event, ref="2", join_ref=channel.join_ref)
-    assert refused == RefuseEvent(Message(TOPIC, event, {}, "2", channel.join_ref))
+    for event in ("broadcast", "presence"):
+        (refused,) = socket.receive(TOPIC, event, ref="2", join_ref=channel.join_ref)
+        message = Message(TOPIC, event, {}, "2", channel.join_ref)
+        assert refused == (
+            RefuseBroadcast(channel, message, BroadcastReason.DISABLED)
+            if event == "broadcast"
+            else RefusePresence(message, PresenceReason.DISABLED)
+        )
     assert socket.state.channels == {TOPIC: channel}
 
 
