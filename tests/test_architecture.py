@@ -131,6 +131,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.workers.collector",
         "realtime_server.workers.metric_sums",
     ),
+    "pyarrow": ("realtime_core._arrow_columns", "realtime_core.arrow"),
     "psycopg": (
         "realtime_core.doctor",
         "realtime_core.sources",

@@ -23,6 +23,9 @@ BLOCK = re.compile(r'^```python(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE 
 
 # What a page takes for granted, by its path.
 GIVEN = {
+    "docs/howto/arrow.md": """
+dsn = "dbname=shop"
+""",
     "docs/howto/slots.md": """
 from realtime_core import PgoutputSource
 dsn = "dbname=shop"

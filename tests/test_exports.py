@@ -26,6 +26,7 @@ REEXPORTED = {
 }
 # These are imported under their own name.
 OWN_NAME = {
+    "realtime_core.arrow",
     "realtime_core.filters",
     "realtime_core.oids",
     "realtime_core.pgoutput",

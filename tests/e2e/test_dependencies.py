@@ -17,10 +17,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("binary", "regex", "fast", "webhooks", "cluster")
+EXTRAS = ("arrow", "binary", "regex", "fast", "webhooks", "cluster")
 TESTS = (
     "tests/server/net",  # websockets and h11
     "tests/core/sources",  # psycopg
+    "tests/core/test_arrow.py",  # pyarrow
     "tests/core/types/test_python_values.py",  # its loaders
     "tests/core/filters/test_compiler.py",  # google-re2
     "tests/server/auth",  # authlib and joserfc

@@ -10,10 +10,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -21,6 +19,7 @@ import pytest
 
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.test_docs import blocks
+from tests.integration.writers import writing
 from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -46,34 +45,6 @@ def shop(one_pg: Server) -> Iterator[Database]:
     database.drop()
 
 
-@contextmanager
-def writing(database: Database, random: Random) -> Iterator[None]:
-    """Have orders made, changed and removed meanwhile."""
-    stop = threading.Event()
-
-    def write() -> None:
-        number = ROWS
-        with database.connect() as connection:
-            while not stop.wait(0.002):
-                number += 1
-                known = random.randrange(number)
-                with connection.transaction():
-                    connection.execute("insert into orders values (%s, 1.5)", (number,))
-                    connection.execute(
-                        "update orders set amount = amount + 1 where id = %s", (known,)
-                    )
-                    connection.execute("update orders set id = -id where id = %s", (known - 7,))
-                    connection.execute("delete from orders where id = %s", (known - 3,))
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_a_program_that_is_killed_in_its_first_copy_has_every_row_once(
     shop: Database, tmp_path: Path
 ) -> None:
@@ -95,7 +66,7 @@ def test_a_program_that_is_killed_in_its_first_copy_has_every_row_once(
         return bool(asked("select 1 from checkpoint"))
 
     copied = []
-    with writing(shop, random):
+    with writing(shop, random, ROWS):
         for _ in range(KILLS):
             with subprocess.Popen(command) as process:
                 try:
