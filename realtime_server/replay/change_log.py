@@ -152,9 +152,12 @@ class ChangeLog:
                     self._append((event,), _changes_of((event,)), now)
         self._keep_within_bounds(now)
 
+    def begin_behind(self, place: Place) -> None:
+        """Note where the stream begins, of which nothing has come yet."""
+        self.end = max(self.end, place)
+
     def put_before(self, older: ChangeLog, floor: Place) -> None:
-        """Put the changes of an older log, which ends where this one begins, before those of this
-        log.
+        """Put the changes of an older log, which ends where this one begins, before this one's.
 
         If this log has given changes up meanwhile, nothing is put before it: who lacks those must
         not go on from before them.

@@ -136,6 +136,7 @@ class Continuity:
     def _note_start(self) -> None:
         if self._start is None:
             self._start = self._where()
+            self._log.begin_behind(self._start)
             self._note_stream()
 
     def _note_stream(self) -> None:

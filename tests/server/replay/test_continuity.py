@@ -88,7 +88,8 @@ class World:
             await self.attached.wait()
 
         stats = SourceStats(confirmed_lsn=START)
-        parts: Any = (self.durable, self.channel_starts, new_log(), new_log)
+        self.log = new_log()
+        parts: Any = (self.durable, self.channel_starts, self.log, new_log)
         self.continuity = Continuity(
             *parts,
             attached=attached,
@@ -111,6 +112,19 @@ async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixtu
     world.durable.caught_up.set()
     await eventually(lambda: world.channel_starts.released == [(END, -1)])
     assert caplog.text == ""
+    await world.end()
+
+
+async def test_who_begins_before_anything_has_come_has_what_is_before_the_stream() -> None:
+    """Another server takes a channel at its place, and has nothing from before the stream."""
+    world = World()
+    world.durable.restored.clear()
+    world.durable.end.set_result(END)
+    world.attached.set()
+    world.continuity.before([LogicalMessage(LSN(END + 8), "app", b"", None, 0)])
+    world.continuity.after()
+    await eventually(lambda: world.channel_starts.released_new == [(END, -1)])
+    assert world.log.end == (START, -1)
     await world.end()
 
 
