@@ -46,11 +46,14 @@ if TYPE_CHECKING:
 
     C = TypeVar("C", default="Change", covariant=True)
     """The kinds of changes in a transaction."""
+    R = TypeVar("R", default=Record, covariant=True)
+    """The kinds of rows in a change: Record, or the classes that ``source.typed`` was given."""
 else:
     # Python 3.11 knows no defaults of type variables, and needs none to run.
     from typing import TypeVar
 
     C = TypeVar("C", covariant=True)
+    R = TypeVar("R", covariant=True)
 
 
 class ReplicaIdentity(enum.Enum):
@@ -146,33 +149,33 @@ class _Placed:
 
 
 @attrs.define
-class Insert(_Placed):
+class Insert(_Placed, Generic[R]):
     """A row that was inserted."""
 
     relation: Relation
-    record: Record
+    record: R
     """The new row."""
 
 
 @attrs.define
-class Update(_Placed):
+class Update(_Placed, Generic[R]):
     """A row that was updated."""
 
     relation: Relation
-    record: Record
+    record: R
     """The new row. A TOASTed value that did not change is UNCHANGED, unless ``old_record`` has
     it."""
-    old_record: Record | None
+    old_record: R | None
     """The whole old row with REPLICA IDENTITY FULL; otherwise the old key if the key has changed,
     or None."""
 
 
 @attrs.define
-class Delete(_Placed):
+class Delete(_Placed, Generic[R]):
     """A row that was deleted."""
 
     relation: Relation
-    old_record: Record
+    old_record: R
     """The whole old row with REPLICA IDENTITY FULL; otherwise the columns of the replica
     identity."""
 

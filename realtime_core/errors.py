@@ -208,15 +208,18 @@ class RowStructureError(RealtimeError, ValueError):
 
     Attributes:
         table: the table, with its schema.
-        column: the name of the column.
+        column: the name of the column; None if the class refuses the row as a whole.
         value_type: the Python type of the column's value; None if the row has no such column.
     """
 
-    def __init__(self, table: str, column: str, value_type: type | None, reason: str) -> None:
+    def __init__(
+        self, table: str, column: str | None, value_type: type | None, reason: str
+    ) -> None:
         self.table = table
         self.column = column
         self.value_type = value_type
-        super().__init__(f"table {table}, column {column!r}: {reason}")
+        place = "" if column is None else f", column {column!r}"
+        super().__init__(f"table {table}{place}: {reason}")
 
 
 class PositionMismatchError(RealtimeError, ValueError):

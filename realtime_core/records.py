@@ -337,12 +337,13 @@ class Record(Mapping[str, Any]):
         return values
 
     def structure(self, kind: type[T]) -> T:
-        """Return the row as an object of a class: of attrs, a dataclass, or a TypedDict.
+        """Return the row as an object of a class: of attrs or pydantic, a dataclass, a TypedDict.
 
         Each attribute gets the value of the column of its name, if that is of the attribute's type:
         an int is taken for a float and a Decimal, too. Columns without an attribute are left out.
         An :class:`enum.Enum` is found by PostgreSQL's label, as its value or its name; a class is
         made of a composite, whose fields are in the order of its attributes, or of a JSON object.
+        Classes of pydantic go by their own rules.
         An attribute for NULL has ``| None``, and one for :data:`UNCHANGED` ``| Unchanged``.
 
         Args:
@@ -351,6 +352,7 @@ class Record(Mapping[str, Any]):
         Raises:
             RowStructureError: if the row does not fit the class, with table and column.
             ValueConversionError: if the value of an attribute's column has no Python value.
+            TypeError: if it is none of these classes.
         """
         # Decoding alone needs no cattrs.
         from ._structure import structure

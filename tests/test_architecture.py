@@ -135,6 +135,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "psycopg": (
         "realtime_core.doctor",
         "realtime_core.sources",
+        "realtime_core._structure_texts",
         "realtime_core.types.python_values",
         "realtime_server.config.database",
         "realtime_server.demo",
@@ -523,7 +524,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             one_home_for_each_package,
             {"realtime_server.config": "import psycopg"},
             "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
-            "realtime_core.sources, realtime_core.types.python_values, "
+            "realtime_core.sources, realtime_core._structure_texts, "
+            "realtime_core.types.python_values, "
             "realtime_server.config.database, realtime_server.demo, "
             "realtime_server.fanout.stream, realtime_server.messages, "
             "realtime_server.replay.second_slot, realtime_server.replay.wal_messages, "

@@ -30,6 +30,7 @@ from realtime_core import (
     RawPgoutputSource,
     RawRows,
     RawTransactionEvent,
+    Record,
     Snapshot,
     SnapshotBegin,
     SnapshotComplete,
@@ -37,6 +38,7 @@ from realtime_core import (
     StreamOptions,
     TransactionEvent,
     Truncate,
+    TypedChange,
     Unchanged,
     Update,
     Wal2JsonSource,
@@ -58,6 +60,33 @@ async def print_changes(dsn: str) -> None:
                 case _:
                     print(change.position)
             source.ack(change)
+
+
+class Shop:
+    """Rows become objects of it."""
+
+
+async def rows_as_objects(dsn: str) -> None:
+    """The rows of other tables stay records."""
+    async with PgoutputSource(dsn, publications=["shop"]) as plain:
+        source = plain.typed({"public.shops": Shop})
+        async for change in source:
+            assert_type(change, TypedChange[Shop | Record])
+            match change:
+                case Insert(record=Shop() as shop):
+                    assert_type(shop, Shop)
+                case Update(record=row, old_record=old):
+                    assert_type(row, Shop | Record)
+                    assert_type(old, Shop | Record | None)
+            source.ack(change)
+        async for whole in source.transactions(1000):
+            if isinstance(whole, CommittedTransaction):
+                assert_type(whole.changes, tuple[TypedChange[Shop | Record], ...])
+            if not isinstance(whole, Gap):
+                source.ack(whole)
+    with PgoutputSource.sync(dsn, publications=["shop"]) as threaded:
+        for change in threaded.typed({"public.shops": Shop}, on_error="record"):
+            assert_type(change, TypedChange[Shop | Record])
 
 
 async def read_any_source(source: ChangeSource) -> list[Position]:

@@ -7,13 +7,12 @@ position of the SnapshotComplete. The changes behind it are all that were commit
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Generic, TypeAlias
 
 import attrs
 
-from ..changes import GapReason, Relation
+from ..changes import GapReason, R, Relation
 from ..positions import Position
-from ..records import Record
 
 __all__ = [
     "BackfillStep",
@@ -50,12 +49,12 @@ class SnapshotProgress:
 
 # An object is made for every row, and to make a frozen one takes 2.5 times as long.
 @attrs.define
-class Snapshot:
+class Snapshot(Generic[R]):
     """A row that a table had at the place of the snapshot."""
 
     relation: Relation
     """The table."""
-    record: Record
+    record: R
     """The row."""
     progress: SnapshotProgress
     """How far the snapshot has come with this row and those that came with it."""

@@ -1,6 +1,15 @@
 """Sources: async iterators of a database's changes."""
 
-from .base import Acknowledgeable, ChangeSource, RawTransactionEvent, SourceStats, TransactionEvent
+from .base import (
+    Acknowledgeable,
+    ChangeSource,
+    RawTransactionEvent,
+    SourceStats,
+    TransactionEvent,
+    TypedChange,
+    TypedEvent,
+    TypedSnapshotEvent,
+)
 from .catalog import SlotStatus
 from .memory import MemoryDatabase, MemorySource, MemoryTable
 from .pgoutput import PgoutputSource
@@ -17,6 +26,9 @@ __all__ = [
     "RawTransactionEvent",
     "SourceStats",
     "TransactionEvent",
+    "TypedChange",
+    "TypedEvent",
+    "TypedSnapshotEvent",
     # .catalog
     "SlotStatus",
     # .memory

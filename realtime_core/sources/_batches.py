@@ -102,20 +102,15 @@ class GrowingBatch:
                 self.full = True
                 return
 
-    def split(self, queue: deque[Any], handed: Any) -> tuple[list[Any], deque[Any], Any]:
-        """Return the events of a queue that are handed over, and those that stay in it.
-
-        Args:
-            queue: the queue.
-            handed: the last event before them that has a position; returned is the next one.
-        """
+    def split(self, queue: deque[Any]) -> tuple[list[Any], deque[Any]]:
+        """Return the events of a queue that are handed over, and those that stay in it."""
         events = iter(queue)
         batch = [
             event
             for event in islice(events, self.events)
             if self._boundaries or not isinstance(event, Begin | Commit)
         ]
-        return batch, deque(events), last_placed(batch, handed)
+        return batch, deque(events)
 
 
 def last_placed(batch: list[Any], former: Any) -> Any:

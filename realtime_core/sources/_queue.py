@@ -15,34 +15,32 @@ from __future__ import annotations
 import abc
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import dropwhile
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, overload
 
-from ..changes import (
-    Begin,
-    Change,
-    Commit,
-    CommittedTransaction,
-    Event,
-    Gap,
-    Idle,
-    LogicalMessage,
-    RawEvent,
-    RawRows,
-    Transaction,
-)
-from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
+from ..changes import Begin, Change, Commit, Event
+from ..errors import RealtimeError
 from ..positions import Position
-from ..snapshot import BackfillStep, Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent
+from ..records import Record
+from ..snapshot import SnapshotBegin, SnapshotEvent
 from ._batches import PLACELESS, BatchBounds, GrowingBatch, last_placed
 from ._makes_sync import MakesSync
-from ._reads import Handed, More, Steps
-from ._sizes import size_of
-from .base import Acknowledgeable, E, RawTransactionEvent, SourceStats, TransactionEvent
+from ._reads import More, Steps
+from ._typed_rows import OnMisfit, RowClasses
+from ._whole_transactions import ReadsTransactions
+from .base import (
+    Acknowledgeable,
+    E,
+    SourceStats,
+    TypedChange,
+    TypedEvent,
+    TypedSnapshotEvent,
+)
 
 __all__ = ["EventQueue"]
 
@@ -55,10 +53,8 @@ _MANY: Final = 64
 
 _BOUNDARIES: Final = frozenset((Begin, Commit))
 
-_NOT_IN_TRANSACTIONS: Final = (SnapshotBegin, Snapshot, SnapshotComplete, BackfillStep, Idle)
 
-
-class EventQueue(MakesSync, abc.ABC, Generic[E]):
+class EventQueue(ReadsTransactions[E], MakesSync):
     """The part of a source from which its consumer takes events.
 
     Args:
@@ -69,11 +65,9 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
     def __init__(self, *, boundaries: bool, auto_ack: bool) -> None:
         self._boundaries = boundaries
         self._auto_ack = auto_ack
-        # The events that were not handed over yet. Those that will be are of type E, which
-        # follows from the options and not from this queue.
-        self._queue: deque[Any] = deque()
-        # The last event or transaction that was handed over and has a position.
-        self._handed: Handed | None = None
+        self._queue = deque()
+        self._handed = None
+        self._classes = None
         # Whether a task is reading now.
         self._reading = False
         # Set by a source: whether the next _fill() will not have to wait.
@@ -185,21 +179,20 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
         while True:
             queue = self._queue
             while queue:
-                event: E = queue[0]
+                event = queue[0]
                 # By class, and not by isinstance: this runs for every change.
                 kind = type(event)
-                if kind is Begin or kind is Commit:
-                    if not self._boundaries:
-                        del queue[0]
-                        continue
-                    if kind is Commit:
-                        self._handed = event  # type: ignore[assignment]
-                elif kind is SnapshotBegin:
+                if (kind is Begin or kind is Commit) and not self._boundaries:
+                    del queue[0]
+                    continue
+                if self._classes is not None:
+                    event = self._classes.event(event)
+                if kind is SnapshotBegin:
                     self._handed = None
-                elif kind not in PLACELESS:
-                    self._handed = event  # type: ignore[assignment]
+                elif kind is not Begin and kind not in PLACELESS:
+                    self._handed = event
                 del queue[0]
-                return event
+                return event  # type: ignore[no-any-return]
             await more()
 
     def batches(
@@ -234,10 +227,12 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
                 await more()
             queue = self._queue
             batch = [event for event in queue if self._boundaries or type(event) not in _BOUNDARIES]
+            rest: deque[Any] = deque()
+            if self._classes is not None:
+                batch, rest = self._objects(batch, rest)
             handed = last_placed(batch, self._handed)
-            empty: deque[Any] = deque()
             self._handed = handed
-            self._queue = empty
+            self._queue = rest
             if batch:
                 return batch
 
@@ -260,109 +255,65 @@ class EventQueue(MakesSync, abc.ABC, Generic[E]):
                     break
             except StopAsyncIteration:
                 break
-        batch, self._queue, self._handed = growing.split(self._queue, self._handed)
+        batch, rest = growing.split(self._queue)
+        if self._classes is not None:
+            batch, rest = self._objects(batch, rest)
+        handed = last_placed(batch, self._handed)
+        self._handed = handed
+        self._queue = rest
         return batch
 
-    # The narrowest overload comes first, so that the second and the third do not overlap in it. A
-    # source of nothing but boundaries would be of two kinds, but there is none.
-    @overload
-    def transactions(  # type: ignore[overload-overlap]
-        self: EventQueue[Change | Begin | Commit], max_bytes: int
-    ) -> AsyncIterator[CommittedTransaction | LogicalMessage]: ...
-    @overload
-    def transactions(  # type: ignore[overload-overlap]
-        self: EventQueue[Change | Begin | Commit | Gap], max_bytes: int
-    ) -> AsyncIterator[CommittedTransaction | LogicalMessage | Gap]: ...
-    @overload
-    def transactions(  # type: ignore[overload-overlap]
-        self: EventQueue[Change | Begin | Commit | Idle], max_bytes: int
-    ) -> AsyncIterator[CommittedTransaction | LogicalMessage | Idle]: ...
-    @overload
-    def transactions(  # type: ignore[overload-overlap]
-        self: EventQueue[Event], max_bytes: int
-    ) -> AsyncIterator[TransactionEvent]: ...
-    @overload
-    def transactions(
-        self: EventQueue[RawEvent], max_bytes: int
-    ) -> AsyncIterator[RawTransactionEvent]: ...
-    @overload
-    def transactions(
-        self, max_bytes: int
-    ) -> AsyncIterator[TransactionEvent | RawTransactionEvent]: ...
+    def _objects(self, batch: list[E], rest: deque[Any]) -> tuple[list[E], deque[Any]]:
+        """Make objects of a batch's rows; one that does not fit, and all behind it, stay."""
+        assert self._classes is not None
+        made, misfit = self._classes.batch(batch)
+        if misfit is not None:
+            rest = deque(dropwhile(lambda event: event is not misfit, self._queue))
+        return made, rest
 
-    def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
-        """Iterate over whole transactions that have changes.
+    @overload
+    def typed(
+        self: EventQueue[Change], classes: Mapping[str, type[T]], *, on_error: OnMisfit = ...
+    ) -> EventQueue[TypedChange[T | Record]]: ...
+    @overload
+    def typed(  # type: ignore[overload-overlap]
+        self: EventQueue[Change | SnapshotEvent],
+        classes: Mapping[str, type[T]],
+        *,
+        on_error: OnMisfit = ...,
+    ) -> EventQueue[TypedChange[T | Record] | TypedSnapshotEvent[T | Record]]: ...
+    @overload
+    def typed(
+        self: EventQueue[Event], classes: Mapping[str, type[T]], *, on_error: OnMisfit = ...
+    ) -> EventQueue[TypedEvent[T | Record]]: ...
+    @overload
+    def typed(
+        self, classes: Mapping[str, type[T]], *, on_error: OnMisfit = ...
+    ) -> EventQueue[TypedEvent[T | Record] | TypedSnapshotEvent[T | Record]]: ...
 
-        You may leave the iterator and make another one at any time; cancelling a step loses
-        nothing. If the first part of a transaction was read by events or batches, its rest comes
-        as one transaction. A transaction whose end is lost in a gap is left out, and the gap
-        begins before it.
+    def typed(self, classes: Mapping[str, type], *, on_error: OnMisfit = "raise") -> Any:
+        """Hand over the rows of some tables as objects of classes, from the next read on.
+
+        Events stay of the classes that they are; ``record`` and ``old_record`` become objects, as
+        :meth:`Record.structure` makes them. An old row that has only the columns of the replica
+        identity stays a Record, and so do the rows of all other tables.
 
         Args:
-            max_bytes: the most bytes that one transaction may take: its values, as PostgreSQL
-                writes them, and 100 bytes for each change.
+            classes: the classes, by ``schema.table``.
+            on_error: what to do with a row that does not fit its class, or has a value that Python
+                cannot hold. ``"raise"`` has the read raise RowStructureError or
+                ValueConversionError; the row stays the next to be read, until this is called again
+                with another class or another ``on_error``. ``"record"`` hands over the Record. A
+                function is called with the error, and what it returns stands for the row.
+
+        Returns:
+            This source.
 
         Raises:
-            ConfigError: if ``max_bytes`` is not positive.
-            TransactionTooLargeError: from the iterator, if a transaction is larger.
+            ConfigError: if the arguments cannot work.
         """
-        if max_bytes <= 0:
-            raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
-        return Steps(lambda: self._step(partial(self._next_transaction, max_bytes)))
-
-    async def _next_transaction(self, max_bytes: int, more: More) -> Any:
-        taken: deque[Any] = deque()
-        try:
-            result = await self._collect(taken, max_bytes, more)
-            kind = type(result)
-            if kind not in PLACELESS:
-                self._handed = result
-            elif kind is SnapshotBegin:
-                self._handed = None
-            return result
-        except BaseException:
-            if taken and self._queue and taken[-1] is self._queue[0]:
-                # Ctrl-C came when the event was in both.
-                taken.pop()
-            self._queue.extendleft(reversed(taken))
-            raise
-
-    async def _collect(self, taken: deque[Any], max_bytes: int, more: More) -> Any:
-        """Take events out of the queue until they make a whole transaction.
-
-        Args:
-            taken: gets the events, so that the caller can put them back.
-            max_bytes: the most bytes that the transaction may take.
-            more: waits for more events.
-        """
-        changes: list[Change | RawRows] = []
-        transaction: Transaction | None = None
-        size = 0
-        while True:
-            while not self._queue:
-                await more()
-            event: Event | RawRows | SnapshotEvent = self._queue[0]
-            taken.append(event)
-            del self._queue[0]
-            if isinstance(event, Begin | Commit):
-                if transaction is not None:
-                    return CommittedTransaction(transaction, tuple(changes), changes[-1].position)
-                taken.clear()
-            elif isinstance(event, Gap):
-                # The transaction collected so far will never be whole. It was not handed over, so
-                # the gap begins before it.
-                return Gap(self.position, event.until, event.reason) if changes else event
-            elif isinstance(event, _NOT_IN_TRANSACTIONS) or (
-                isinstance(event, LogicalMessage) and event.transaction is None
-            ):
-                return event
-            else:
-                transaction = event.transaction
-                changes.append(event)
-                size += size_of(event)
-                if size > max_bytes:
-                    assert transaction is not None
-                    raise TransactionTooLargeError(transaction.xid, max_bytes)
+        self._classes = RowClasses(classes, on_error)
+        return self
 
     def _step(self, way: Callable[[More], Awaitable[T]]) -> Awaitable[T]:
         if self._auto_ack:

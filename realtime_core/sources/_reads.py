@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from types import coroutine
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from ..changes import Change, Commit, CommittedTransaction, Idle, RawRows
 from ..snapshot import SnapshotComplete
 
-__all__ = ["Handed", "More", "Steps"]
+__all__ = ["Handed", "More", "Steps", "SyncSteps", "pause"]
 
 T = TypeVar("T")
 
@@ -39,3 +40,22 @@ class Steps(AsyncIterator[T], Generic[T]):
 
     def __anext__(self) -> Awaitable[T]:
         return self._step()
+
+
+class SyncSteps(Iterator[T], Generic[T]):
+    """An iterator over the results of one function.
+
+    It is a class and not a generator, because an error in a step must not end it.
+    """
+
+    def __init__(self, step: Callable[[], T]) -> None:
+        self._step = step
+
+    def __next__(self) -> T:
+        return self._step()
+
+
+@coroutine
+def pause(until: float | None = None) -> Generator[float | None, bool, bool]:
+    """Wait for more events, in a step that :meth:`SyncSource._read` runs."""
+    return (yield until)

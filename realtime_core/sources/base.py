@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, overload
 
 import attrs
 
-from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage, RawChange, RawRows
+from ..changes import (
+    Begin,
+    Commit,
+    CommittedTransaction,
+    Delete,
+    Event,
+    Gap,
+    Idle,
+    Insert,
+    LogicalMessage,
+    RawChange,
+    RawRows,
+    Truncate,
+    Update,
+)
 from ..lsn import LSN
 from ..positions import Position, StreamIdentity
-from ..snapshot import SnapshotEvent
+from ..snapshot import BackfillStep, Snapshot, SnapshotBegin, SnapshotComplete
 
 __all__ = [
     "E",
@@ -20,18 +34,32 @@ __all__ = [
     "RawTransactionEvent",
     "SourceStats",
     "TransactionEvent",
+    "TypedChange",
+    "TypedEvent",
+    "TypedSnapshotEvent",
 ]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    E = TypeVar("E", bound=Event | RawRows | SnapshotEvent, default=Event, covariant=True)
+    _Any: TypeAlias = "TypedEvent[Any] | TypedSnapshotEvent[Any] | RawRows"
+    E = TypeVar("E", bound=_Any, default=Event, covariant=True)
     """The kinds of events that a source yields, which depend on its options."""
 else:
     # Python 3.11 knows no defaults of type variables, and needs none to run.
     from typing import TypeVar
 
-    E = TypeVar("E", bound=Event | RawRows | SnapshotEvent, covariant=True)
+    E = TypeVar("E", covariant=True)
+
+R = TypeVar("R")
+
+TypedChange: TypeAlias = Insert[R] | Update[R] | Delete[R] | Truncate | LogicalMessage
+"""The changes of a source whose rows are objects of classes, or records: see
+:meth:`PgoutputSource.typed`. ``TypedChange[User | Record]`` has rows of a class, and others."""
+TypedEvent: TypeAlias = TypedChange[R] | Begin | Commit | Gap | Idle
+"""The events of such a source."""
+TypedSnapshotEvent: TypeAlias = Snapshot[R] | SnapshotBegin | SnapshotComplete | BackfillStep
+"""The events of its snapshots."""
 
 TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
 """The items that :meth:`ChangeSource.transactions` yields. A LogicalMessage comes by itself only if
@@ -39,7 +67,9 @@ it is not transactional."""
 RawTransactionEvent: TypeAlias = CommittedTransaction[RawChange] | LogicalMessage | Gap | Idle
 """The items that ``transactions()`` of a :class:`RawPgoutputSource` yields."""
 
-Acknowledgeable: TypeAlias = Event | RawRows | SnapshotEvent | CommittedTransaction | Position
+Acknowledgeable: TypeAlias = (
+    TypedEvent[Any] | TypedSnapshotEvent[Any] | RawRows | CommittedTransaction[Any] | Position
+)
 """The argument of :meth:`ChangeSource.ack`."""
 
 
@@ -125,11 +155,26 @@ class ChangeSource(Protocol[E]):
         """Return the next event, waiting for it."""
         ...
 
-    def batches(self) -> AsyncIterator[Sequence[E]]:
+    def batches(
+        self,
+        *,
+        max_wait: float | None = None,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+    ) -> AsyncIterator[Sequence[E]]:
         """Iterate over batches: lists of the events that came at once, which are never empty.
 
         A small transaction is in one batch: while more of it keeps coming, its rest is waited
         for, up to 64 events. Events that come more than 50 ms later are in another batch.
+
+        Args:
+            max_wait: how many seconds to collect more events after the first of a batch, until
+                ``max_rows`` or ``max_bytes`` is reached.
+            max_rows: the most rows and other events of a batch; Begin and Commit do not count.
+            max_bytes: the most bytes, counted as for :meth:`transactions`; a larger event is alone.
+
+        Raises:
+            ConfigError: if one of them is not above 0.
         """
         ...
 

@@ -106,3 +106,11 @@ class RawPgoutputSource(StreamSource[RawEvent]):
             TypeError: if an argument has a wrong type, or there is no option of that name.
         """
         return SyncSource(cls(*args, **options))
+
+    def typed(self, classes: Any, *, on_error: Any = "raise") -> Any:
+        """Refuse to make objects: rows come as bytes.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a RawPgoutputSource has rows as bytes: use typed() of a PgoutputSource")

@@ -11,11 +11,11 @@ brought, and positions and acknowledgements are those of the source.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from threading import get_ident
 from time import monotonic
-from types import TracebackType, coroutine
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
 
 from ..changes import (
@@ -31,9 +31,22 @@ from ..changes import (
 )
 from ..errors import ConfigError
 from ..positions import Position
+from ..records import Record
 from ._batches import BatchBounds
 from ._loop_thread import Errand, LoopThread
-from .base import Acknowledgeable, E, RawTransactionEvent, SourceStats, TransactionEvent
+from ._reads import SyncSteps, pause
+from ._typed_rows import OnMisfit
+from .base import (
+    Acknowledgeable,
+    E,
+    R,
+    RawTransactionEvent,
+    SourceStats,
+    TransactionEvent,
+    TypedChange,
+    TypedEvent,
+    TypedSnapshotEvent,
+)
 
 if TYPE_CHECKING:
     from ._queue import EventQueue
@@ -167,7 +180,7 @@ class SyncSource(Generic[E]):
             DecodeError: if the server sent what cannot be decoded.
             StopIteration: after :meth:`close`.
         """
-        return self._read(self._source._next_event(_pause))
+        return self._read(self._source._next_event(pause))
 
     def next(self, timeout: float | None = None) -> E:
         """Return the next event, waiting for it no longer than that.
@@ -182,7 +195,7 @@ class SyncSource(Generic[E]):
             StopIteration: after :meth:`close`.
         """
         until = None if timeout is None else monotonic() + timeout
-        return self._read(self._source._next_event(_pause), until)
+        return self._read(self._source._next_event(pause), until)
 
     def batches(
         self,
@@ -191,23 +204,13 @@ class SyncSource(Generic[E]):
         max_rows: int | None = None,
         max_bytes: int | None = None,
     ) -> Iterator[list[E]]:
-        """Iterate over batches: lists of the events that came at once, which are never empty.
-
-        A small transaction is in one batch. You may leave the iterator and make another one at any
-        time.
-
-        Args:
-            max_wait: how many seconds to collect more events after the first of a batch, until
-                ``max_rows`` or ``max_bytes`` is reached.
-            max_rows: the most rows and other events of a batch; Begin and Commit do not count.
-            max_bytes: the most bytes of a batch, counted as for :meth:`transactions`. An event that
-                is larger is alone in its batch.
+        """Iterate over batches of events: see :meth:`ChangeSource.batches`.
 
         Raises:
-            ConfigError: if one of them is not above 0.
+            ConfigError: if a bound is not above 0.
         """
         bounds = BatchBounds.of(max_wait, max_rows, max_bytes)
-        return _Steps(lambda: self._read(self._source._next_batch(bounds, _pause)))
+        return SyncSteps(lambda: self._read(self._source._next_batch(bounds, pause)))
 
     @overload
     def transactions(  # type: ignore[overload-overlap]
@@ -226,9 +229,13 @@ class SyncSource(Generic[E]):
         self: SyncSource[Event], max_bytes: int
     ) -> Iterator[TransactionEvent]: ...
     @overload
-    def transactions(
+    def transactions(  # type: ignore[overload-overlap]
         self: SyncSource[RawEvent], max_bytes: int
     ) -> Iterator[RawTransactionEvent]: ...
+    @overload
+    def transactions(  # type: ignore[overload-overlap]
+        self: SyncSource[TypedEvent[R] | TypedSnapshotEvent[R]], max_bytes: int
+    ) -> Iterator[CommittedTransaction[TypedChange[R]] | LogicalMessage | Gap | Idle]: ...
     @overload
     def transactions(self, max_bytes: int) -> Iterator[TransactionEvent | RawTransactionEvent]: ...
 
@@ -245,7 +252,25 @@ class SyncSource(Generic[E]):
         """
         if max_bytes <= 0:
             raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
-        return _Steps(lambda: self._read(self._source._next_transaction(max_bytes, _pause)))
+        return SyncSteps(lambda: self._read(self._source._next_transaction(max_bytes, pause)))
+
+    @overload
+    def typed(
+        self: SyncSource[Change], classes: Mapping[str, type[T]], *, on_error: OnMisfit = ...
+    ) -> SyncSource[TypedChange[T | Record]]: ...
+    @overload
+    def typed(
+        self, classes: Mapping[str, type[T]], *, on_error: OnMisfit = ...
+    ) -> SyncSource[TypedEvent[T | Record] | TypedSnapshotEvent[T | Record]]: ...
+
+    def typed(self, classes: Mapping[str, type], *, on_error: OnMisfit = "raise") -> Any:
+        """Hand over rows as objects of classes: see :meth:`PgoutputSource.typed`.
+
+        Raises:
+            ConfigError: if the arguments cannot work.
+        """
+        self._source.typed(classes, on_error=on_error)
+        return self
 
     def _read(self, step: Coroutine[float | None, bool | None, T], until: float | None = None) -> T:
         """Run a step of the source's; where it waits for events, have some fetched."""
@@ -373,22 +398,3 @@ class SyncSource(Generic[E]):
     async def _stats(self) -> SourceStats:
         self._tell_acks()
         return self._source.stats()
-
-
-class _Steps(Iterator[T], Generic[T]):
-    """An iterator over the results of one function.
-
-    It is a class and not a generator, because an error in a step must not end it.
-    """
-
-    def __init__(self, step: Callable[[], T]) -> None:
-        self._step = step
-
-    def __next__(self) -> T:
-        return self._step()
-
-
-@coroutine
-def _pause(until: float | None = None) -> Generator[float | None, bool, bool]:
-    """Wait for more events, in a step that :meth:`SyncSource._read` runs."""
-    return (yield until)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -20,17 +21,20 @@ from .base import Compare, DataType, TextReader, UnreadableError
 from .datetimes import DATETIMES, LAST_DATE
 from .numbers import NUMBERS
 
-__all__ = ["RANGES"]
+__all__ = ["RANGES", "RangeText", "split_multirange", "split_range"]
 
 Bound: TypeAlias = tuple[Any, ...]
 Range: TypeAlias = tuple[Bound, ...]
 """A lower and an upper bound; or ``()`` for an empty range, which comes first as in PostgreSQL."""
+RangeText: TypeAlias = tuple[str | None, str | None, str]
+"""A lower and an upper bound as texts without quotes and escapes, or None; and the brackets."""
 
 _BELOW_ALL: Final[Bound] = (-1,)
 _ABOVE_ALL: Final[Bound] = (1,)
 # The quantifiers are possessive. Others would keep some memory for each character.
 _PART: Final = r'((?:"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+"|\\.|[^"\\,()\[\]]++)*+)'
 _RANGE: Final = re.compile(rf"\s*([\[(]){_PART},{_PART}([\])])\s*", re.DOTALL)
+_EMPTY: Final = re.compile(r"\s*empty\s*", re.IGNORECASE)
 _QUOTES: Final = re.compile(r'\\(.)|"("?)', re.DOTALL)
 
 _SPELLING: Final = "write a range as [1,10) or (,5]"
@@ -91,29 +95,57 @@ def _reader(read: TextReader, *, last: int | None) -> TextReader:
 
 
 def _multi_reader(read: TextReader, *, last: int | None) -> TextReader:
-    empty = re.compile(r"\s*empty\s*", re.IGNORECASE)
-
     def read_multirange(text: str) -> tuple[Range, ...]:
-        text = text.strip()
-        if not (text.startswith("{") and text.endswith("}")) or len(text) < 2:
-            raise UnreadableError("write a multirange as {[1,3),[5,8)}")
-        ranges = []
-        at, end = 1, len(text) - 1
-        while text[at:end].strip():
-            found = empty.match(text, at, end)
-            if found is None:
-                found = _RANGE.match(text, at, end)
-                if found is None:
-                    raise UnreadableError(_SPELLING)
-                ranges.append(_bounds(found, read, last=last))
-            at = found.end()
-            if at < end:
-                if text[at] != "," or not text[at + 1 : end].strip():
-                    raise UnreadableError("expected a comma and a range in the multirange")
-                at += 1
-        return _merged(ranges)
+        matches = _ranges_of(text)
+        return _merged([_bounds(found, read, last=last) for found in matches if found])
 
     return read_multirange
+
+
+def _ranges_of(text: str) -> Iterator[re.Match[str] | None]:
+    """Yield the match of each range of a multirange; None for an empty one."""
+    text = text.strip()
+    if not (text.startswith("{") and text.endswith("}")) or len(text) < 2:
+        raise UnreadableError("write a multirange as {[1,3),[5,8)}")
+    at, end = 1, len(text) - 1
+    while text[at:end].strip():
+        found = _EMPTY.match(text, at, end) or _RANGE.match(text, at, end)
+        if found is None:
+            raise UnreadableError(_SPELLING)
+        yield None if found.re is _EMPTY else found
+        at = found.end()
+        if at < end:
+            if text[at] != "," or not text[at + 1 : end].strip():
+                raise UnreadableError("expected a comma and a range in the multirange")
+            at += 1
+
+
+def split_range(text: str) -> RangeText | None:
+    """Split the text of a range; None for an empty one.
+
+    Raises:
+        UnreadableError: if the text is not a range.
+    """
+    if _EMPTY.fullmatch(text):
+        return None
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise UnreadableError(_SPELLING)
+    return _parts(found)
+
+
+def split_multirange(text: str) -> list[RangeText]:
+    """Split the text of a multirange into its ranges, without empty ones.
+
+    Raises:
+        UnreadableError: if the text is not a multirange.
+    """
+    return [_parts(found) for found in _ranges_of(text) if found]
+
+
+def _parts(found: re.Match[str]) -> RangeText:
+    opening, lower, upper, closing = found.groups()
+    return _bare(lower) if lower else None, _bare(upper) if upper else None, opening + closing
 
 
 def _merged(ranges: list[Range]) -> tuple[Range, ...]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from ipaddress import IPv4Address
 from typing import Any, TypedDict
 from uuid import UUID
 
 import attrs
+import pydantic
 import pytest
+from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
 
 from realtime_core import (
@@ -49,6 +52,38 @@ class Address:
     street: str
     number: int
     since: date | None
+
+
+@attrs.frozen
+class Parts:
+    numbers: list[int | None]
+    stay: Range[date] | None
+    moods: tuple[Mood, ...]
+    wait: timedelta
+    raw: bytes
+    more: dict[str, int]
+    home: Address | None
+    price: float
+    host: IPv4Address
+
+
+class Place(pydantic.BaseModel):
+    street: str
+    number: int
+
+
+class Model(pydantic.BaseModel):
+    id: int
+    mood: Mood
+    place: Place | None
+    places: list[Place] = []
+    tags: list[str] = pydantic.Field(alias="labels", default=[])
+
+    @pydantic.model_validator(mode="after")
+    def not_thirteen(self) -> Model:
+        if self.id == 13:
+            raise ValueError("13 is no id")
+        return self
 
 
 @attrs.frozen
@@ -148,6 +183,32 @@ def test_a_dataclass_and_a_typed_dict() -> None:
         (Address, "address", '("Long ""Lane"", \\\\ 1",7,2026-01-01)', None),
         (Address, "address", "(Lane,7,)", Address("Lane", 7, None)),
         (Address, "jsonb", '{"street": "Lane", "number": 7, "since": null}', None),
+        (list[Mood], "_mood", "{sad,happy}", [Mood.SAD, Mood.HAPPY]),
+        (list[list[int]], "_cell", "{{1,2},{3,4}}", [[1, 2], [3, 4]]),
+        (list[Place], "_place", '{"(Lane,7)"}', [Place(street="Lane", number=7)]),
+        (Range[float], "span", "[1.5,)", Range(1.5, None, "[)")),
+        (Range[int], "span", "empty", Range(empty=True)),
+        (Multirange[int], "spans", "{[1,2),[5,7)}", Multirange([Range(1, 2), Range(5, 7)])),
+        (frozenset[int], "_int4", "{1,1}", frozenset([1])),
+        (Place, "place", "(Lane,7)", Place(street="Lane", number=7)),
+        (timedelta, "interval", "1 day", timedelta(days=1)),
+        (
+            Parts,
+            "parts",
+            '("{1,NULL}","[2026-01-01,)","{sad}","1 day 02:00:00","\\\\x00ff","{""a"": 1}",'
+            '"(Lane,7,)",1.5,10.0.0.1)',
+            Parts(
+                [1, None],
+                Range(date(2026, 1, 1), None),
+                (Mood.SAD,),
+                timedelta(days=1, hours=2),
+                b"\x00\xff",
+                {"a": 1},
+                Address("Lane", 7, None),
+                1.5,
+                IPv4Address("10.0.0.1"),
+            ),
+        ),
         (str | Unchanged, "text", "x", "x"),
         (int | Unchanged | None, "int4", "1", 1),
     ],
@@ -189,7 +250,15 @@ def test_what_an_attribute_takes(kind: Any, pg_type: str, text: str, expected: A
         (Address, "address", "(Lane,x,)", "literal for int.*'x', at number of it$"),
         (Address, "text", "Lane", "'Lane' is no composite"),
         (Address, "int4", "1", "1 of type int is no Address"),
-        (Range[date], "text", "x", "'x' of type str is no Range"),
+        (Range[date], "text", "x", "'x' is no Range"),
+        (Multirange[date], "text", "x", "'x' is no Multirange"),
+        (Range[date], "int4", "1", "1 of type int is no Range"),
+        (Range[date], "span", "[x,)", "Invalid isoformat string: 'x'"),
+        (list[str], "text", "abc", "'abc' is no array"),
+        (list[str], "int4", "1", "1 of type int is no list"),
+        (list[Mood], "_mood", "{sad,angry}", "'angry' .* name of Mood, at 1 of it$"),
+        (list[int], "_cell", "{1,NULL}", "NULL is no int, at 1 of it$"),
+        (Place, "place", "(Lane,x)", "valid integer.*, at number of it$"),
     ],
 )
 def test_what_it_refuses(kind: Any, pg_type: str, text: Any, said: str) -> None:
@@ -215,3 +284,49 @@ def test_unchanged_stays_where_the_attribute_takes_it() -> None:
 def test_a_value_that_python_cannot_hold_is_an_error_of_its_own() -> None:
     with pytest.raises(ValueConversionError, match="infinity"):
         row(**(ROW | {"born": ("date", "infinity")})).structure(User)
+
+
+def test_a_model_of_pydantic_is_made_by_its_validator() -> None:
+    fields: dict[str, Any] = {
+        "id": ("int8", "7"),
+        "mood": ("mood", "sad"),
+        "place": ("place", "(Lane,7)"),
+        "places": ("_place", '{"(A,1)","(B,2)"}'),
+        "labels": ("_text", "{a}"),
+        "other": ("text", "x"),
+    }
+    assert row(**fields).structure(Model) == Model(
+        id=7,
+        mood=Mood.SAD,
+        place=Place(street="Lane", number=7),
+        places=[Place(street="A", number=1), Place(street="B", number=2)],
+        labels=["a"],
+    )
+    with pytest.raises(RowStructureError, match=r"valid integer.*, at 1.number of it$") as caught:
+        row(**fields | {"places": ("_place", '{"(A,1)","(B,x)"}')}).structure(Model)
+    assert (caught.value.column, caught.value.value_type) == ("places", str)
+    with pytest.raises(RowStructureError, match="no such column, which Model needs") as caught:
+        row(id=("int8", "7"), mood=("mood", "sad")).structure(Model)
+    assert caught.value.column == "place"
+
+
+@pytest.mark.parametrize("kind", [Model, dataclass])
+def test_a_class_that_refuses_a_row_as_a_whole(kind: Any) -> None:
+    @dataclass
+    class Refuses:
+        id: int
+
+        def __post_init__(self) -> None:
+            raise ValueError("13 is no id")
+
+    fields = {"id": ("int8", "13"), "mood": ("mood", "sad"), "place": ("place", None)}
+    with pytest.raises(
+        RowStructureError, match=r"^table public.users: \w+ refuses .* is no id"
+    ) as e:
+        row(**fields).structure(Model if kind is Model else Refuses)  # type: ignore[arg-type]
+    assert (e.value.column, e.value.value_type) == (None, None)
+
+
+def test_what_is_no_class_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a class of attrs or pydantic, .* <class 'int'> is none"):
+        row(id=("int8", "7")).structure(int)

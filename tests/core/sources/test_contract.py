@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
@@ -32,6 +33,7 @@ from realtime_core import (
     LogicalMessage,
     Position,
     PositionMismatchError,
+    RowStructureError,
     SlotInUseError,
     SlotLostError,
     Snapshot,
@@ -1036,3 +1038,66 @@ async def test_a_backfill_hands_over_rows_between_changes(filled: World) -> None
         assert (step.after, step.is_last) == (("1",), True)
         filled.insert(3)
         assert await take_ids(source, 1) == [3]
+
+
+# Rows as objects
+
+
+@dataclass
+class Item:
+    id: int
+    name: str
+
+
+async def test_rows_are_handed_over_as_objects_in_each_way_of_reading(world: World) -> None:
+    if not world.filters:
+        pytest.skip("its rows are bytes")
+    async with world.source() as plain:
+        source = plain.typed({f"{world.schema}.item": Item})
+        world.insert(1)
+        event = await soon(anext(source))
+        assert event.record == Item(1, "name 1")
+        source.ack(event)
+        world.write(("update", 1, 2, "two"), ("delete", 2))
+        update, delete = await take(source, 2)
+        assert update.record == Item(2, "two")
+        # It has the key alone.
+        assert update.old_record["id"] == 1
+        assert delete.old_record["id"] == 2
+        world.insert(3, 4)
+        found: list[Any] = []
+        async for batch in source.batches(max_wait=30, max_rows=2):
+            found += batch
+            break
+        assert [event.record for event in found] == [Item(3, "name 3"), Item(4, "name 4")]
+        world.insert(5, 6)
+        async for whole in source.transactions(1_000_000):
+            assert [change.record.id for change in whole.changes] == [5, 6]
+            source.ack(whole)
+            break
+        # Other tables' rows stay records.
+        source = plain.typed({f"{world.schema}.other": Item})
+        world.insert(7)
+        assert (await soon(anext(source))).record["id"] == 7
+
+
+async def test_a_row_that_does_not_fit_its_class_stays_the_next(world: World) -> None:
+    if not world.filters:
+        pytest.skip("its rows are bytes")
+    table = f"{world.schema}.item"
+    async with world.source() as plain:
+        source = plain.typed({table: Item})
+        world.write(("insert", 1, "one"), ("insert", 2, None), ("insert", 3, "three"))
+        batches = source.batches()
+        assert [event.record for event in await soon(anext(batches))] == [Item(1, "one")]
+        for read in (batches, source, source.transactions(1_000_000)):
+            with pytest.raises(RowStructureError, match=rf"{table}, column 'name': NULL is no str"):
+                await soon(anext(read))
+        failed: list[Exception] = []
+        source = plain.typed({table: Item}, on_error=failed.append)
+        assert (await soon(anext(source))).record is None
+        assert [str(error) for error in failed] == [f"table {table}, column 'name': NULL is no str"]
+        assert (await soon(anext(source))).record == Item(3, "three")
+        source = plain.typed({table: Item}, on_error="record")
+        world.write(("insert", 4, None))
+        assert (await soon(anext(source))).record["id"] == 4

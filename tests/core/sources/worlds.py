@@ -49,6 +49,8 @@ class World(abc.ABC):
     sends_messages = True
     filters = True
     """Whether its sources take a filter."""
+    schema: str
+    """The schema of its tables."""
     shares_loop = True
     """Whether its sources run on the loop of the test."""
 
@@ -91,6 +93,8 @@ class World(abc.ABC):
 
 
 class MemoryWorld(World):
+    schema = "public"
+
     def __init__(self) -> None:
         self.database = MemoryDatabase()
         self.table = self.database.table("item", {"id": "int4", "name": "text"}, key="id")
