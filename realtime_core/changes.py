@@ -149,19 +149,37 @@ class _Placed:
 
 
 @attrs.define
-class Insert(_Placed, Generic[R]):
+class _OfRow(_Placed):
+    relation: Relation
+
+    def as_json(self) -> bytes:
+        """Return the change as the JSON that the server sends to clients of ``postgres_changes``.
+
+        See "postgres_changes" in the documentation for its members, and "Values" for the values:
+        each is what ``to_jsonb`` makes of it, and an UNCHANGED one is left out.
+
+        Raises:
+            ValueConversionError: if a field was sent in binary.
+            AttributeError: if the row is an object of a class.
+        """
+        # Reading changes alone needs no orjson.
+        from .payloads import change_as_json
+
+        return change_as_json(self, self.relation)  # type: ignore[arg-type]
+
+
+@attrs.define
+class Insert(_OfRow, Generic[R]):
     """A row that was inserted."""
 
-    relation: Relation
     record: R
     """The new row."""
 
 
 @attrs.define
-class Update(_Placed, Generic[R]):
+class Update(_OfRow, Generic[R]):
     """A row that was updated."""
 
-    relation: Relation
     record: R
     """The new row. A TOASTed value that did not change is UNCHANGED, unless ``old_record`` has
     it."""
@@ -171,10 +189,9 @@ class Update(_Placed, Generic[R]):
 
 
 @attrs.define
-class Delete(_Placed, Generic[R]):
+class Delete(_OfRow, Generic[R]):
     """A row that was deleted."""
 
-    relation: Relation
     old_record: R
     """The whole old row with REPLICA IDENTITY FULL; otherwise the columns of the replica
     identity."""
@@ -190,6 +207,16 @@ class Truncate(_Placed):
     """Whether the statement had CASCADE."""
     restart_identity: bool
     """Whether the statement had RESTART IDENTITY."""
+
+    def as_json(self, relation: Relation) -> bytes:
+        """Return what the server sends of it for one of its tables: see :meth:`Insert.as_json`.
+
+        Args:
+            relation: the table.
+        """
+        from .payloads import change_as_json
+
+        return change_as_json(self, relation)
 
 
 @attrs.define

@@ -336,6 +336,19 @@ class Record(Mapping[str, Any]):
                 values[name] = field if on_error == "text" else on_error(error)
         return values
 
+    def as_json(self) -> bytes:
+        """Return the row as a JSON object, with the values that ``to_jsonb`` makes of them.
+
+        Integers and numeric keep every digit; columns that are :data:`UNCHANGED` are left out.
+
+        Raises:
+            ValueConversionError: if a field was sent in binary.
+        """
+        # Decoding alone needs no orjson.
+        from .payloads import row_as_json
+
+        return row_as_json(self)
+
     def structure(self, kind: type[T]) -> T:
         """Return the row as an object of a class: of attrs or pydantic, a dataclass, a TypedDict.
 

@@ -35,6 +35,7 @@ SANS_IO = (
     "realtime_core.pgoutput",
     "realtime_core.wal2json",
     "realtime_core.filters",
+    "realtime_core.payloads",
     "realtime_core.replication",
     "realtime_core.snapshot",
     "realtime_core.types",
@@ -123,7 +124,11 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.cluster.connection",
         "realtime_server.cluster.login",
     ),
-    "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
+    "orjson": (
+        "realtime_core.payloads",
+        "realtime_server.fanout.payloads",
+        "realtime_server.phoenix",
+    ),
     "prometheus_client": (
         "realtime_server.cluster.collector",
         "realtime_server.metrics",
@@ -518,7 +523,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             one_home_for_each_package,
             {"realtime_server.fanout.hub": "import orjson"},
             "realtime_server.fanout.hub imports orjson, "
-            "at home in realtime_server.fanout.payloads, realtime_server.phoenix",
+            "at home in realtime_core.payloads, realtime_server.fanout.payloads, "
+            "realtime_server.phoenix",
         ),
         (
             one_home_for_each_package,

@@ -1,6 +1,6 @@
 """Payloads of RLS mode: a change as one role may see it.
 
-Values are rendered by :mod:`realtime_server.fanout.payloads.json_values`, by the types that they
+Values are rendered by :mod:`realtime_core.payloads.json_values`, by the types that they
 were written with. The list of columns and types is that of the table's present state. Values of
 composite types, and of extensions' types, which may have a cast to JSON, can only be rendered by
 the database; the caller asks it before, see :func:`unknown_values`.
@@ -17,10 +17,10 @@ from typing import Final
 
 from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
 from realtime_core.oids import BUILTIN_TYPES
+from realtime_core.payloads.envelope import around_index, make_head
+from realtime_core.payloads.json_values import Renderer, renderer
 
 from ..config.database.tables import CustomType, LiveColumn, Table
-from ..fanout.payloads.envelope import around_index, make_head
-from ..fanout.payloads.json_values import Renderer, renderer
 from ..fanout.payloads.oversize import SHORT, TOO_LARGE, is_larger
 
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]

@@ -11,6 +11,7 @@ from typing import Final
 
 from realtime_core import Change, Column, Record, Relation, ReplicaIdentity
 from realtime_core.oids import BUILTIN_TYPES
+from realtime_core.payloads.json_values import renderer
 from realtime_core.records import UNCHANGED, Field
 from realtime_server.config.database.tables import (
     CustomType,
@@ -19,7 +20,6 @@ from realtime_server.config.database.tables import (
     LiveColumn,
     Table,
 )
-from realtime_server.fanout.payloads.json_values import renderer
 from tests.filter_oracle import ENUM_LABELS, TYPES
 from tests.server_helpers import delete, insert, truncate, update
 

@@ -6,7 +6,7 @@ payload depends on topic and serializer, and is added as bytes elsewhere.
 
 In the style of topic clients every value is PostgreSQL's text; only ``timestamp``
 and ``timestamptz`` become ISO 8601. The typed style is in
-:mod:`realtime_server.fanout.payloads.postgres_changes`.
+:mod:`realtime_core.payloads`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from realtime_core import (
     Position,
     Record,
     Relation,
-    ReplicaIdentity,
-    Shape,
     Truncate,
     Update,
 )
+from realtime_core.payloads import Projection, identity_of
 
 from .oversize import TOO_LARGE, is_larger, shortened
-from .postgres_changes import Projection
 
 __all__ = [
     "AnyGap",
@@ -51,8 +49,6 @@ __all__ = [
 ]
 
 _TIMESTAMPS: Final = ("timestamp", "timestamptz")
-
-_NOTHING: Final = Record(Shape(()), ())
 
 _ALWAYS_UNCHANGED: Final = repeat(UNCHANGED)
 
@@ -134,15 +130,6 @@ class RelationPlan:
             projection = Projection(self.relation, select, error=self._error)
             self._projections[select] = projection
         return projection
-
-    def identity(self, record: Record) -> Record:
-        """Return the old row of an UPDATE without one: its replica identity has not changed."""
-        relation = self.relation
-        if relation.replica_identity is ReplicaIdentity.FULL:
-            # The identity is all columns, any of which may have changed.
-            return _NOTHING
-        fields = record.fields
-        return Record(relation.key_shape, tuple([fields[place] for place in relation.key_places]))
 
     def render(self, record: Record) -> dict[str, Any]:
         """Return a record's fields as payloads have them, without unchanged TOAST values."""
@@ -277,7 +264,7 @@ class RowPayload:
                 old = self.change.old_record
                 if event == "UPDATE":
                     new = self.change.record
-                    old = self.plan.identity(new) if old is None else old
+                    old = identity_of(self.plan.relation, new) if old is None else old
             case Delete():
                 old = self.change.old_record
         return self.plan.projection(select).payload(event, self.change, new, old)

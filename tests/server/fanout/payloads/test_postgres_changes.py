@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from realtime_core import UNCHANGED, Change, Record, ReplicaIdentity
+from realtime_core import UNCHANGED, Change, LogicalMessage, Record, ReplicaIdentity, Truncate
 from realtime_core.positions import StreamIdentity
 from realtime_server.fanout.payloads.row_payload import RelationPlan, row_payloads
 from tests.server_helpers import TRANSACTION, delete, insert, make_relation, truncate, update
@@ -26,6 +26,12 @@ POSITION = "0/1000:0"
 
 def typed(change: Change, event: str = "", select: set[str] | None = None) -> Any:
     (payload,) = row_payloads(change, {})
+    if not event and select is None:
+        # The library's is the same.
+        assert not isinstance(change, LogicalMessage)
+        relations = change.relations if isinstance(change, Truncate) else ()
+        library = change.as_json(*relations)  # type: ignore[call-arg]
+        assert library == payload.typed(payload.event)
     return json.loads(
         payload.typed(event or payload.event, None if select is None else frozenset(select))
     )

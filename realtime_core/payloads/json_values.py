@@ -15,8 +15,8 @@ from collections.abc import Callable
 from json.encoder import encode_basestring
 from typing import Final, TypeAlias
 
-from realtime_core import Column
-from realtime_core.types.arrays import split_array
+from ..records import Column
+from ..types.arrays import split_array
 
 __all__ = ["Renderer", "renderer"]
 

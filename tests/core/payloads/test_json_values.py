@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime_core import Column, Insert
-from realtime_server.fanout.payloads.json_values import renderer
+from realtime_core.payloads.json_values import renderer
 from tests.core.captures import events
 
 

@@ -1,8 +1,7 @@
 """The envelope of typed payloads: what they say of a change besides its rows.
 
-STREAM mode (:mod:`.postgres_changes`) and RLS mode (:mod:`realtime_server.rls.payloads`) both
-write it. A payload is the head, the text around the change's index with the index in it, the rows,
-and ``}``.
+A payload is the head, the text around the change's index with the index in it, the rows, and ``}``.
+:mod:`.projection` writes it so, and so does the server's RLS mode.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from realtime_core import Change, Position
+from ..changes import Change
+from ..positions import Position
 
 __all__ = ["around_index", "make_head"]
 
@@ -45,14 +45,13 @@ def around_index(change: Change, *, has_time: bool = True) -> tuple[bytes, bytes
 
     Args:
         change: one of the transaction's changes.
-        has_time: whether the payload has the commit's time, or null in its place.
+        has_time: whether the payload has the commit's time if it is known, or null in its place.
     """
     transaction = change.transaction
     assert transaction is not None
     time = transaction.commit_time
-    assert time is not None  # every source of the server has it
     stamp = "null"
-    if has_time:
+    if has_time and time is not None:
         stamp = f'"{time.isoformat(timespec="milliseconds").removesuffix("+00:00")}Z"'
     before, behind = Position.around_index(transaction.commit_lsn, transaction.stream)
     return f',"commit_timestamp":{stamp},"position":"{before}'.encode(), f'{behind}"'.encode()
