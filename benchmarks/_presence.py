@@ -21,7 +21,8 @@ from benchmarks.fanout import Bench, Row
 from benchmarks.load.programs import LineProgram, cpu_time
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.presence import Presence, PresenceLimits
-from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.fanout.room import Member
+from realtime_server.fanout.rooms import Rooms
 from realtime_server.phoenix.broadcasts import RoomName
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server.net.test_connection import Client, open_connection

@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from benchmarks import _database, _nodes, _presence
+from benchmarks import _database, _flood, _nodes, _presence
 from benchmarks._sender import BYTES, JOIN, TOPIC, Sender, pushed
 from benchmarks.fanout import (
     DATA,
@@ -43,7 +43,8 @@ from benchmarks.fanout import (
     run_parts,
 )
 from realtime_server.fanout.bus import LocalBus
-from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.fanout.room import Member
+from realtime_server.fanout.rooms import Rooms
 from realtime_server.phoenix.actions import Join, Publish
 from realtime_server.phoenix.broadcasts import RoomName
 from realtime_server.phoenix.joins import parse_join
@@ -163,6 +164,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "one member": one_member,
     "push": push,
     "from the database": _database.latency,
+    "flood": _flood.flood,
     "several servers": _nodes.several_servers,
     "presence storm": _presence.storm,
     "presence changes": _presence.changes,

@@ -4,8 +4,8 @@ Rows of ``realtime.messages``, and logical messages, come with the stream, in co
 to the members of their rooms here, and to no other server: each reads the same stream.
 
 What a dispatch has of a room must be written before anything else is, or else two members might see
-two broadcasts in different orders. So the rooms' own writing waits from the first row that a
-dispatch takes until that dispatch has written what it has.
+two broadcasts in different orders. So what is pushed to a room waits from the first row that a
+dispatch takes for it until that dispatch has written what it has.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class DatabaseBroadcasts:
         self._clock = clock
         self._sends_rows = sends_rows
         self._sends_logical = sends_logical
-        # Whether the rooms wait until a dispatch has written what it has.
-        self._is_holding = False
+        # The rooms that wait until a dispatch has written what it has.
+        self._held: set[RoomName] = set()
         self.commits = RecentCommits(clock)
         """Of which transactions members have got messages in private rooms lately."""
 
@@ -64,8 +64,8 @@ class DatabaseBroadcasts:
         return self._rows.stats()
 
     def adding(self, event: RowChange | LogicalMessage, dispatch: Dispatch) -> Steps:
-        """Add what a row, or a message, broadcasts to a dispatch, as soon as the rooms have nothing
-        to write.
+        """Add what a row, or a message, broadcasts to a dispatch, when what is being written to its
+        room has been written.
 
         The caller must have the dispatch write soon, and then call :meth:`release`.
         """
@@ -82,9 +82,9 @@ class DatabaseBroadcasts:
         room, broadcast = found
         if not self._rooms.size(room):
             return
-        if not self._is_holding:
-            self._is_holding = True
-            yield from self._rooms.holding()
+        if room not in self._held:
+            self._held.add(room)
+            yield from self._rooms.holding(room)
         for members, frame in self._rooms.frames(room, broadcast):
             dispatch.add(members, frame)
 
@@ -103,9 +103,9 @@ class DatabaseBroadcasts:
 
     def release(self) -> None:
         """Let the rooms write again, after a dispatch has written everything."""
-        if self._is_holding:
-            self._is_holding = False
-            self._rooms.release()
+        for room in self._held:
+            self._rooms.release(room)
+        self._held.clear()
 
     def sending(self, events: Iterable[RowChange | LogicalMessage]) -> Steps:
         """Send rows by themselves, without changes between them, and yield now and then."""

@@ -30,35 +30,23 @@ the others of the write by itself.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
 from .frames import Frame, Frames
+from .output_rate import AUDIENCE_FOR, MAX_BYTES, MAX_PAUSES, PAUSE, OutputRate
 from .turns import SLICE, Steps
 
-__all__ = ["Dispatch", "Members", "Ordinals", "Outbox", "OutputRate", "Subscriber"]
+__all__ = ["Dispatch", "Members", "Ordinals", "Outbox", "Subscriber"]
 
-_MAX_BYTES: Final = 64 * 1024
-"""About how many bytes of messages are gathered before they are written: what the kernel takes at
-once."""
-_CHECK_BYTES: Final = _MAX_BYTES // 4
+_CHECK_BYTES: Final = MAX_BYTES // 4
 """Bytes of a write from which on the outboxes are checked for being behind."""
 _UNTIMED_BYTES: Final = 32 * 1024
 """Bytes that are written without reading the clock, to all outboxes together, but one write at
 least."""
-_PAUSE: Final = 0.005
-"""Seconds of one wait for outboxes that are behind."""
-_MAX_PAUSES: Final = 20
-"""Waits after one write, 0.1 s in all: a client that takes 640 kB/s falls behind no further."""
-
-_AUDIENCE_FOR: Final = 1.0
-"""Seconds for which it is remembered, at least, how many outboxes were written to at once."""
-_BYTES_PER_SECOND: Final = _MAX_BYTES / (_PAUSE * _MAX_PAUSES)
-"""How fast messages are written with all these waits."""
-_BURST: Final = 4 * _MAX_BYTES
-"""Bytes that may be written faster than that."""
 
 
 class Outbox(Protocol):
@@ -145,53 +133,6 @@ _POSITION: Final = itemgetter(0)
 _NOTHING: Final = Frames(())
 
 
-class OutputRate:
-    """How fast messages are written, measured over several dispatches.
-
-    Args:
-        clock: seconds of any clock that only goes forward.
-    """
-
-    __slots__ = ("_ahead", "_clock", "_former_audience", "_since", "audience", "renewed_at")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.audience = 0
-        """The most outboxes that one write has gone to since ``renewed_at``."""
-        self._former_audience = 0
-        self.renewed_at = clock()
-        """The time at which another second of the audience began."""
-        # Bytes that were written faster than with all waits.
-        self._ahead = 0.0
-        self._since = clock()
-
-    def add(self, size: int) -> None:
-        """Count bytes that were written to each outbox that got them."""
-        self._advance()
-        self._ahead += size
-
-    def renew_audience(self, now: float) -> None:
-        """Begin to count the outboxes of another second."""
-        self._former_audience = self.audience if now - self.renewed_at < 2 * _AUDIENCE_FOR else 0
-        self.audience = 0
-        self.renewed_at = now
-
-    def lately(self) -> int:
-        """Return to how many outboxes one write has gone at most, within the last second or two."""
-        return max(self.audience, self._former_audience)
-
-    def is_too_fast(self) -> bool:
-        """Return whether messages come faster than they could be written if each write waited
-        for slow clients."""
-        self._advance()
-        return self._ahead > _BURST
-
-    def _advance(self) -> None:
-        now = self._clock()
-        self._ahead = max(self._ahead - (now - self._since) * _BYTES_PER_SECOND, 0.0)
-        self._since = now
-
-
 class Dispatch:
     """Collects messages for groups of subscribers, and writes them.
 
@@ -200,6 +141,8 @@ class Dispatch:
         output_rate: the hub's rate of output, over all its dispatches; None: slow clients are never
             waited for.
         ordinals: numbers the server's writes; None: writes have no ordinals.
+        slice_seconds: after which it gives way.
+        slice_writes: to outboxes, after which it does so, too.
     """
 
     def __init__(
@@ -207,13 +150,20 @@ class Dispatch:
         clock: Callable[[], float],
         output_rate: OutputRate | None = None,
         ordinals: Ordinals | None = None,
+        *,
+        slice_seconds: float = SLICE,
+        slice_writes: int = sys.maxsize,
     ) -> None:
         self._clock = clock
         self._output_rate = output_rate
         self._ordinals = ordinals
+        self._slice_seconds = slice_seconds
+        self._slice_writes = slice_writes
+        # Of the current slice.
+        self._writes_left = slice_writes
         now = clock()
-        self._until = now + SLICE
-        if output_rate is not None and now - output_rate.renewed_at >= _AUDIENCE_FOR:
+        self._until = now + slice_seconds
+        if output_rate is not None and now - output_rate.renewed_at >= AUDIENCE_FOR:
             output_rate.renew_audience(now)
         # By the identity of the members, which are kept alive by the share.
         self._shares: dict[int, _Share] = {}
@@ -235,17 +185,21 @@ class Dispatch:
 
     def is_due(self) -> bool:
         """Return whether to write now: enough was added, or the slice of time is over."""
-        return self._bytes >= _MAX_BYTES or self._clock() >= self._until
+        return self._bytes >= MAX_BYTES or self.is_over()
 
     def is_over(self) -> bool:
         """Return whether the slice of time is over."""
-        return self._clock() >= self._until
+        return self._writes_left <= 0 or self._clock() >= self._until
+
+    def _begin_slice(self) -> None:
+        self._writes_left = self._slice_writes
+        self._until = self._clock() + self._slice_seconds
 
     def give_way(self) -> Steps:
         """Let other tasks run if the slice of time is over, and begin another slice."""
         if self.is_over():
             yield 0.0
-            self._until = self._clock() + SLICE
+            self._begin_slice()
 
     def hand_out(self) -> Steps:
         """Write everything that was added, in steps: one ends whenever the slice of time is
@@ -259,10 +213,10 @@ class Dispatch:
         if self._left_out:
             due = _leaving_out(self._left_out, all_shares, due)
             self._left_out = set()
-        clock, ordinals = self._clock, self._ordinals
+        ordinals = self._ordinals
         ordinal, ping = (0, b"") if ordinals is None else ordinals.mark(len(recipients))
         joined: dict[_Shares, Frames] = {}
-        at_once, most_at_once = 0, _UNTIMED_BYTES // (size + 1) + 1
+        at_once, most_at_once = 0, min(_UNTIMED_BYTES // (size + 1) + 1, self._slice_writes)
         last: _Shares = ()
         frames = _NOTHING
         are_current = _are_current(all_shares)
@@ -279,16 +233,18 @@ class Dispatch:
             outbox.write(frames)
             at_once += 1
             if at_once >= most_at_once:
+                self._writes_left -= at_once
                 at_once = 0
-                if clock() >= self._until:
+                if self.is_over():
                     yield 0.0
-                    self._until = clock() + SLICE
+                    self._begin_slice()
                     are_current = _are_current(all_shares)
                     if ordinals is not None and ordinals.ordinal != ordinal:
                         # Others were written to meanwhile. What comes later has a higher ordinal.
                         ordinal, ping = ordinals.mark(len(recipients))
                         joined.clear()
                         last = ()
+        self._writes_left -= at_once
         rate = self._output_rate
         if rate is None:
             return
@@ -304,17 +260,17 @@ class Dispatch:
         if not rate.is_too_fast() or not any(outbox.is_behind for outbox in recipients):
             return
         yield 0.0
-        self._until = self._clock() + SLICE
+        self._begin_slice()
         everybody = max(len(recipients), rate.lately())
         if 2 * len(recipients) <= everybody:
             return
-        for _ in range(_MAX_PAUSES):
+        for _ in range(MAX_PAUSES):
             if not rate.is_too_fast():
                 break
             if 2 * sum(outbox.is_behind for outbox in recipients) <= everybody:
                 break
-            yield _PAUSE
-            self._until = self._clock() + SLICE
+            yield PAUSE
+            self._begin_slice()
 
 
 def _by_outbox(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outbox, _Shares]]]:

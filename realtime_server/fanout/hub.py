@@ -39,12 +39,13 @@ from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .allowed_topics import OWN_SCHEMA, TopicRules
 from .binding_index import BindingIndex
 from .database_broadcasts import DatabaseBroadcasts
-from .dispatch import Dispatch, Members, Ordinals, OutputRate
+from .dispatch import Dispatch, Members, Ordinals
 from .filter_pace import MESSAGES, QUICK, UNWANTED, Pace, pace_of
 from .frames import TextFrame
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .hub_stats import HubStats
 from .message_rows import has_messages
+from .output_rate import OutputRate
 from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit
 from .topic_index import TopicIndex

@@ -27,8 +27,10 @@ from .audience import Audience
 from .dispatch import Members
 from .frames import Frame, TextFrame
 from .presence_state import Entry, Node, PresenceState
+from .room import Member
 from .room_stats import PresenceStats
-from .rooms import Later, Member, Rooms
+from .room_turns import Later
+from .rooms import Rooms
 
 __all__ = ["Others", "Presence", "PresenceLimits"]
 
@@ -292,7 +294,7 @@ class Presence:
             return
         room.is_flushing = True
         within = room.next_flush - self._clock()
-        flush = partial(self._all_rooms.write, partial(self._flush, name, room))
+        flush = partial(self._all_rooms.write, name, partial(self._flush, name, room))
         if within > 0:
             self._later(within, flush)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..config import ServerConfig
 from ..fanout.presence import Presence
-from ..fanout.rooms import Member
+from ..fanout.room import Member
 from ..phoenix.actions import Action, Channel
 from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import Message

@@ -16,8 +16,9 @@ from functools import partial
 from ..config import ServerConfig
 from ..fanout.frames import Frames
 from ..fanout.presence import Presence
+from ..fanout.room import Member, frame_of
 from ..fanout.room_holds import Hold
-from ..fanout.rooms import Member, Rooms, frame_of
+from ..fanout.rooms import Rooms
 from ..phoenix.actions import Action, Channel
 from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.message_handler import SocketState

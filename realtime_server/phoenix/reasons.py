@@ -170,7 +170,7 @@ class BroadcastReason(Reason):
     WAITING = (
         "rate_limited",
         "too many broadcasts wait to be written to their members; wait",
-        "of all clients together, 16 MiB of payloads at most",
+        "of all clients together, what takes a second to write, and 16 MiB; of one, half of that",
     )
     TOO_LARGE_TO_CARRY = (
         "payload_size_exceeded",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_server.fanout.presence_state import Entry
-from realtime_server.fanout.rooms import Member
+from realtime_server.fanout.room import Member
 from tests.property.examples import examples
 from tests.server.fanout.test_presence import INTERVAL, ROOM, THERE, World, take
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime_server.fanout.rooms import Member
+from realtime_server.fanout.room import Member
 from realtime_server.phoenix.broadcasts import RoomName
 from tests.server.fanout.test_rooms import Loop, inbox
 
@@ -32,18 +32,31 @@ def test_each_member_gets_all_others_broadcasts_in_the_rooms_order(
     taken: list[tuple[str, Any, Any]], hears_itself: bool
 ) -> None:
     loop = Loop()
+    # They hear all of their rooms.
+    witnesses = {room: loop.join(room) for room in ROOMS}
     members: list[Member] = []
     expected: dict[int, list[int]] = defaultdict(list)
-    waiting: list[tuple[RoomName, int, Member | None]] = []
+    waiting: dict[int, tuple[RoomName, Member | None]] = {}
 
     def turn() -> None:
+        known = {room: len(inbox(witness).frames) for room, witness in witnesses.items()}
         loop.turns()
-        for room, number, sender in waiting:
-            for place, member in enumerate(members):
-                if not member.is_open or member.room != room:
-                    continue
-                if member is not sender or hears_itself:
-                    expected[place].append(number)
+        written: list[int] = []
+        for room, witness in witnesses.items():
+            in_order = inbox(witness).payloads()[known[room] :]
+            written += in_order
+            for number in in_order:
+                name, sender = waiting[number]
+                assert name == room
+                for place, member in enumerate(members):
+                    if not member.is_open or member.room != room:
+                        continue
+                    if member is not sender or hears_itself:
+                        expected[place].append(number)
+            for sender in (None, *members):
+                ours = [one for one in in_order if waiting[one][1] is sender]
+                assert ours == sorted(ours), "one sender's are not in the order sent"
+        assert sorted(written) == sorted(waiting)
         waiting.clear()
 
     for number, (what, who, vsn) in enumerate(taken):
@@ -53,18 +66,18 @@ def test_each_member_gets_all_others_broadcasts_in_the_rooms_order(
             turn()
         elif what == "request":
             loop.send(number, room=who)
-            waiting.append((who, number, None))
+            waiting[number] = who, None
         elif who < len(members) and members[who].is_open:
             if what == "leave":
                 loop.rooms.leave(members[who])
             else:
                 loop.send(number, members[who], room=members[who].room)
-                waiting.append((members[who].room, number, members[who]))
+                waiting[number] = members[who].room, members[who]
     turn()
     for place, member in enumerate(members):
         assert inbox(member).payloads() == expected[place]
         # One turn, one write.
         assert len(inbox(member).writes) <= sum(what == "turn" for what, *_ in taken) + 1
-    for member in members:
+    for member in (*members, *witnesses.values()):
         loop.rooms.leave(member)
     assert (loop.rooms.stats().rooms, loop.rooms.stats().members) == (0, 0)

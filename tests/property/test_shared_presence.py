@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_server.cluster.shared_presence import SILENT
-from realtime_server.fanout.rooms import Member
+from realtime_server.fanout.room import Member
 from tests.property.examples import examples
 from tests.property.test_presence import Listener
 from tests.server.cluster.test_shared_presence import Processes

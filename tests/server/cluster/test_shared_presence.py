@@ -24,7 +24,7 @@ from realtime_server.cluster.presence_messages import (
 )
 from realtime_server.cluster.shared_presence import BEAT, SILENT, SharedPresence
 from realtime_server.fanout.presence_state import Entry
-from realtime_server.fanout.rooms import Member
+from realtime_server.fanout.room import Member
 from realtime_server.phoenix.broadcasts import RoomName
 from tests.server.cluster.carriers import Wire, Wires
 from tests.server.fanout.test_presence import ROOM, World, take, told

@@ -9,8 +9,9 @@ from typing import cast
 import attrs
 import pytest
 
-from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
+from realtime_server.fanout.dispatch import Dispatch, Members
 from realtime_server.fanout.frames import Frames, TextFrame
+from realtime_server.fanout.output_rate import OutputRate
 from realtime_server.fanout.turns import SLICE, run_steps
 from tests.server_helpers import RecordingOutbox, texts
 

@@ -13,8 +13,9 @@ from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.frames import Frame, Frames
 from realtime_server.fanout.presence import Presence, PresenceLimits
 from realtime_server.fanout.presence_state import Entry, Node
+from realtime_server.fanout.room import Member
 from realtime_server.fanout.room_stats import PresenceStats
-from realtime_server.fanout.rooms import Member, Rooms
+from realtime_server.fanout.rooms import Rooms
 from realtime_server.phoenix.broadcasts import Broadcast, RoomName
 from realtime_server.phoenix.reasons import BroadcastReason, PresenceReason
 from realtime_server.phoenix.serializers import SERIALIZERS

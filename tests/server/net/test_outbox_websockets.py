@@ -18,8 +18,9 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
-from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
+from realtime_server.fanout.dispatch import Dispatch, Members
 from realtime_server.fanout.frames import Frames, TextFrame
+from realtime_server.fanout.output_rate import OutputRate
 from realtime_server.fanout.turns import run_steps
 from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.listener import deflate_factory
