@@ -29,8 +29,8 @@ from ..lsn import LSN
 from ..replication import commands
 from ._arrivals import Arrivals, ExpectsMore
 from ._postgres_errors import translate
-from ._prompt_future import PromptFuture
 from ._sessions import ReplicationSession
+from .prompt_future import PromptFuture
 
 __all__ = ["ReplicationConnection"]
 

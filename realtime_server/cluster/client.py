@@ -3,21 +3,27 @@
 The library gives each subscription a queue and a task, reads every header of a message letter by
 letter, and has a task of its own write what is to be sent. Where changes come one by one, that is a
 tenth of a server's time for each of them. Here a message is handed over as soon as it was read, by
-a plain call, and what is sent is written at once.
+a plain call, and what is sent is written at once. Messages that have come as a whole, while the
+library has nothing to read, are read here, in the callback of the event loop that they have come
+with, and whoever waits for them goes on right there.
 
 The library has no public way to either. Where another version does not call the private methods
-that are overridden here, messages go its slower way; without the private attributes that are used
-nothing can be sent, and :attr:`PromptClient.lacks` names them.
+that are overridden here, or has no buffer where it is looked for, messages go its slower way;
+without the private attributes that are used nothing can be sent, and :attr:`PromptClient.lacks`
+names them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import attrs
 import nats.errors
 from nats.aio.client import Client
+
+from realtime_core.sources.prompt_future import promptly
 
 __all__ = ["Message", "PromptClient", "Take"]
 
@@ -27,6 +33,9 @@ _READ_BYTES: Final = 256 * 1024
 """How many bytes are read at once, in place of 32 KiB: as many as the event loop takes from a
 socket. A large message comes in few pieces then, each of which costs a round of the event loop."""
 _LINE_END: Final = b"\r\n"
+_MESSAGES: Final = (b"MSG ", b"HMSG ")
+"""What a message begins with."""
+_WITH_HEADERS: Final = ord("H")
 
 
 @attrs.define
@@ -53,6 +62,10 @@ class PromptClient(Client):
         super().__init__()
         # Who takes the messages, by the number of the subscription.
         self._takers: dict[int, Take] = {}
+        # Whether the library has read all that has come, and waits for more.
+        self._waits = False
+        # Those that tell of errors.
+        self._telling: set[asyncio.Future[None]] = set()
         used = ("_pending", "_pending_data_size", "_transport")
         self.lacks = [name for name in used if not hasattr(self, name)]
         """Attributes that the library has not, and that are needed to send."""
@@ -65,9 +78,18 @@ class PromptClient(Client):
         read = transport.read
 
         async def read_much(buffer_size: int) -> bytes:
-            return await read(max(buffer_size, _READ_BYTES))
+            # If something is there already, nothing else runs before it is returned.
+            self._waits = True
+            try:
+                return await read(max(buffer_size, _READ_BYTES))
+            finally:
+                self._waits = False
 
         transport.read = read_much  # type: ignore[method-assign]
+        writer = getattr(transport, "_io_writer", None)
+        if writer is not None:
+            library = writer.transport.get_protocol()
+            writer.transport.set_protocol(_Receiver(library, self._received))
 
     async def hand_over(self, subject: str, take: Take) -> Callable[[], Awaitable[None]]:
         """Have a function called with each message of a subject; return what ends that.
@@ -91,6 +113,51 @@ class PromptClient(Client):
             await subscription.unsubscribe()
 
         return end
+
+    def _received(self, data: bytes) -> bytes:
+        """Hand over the messages that some bytes begin with; return the rest, for the library."""
+        at = 0
+        # Otherwise the library has the begin of a message, or messages that are before these.
+        if self._waits and not getattr(self._ps, "buf", True):
+            while (found := self._message_at(data, at)) is not None:
+                take, message, at = found
+                try:
+                    take(message)
+                except Exception as exc:
+                    telling = asyncio.ensure_future(self._error_cb(exc))
+                    self._telling.add(telling)
+                    telling.add_done_callback(self._telling.discard)
+        if at == len(data):
+            return b""
+        self._waits = False
+        return data[at:]
+
+    def _message_at(self, data: bytes, at: int) -> tuple[Take, Message, int] | None:
+        """Return the message that stands there, with who takes it, and where it ends; None if it is
+        not there as a whole, or something else is."""
+        if not data.startswith(_MESSAGES, at):
+            return None
+        line_end = data.find(_LINE_END, at)
+        words = data[at : max(line_end, at)].split()
+        has_headers = data[at] == _WITH_HEADERS
+        # The subject that an answer would go to may be missing.
+        if len(words) - has_headers not in (4, 5):
+            return None
+        start = line_end + len(_LINE_END)
+        try:
+            take = self._takers.get(int(words[2]))
+            behind = start + int(words[-1])
+            end = behind + len(_LINE_END)
+            if take is None or end > len(data):
+                return None
+            content = start + int(words[-2]) if has_headers else start
+            reply = words[3].decode() if len(words) - has_headers == 5 else ""
+            status = _status(data[start:content])
+            message = Message(words[1].decode(), reply, data[content:behind], *status)
+        except ValueError:
+            # The library says what is wrong with it.
+            return None
+        return take, message, end
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -169,6 +236,39 @@ class PromptClient(Client):
         assert self._transport is not None
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self._transport.writelines(pending)
+
+
+class _Receiver(asyncio.Protocol):
+    """Has what comes on a connection looked at before the library's protocol gets it.
+
+    Args:
+        library: the protocol.
+        take: gets what comes; returns what the library's protocol is to get of it.
+    """
+
+    def __init__(self, library: asyncio.Protocol, take: Callable[[bytes], bytes]) -> None:
+        self._library = library
+        self._take = take
+
+    def data_received(self, data: bytes) -> None:
+        promptly(self._look, data)
+
+    def eof_received(self) -> bool | None:
+        return self._library.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._library.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._library.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._library.resume_writing()
+
+    def _look(self, data: bytes) -> None:
+        rest = self._take(data)
+        if rest:
+            self._library.data_received(rest)
 
 
 def _status(headers: bytes | None) -> tuple[str, str]:

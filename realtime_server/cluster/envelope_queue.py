@@ -7,15 +7,15 @@ cancelled loses nothing: what it has not returned is in the queue still.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from realtime_core import Begin, Commit, Event, Gap, GapReason, Position, StreamIdentity
 from realtime_core.errors import RealtimeError
 from realtime_core.positions import LAST_INDEX
+from realtime_core.sources.prompt_future import PromptFuture
 
 from ..fanout.turns import Turn
 from .chain import HoleError
@@ -28,7 +28,6 @@ logger = logging.getLogger("realtime.cluster")
 
 MAX_BYTES: Final = 1024 * 1024
 """How many bytes of envelopes the queue has before nothing more is to be put in."""
-Waiter: TypeAlias = "asyncio.Future[None]"
 
 
 class EnvelopeQueue:
@@ -67,8 +66,8 @@ class EnvelopeQueue:
         self._before_hole: Position | None = None
         self._is_in_hole = False
         # Those that wait for something to come, and the one that waits for room.
-        self._waiting: set[Waiter] = set()
-        self._room: Waiter | None = None
+        self._waiting: dict[PromptFuture, None] = {}
+        self._room: PromptFuture | None = None
         # The slice of time of the side that empties it; None while that waits.
         self._turn: Turn | None = None
 
@@ -92,10 +91,15 @@ class EnvelopeQueue:
         """
         self._waiting_envelopes.append(None)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be put in."""
+        return self.size > MAX_BYTES
+
     async def room(self) -> None:
         """Wait while the queue is full."""
-        while self.size > MAX_BYTES:
-            self._room = asyncio.get_running_loop().create_future()
+        while self.is_full:
+            self._room = PromptFuture()
             try:
                 await self._room
             finally:
@@ -114,9 +118,8 @@ class EnvelopeQueue:
 
     def wake(self) -> None:
         """Have those look again who wait for something."""
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        for waiter in list(self._waiting):
+            waiter.resume()
 
     # The side that empties it
 
@@ -128,12 +131,12 @@ class EnvelopeQueue:
         """
         if self._error is not None:
             raise self._error
-        waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
+        waiter = PromptFuture()
+        self._waiting[waiter] = None
         try:
             await waiter
         finally:
-            self._waiting.discard(waiter)
+            del self._waiting[waiter]
 
     async def next_batch(self) -> list[Event]:
         """Return the events of the next envelope that has any; cancelling this loses nothing.
@@ -161,8 +164,8 @@ class EnvelopeQueue:
                 continue
             sequence, envelope, is_anew = first
             self.size -= HEAD_BYTES + len(envelope.body)
-            if self._room is not None and self.size <= MAX_BYTES and not self._room.done():
-                self._room.set_result(None)
+            if self._room is not None and not self.is_full:
+                self._room.resume()
             try:
                 events = self._unpack(envelope, sequence, is_anew)
             except RealtimeError as exc:

@@ -13,11 +13,9 @@ What cannot be read is passed over: the envelope behind it says whether somethin
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -36,6 +34,7 @@ from .envelope import (
     place_in,
 )
 from .errors import LogError, MissingError
+from .inbox import Inbox
 from .log import Log
 
 __all__ = ["LogReader", "Read"]
@@ -106,9 +105,8 @@ class LogReader:
         # Where what comes is looked for, and what asks for it.
         self._subscription: Subscription | None = None
         self._consumer: str | None = None
-        # What has come and was not looked at yet, and who waits for it.
-        self._arrived: deque[Message] = deque()
-        self._waiting: asyncio.Future[None] | None = None
+        # What has come and was not looked at yet.
+        self._arrived = Inbox(_SILENCE)
         self._inbox = self._subject = ""
         # How many messages may still come of the request under way, the consumer's own number of
         # the last one, and whether the next envelope is the first one of this consumer.
@@ -174,6 +172,7 @@ class LogReader:
     async def aclose(self) -> None:
         """Close the connection."""
         await self._drop()
+        self._arrived.close()
         if self._connection is not None:
             await self._connection.aclose()
             self._connection = None
@@ -185,16 +184,16 @@ class LogReader:
             self._connection = None
         if self._connection is None:
             self._connection = await self._connect()
-            self._connection.on_closed(self._wake)
+            self._connection.on_closed(self._arrived.wake)
         return self._log_of(self._connection)
 
     async def _open(self) -> None:
         log = await self._reach()
         start = await self._start(log)
         connection = log.connection
-        self._arrived.clear()
+        self._arrived.messages.clear()
         self._inbox = connection.new_inbox()
-        self._subscription = await connection.subscribe(self._inbox, self._arrive)
+        self._subscription = await connection.subscribe(self._inbox, self._arrived.put)
         self._consumer = await log.make_consumer(
             {
                 "name": f"r{secrets.token_hex(8)}",
@@ -250,19 +249,11 @@ class LogReader:
         self.resyncs += 1
         self._consumer = None
         subscription, self._subscription = self._subscription, None
-        self._arrived.clear()
+        self._arrived.messages.clear()
         if subscription is not None:
             await subscription.aclose()
 
     # What comes
-
-    def _arrive(self, message: Message) -> None:
-        self._arrived.append(message)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
 
     async def _something(self) -> None:
         """Wait until a message has come.
@@ -270,21 +261,11 @@ class LogReader:
         Raises:
             LogError: if none does.
         """
-        connection = self._connection
+        connection, arrived = self._connection, self._arrived
         assert connection is not None
-        if self._arrived:
-            return
-        if connection.closed.is_set():
-            raise LogError("the connection to NATS has ended")
-        self._waiting = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(_SILENCE):
-                await self._waiting
-        except TimeoutError:
-            raise LogError(f"nothing has come from the log for {_SILENCE:g} s") from None
-        finally:
-            self._waiting = None
-        if not self._arrived:
+        if not arrived.messages and not connection.closed.is_set():
+            await arrived.something()
+        if not arrived.messages:
             raise LogError("the connection to NATS has ended")
 
     def _ask(self) -> None:
@@ -306,8 +287,9 @@ class LogReader:
             LogError: if something is odd; the envelopes before it come first.
         """
         found: list[Read] = []
-        while self._arrived:
-            message = self._arrived[0]
+        arrived = self._arrived.messages
+        while arrived:
+            message = arrived[0]
             status = message.status
             try:
                 if not status:
@@ -321,7 +303,7 @@ class LogReader:
                     # It comes again, since the message is still there.
                     return found
                 raise
-            self._arrived.popleft()
+            arrived.popleft()
         return found
 
     def _envelope(self, message: Message) -> list[Read]:

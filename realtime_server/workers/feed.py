@@ -1,12 +1,14 @@
 """LinkFeed: the changes that a worker gets from its supervisor, as a source of batches.
 
-A task reads the link into a queue with a bound. When that is full, the socket fills, and the
-supervisor sees that the worker is behind.
+What comes over the link is put into a queue with a bound, in the callback of the event loop that
+has read it, and whoever waits for it goes on right there. When the queue is full, the socket fills,
+and the supervisor sees that the worker is behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Final, Self
 
@@ -14,6 +16,7 @@ import attrs
 
 from realtime_core import LSN, Event, Position, SourceStats
 from realtime_core.errors import ServerError
+from realtime_core.sources.prompt_future import promptly
 
 from ..cluster.envelope import Place, decode
 from ..cluster.envelope_queue import EnvelopeQueue, Steps
@@ -31,7 +34,6 @@ from .in_flight import Behind
 
 __all__ = ["LinkFeed"]
 
-_READ_BYTES: Final = 256 * 1024
 _TOGETHER: Final = 0.05
 """Seconds in which what was handed out is told at once. Being told wakes the supervisor, which
 costs more than to send a small envelope; and 8 MiB take longer to be handed out."""
@@ -40,24 +42,18 @@ costs more than to send a small envelope; and 8 MiB take longer to be handed out
 class LinkFeed:
     """Yields what the supervisor reads from the database, and tells it what was handed out.
 
+    Make it with :meth:`over`.
+
     Args:
-        reader: the link.
-        writer: the link's other direction.
         tells_holes: whether what cannot be read becomes a gap, as with a log that several machines
             share. Otherwise it is an error, and comes again from the slot.
     """
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        *,
-        tells_holes: bool = False,
-    ) -> None:
+    def __init__(self, *, tells_holes: bool = False) -> None:
         self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
         """The labels of enum types in their declared order, by schema and name."""
-        self._reader = reader
-        self._writer = writer
+        self._link: asyncio.Transport
+        self._buffer = FrameBuffer()
         self._queue = EnvelopeQueue(Unpacker(), tells_holes=tells_holes)
         self.behind: Behind | None = None
         """Where the changes begin; None until the supervisor's source is attached."""
@@ -65,14 +61,27 @@ class LinkFeed:
         """How many bytes of envelopes were read."""
         # What the supervisor said last of its source.
         self._source = SourceStats()
-        self._reading: asyncio.Task[None] | None = None
+        # Reads on when the queue is not full any more.
+        self._reading_on: asyncio.Task[None] | None = None
         # What was handed out and the supervisor was not told of, and when it will be.
         self._handed_out: int | None = None
         self._telling: asyncio.TimerHandle | None = None
 
+    @classmethod
+    async def over(cls, sock: socket.socket, *, tells_holes: bool = False) -> Self:
+        """Return a feed from a connected socket.
+
+        Args:
+            sock: the link.
+            tells_holes: as for the class.
+        """
+        feed = cls(tells_holes=tells_holes)
+        loop = asyncio.get_running_loop()
+        feed._link, _ = await loop.create_connection(lambda: _Receiver(feed), sock=sock)
+        return feed
+
     async def __aenter__(self) -> Self:
-        self._writer.write(encode_frame(ReadyFrame()))
-        self._reading = asyncio.create_task(self._read())
+        self._link.write(encode_frame(ReadyFrame()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -81,13 +90,13 @@ class LinkFeed:
     async def aclose(self) -> None:
         """Close the link."""
         self._queue.end(ServerError("the link to the supervisor was closed"))
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._reading_on is not None:
+            self._reading_on.cancel()
+            await asyncio.gather(self._reading_on, return_exceptions=True)
         if self._telling is not None:
             self._telling.cancel()
         self._tell()
-        self._writer.close()
+        self._link.close()
 
     async def attached(self) -> None:
         """Wait until the supervisor's source is attached.
@@ -155,7 +164,7 @@ class LinkFeed:
         done, self._handed_out = self._handed_out, None
         self._telling = None
         if done is not None:
-            self._writer.write(encode_frame(HandedOutFrame(done)))
+            self._link.write(encode_frame(HandedOutFrame(done)))
 
     def note(self, source: SourceStats) -> None:
         """Keep the counts of its source that the supervisor has sent."""
@@ -177,27 +186,53 @@ class LinkFeed:
             connected=source.connected and not self._queue.has_ended,
         )
 
-    async def _read(self) -> None:
-        buffer = FrameBuffer()
+    # The link
+
+    def received(self, data: bytes) -> None:
+        """Take what has come over the link."""
         queue = self._queue
+        if queue.has_ended:
+            return
         try:
-            while data := await self._reader.read(_READ_BYTES):
-                for frame in buffer.feed(data):
-                    if isinstance(frame, EnvelopeFrame):
-                        envelope = decode(frame.data, frame.sequence)
-                        queue.put(frame.sequence, envelope, is_anew=frame.is_behind_hole)
-                        self.read_bytes += len(frame.data)
-                    elif isinstance(frame, EnumsFrame):
-                        self.enum_orders.clear()
-                        self.enum_orders.update(frame.orders)
-                        queue.describe_anew()
-                    elif isinstance(frame, AttachedFrame):
-                        self.behind = frame.begin
-                queue.wake()
-                await queue.room()
-            queue.end(ServerError("the supervisor has ended"))
-        except OSError as exc:
-            queue.end(ServerError(f"the supervisor has ended ({exc})"))
+            for frame in self._buffer.feed(data):
+                if isinstance(frame, EnvelopeFrame):
+                    envelope = decode(frame.data, frame.sequence)
+                    queue.put(frame.sequence, envelope, is_anew=frame.is_behind_hole)
+                    self.read_bytes += len(frame.data)
+                elif isinstance(frame, EnumsFrame):
+                    self.enum_orders.clear()
+                    self.enum_orders.update(frame.orders)
+                    queue.describe_anew()
+                elif isinstance(frame, AttachedFrame):
+                    self.behind = frame.begin
         except Exception as exc:
             # Also what nobody has thought of: whoever waits for changes would wait for ever.
             queue.end(exc)
+            return
+        queue.wake()
+        if queue.is_full and self._reading_on is None:
+            self._link.pause_reading()
+            self._reading_on = asyncio.create_task(self._read_on())
+
+    def lost(self, error: Exception | None) -> None:
+        """Note that the link has ended."""
+        told = "" if error is None else f" ({error})"
+        self._queue.end(ServerError(f"the supervisor has ended{told}"))
+
+    async def _read_on(self) -> None:
+        await self._queue.room()
+        self._reading_on = None
+        self._link.resume_reading()
+
+
+class _Receiver(asyncio.Protocol):
+    """What the event loop tells of a link, to a feed."""
+
+    def __init__(self, feed: LinkFeed) -> None:
+        self._feed = feed
+
+    def data_received(self, data: bytes) -> None:
+        promptly(self._feed.received, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._feed.lost(exc)

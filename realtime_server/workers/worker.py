@@ -92,9 +92,8 @@ class Worker:
         # A worker that stands still does not see its links end. It would keep its place on the
         # port, and the system would go on giving it a share of the new connections.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        link = await asyncio.open_connection(sock=socket.socket(fileno=changes))
         is_cluster = config.nats_url is not None
-        feed = LinkFeed(*link, tells_holes=is_cluster)
+        feed = await LinkFeed.over(socket.socket(fileno=changes), tells_holes=is_cluster)
         link = await asyncio.open_connection(sock=socket.socket(fileno=rooms))
         room_link = RoomLink(*link, is_away=is_cluster)
         control_link = await ControlLink.over(socket.socket(fileno=control))

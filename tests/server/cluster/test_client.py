@@ -94,12 +94,14 @@ async def test_an_error_of_who_takes_a_message_ends_nothing() -> None:
     assert [repr(error) for error in errors] == ["KeyError('one')"]
 
 
-@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("way", ["at once", "by the library's parser", "by the library"])
 async def test_messages_are_the_same_whichever_way_they_go(
-    is_known: bool, monkeypatch: pytest.MonkeyPatch
+    way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version of the library may not call the overridden methods."""
-    if not is_known:
+    """A version of the library may not call the overridden methods, nor have the buffer."""
+    if way != "at once":
+        monkeypatch.setattr(PromptClient, "_received", lambda client, data: data)
+    if way == "by the library":
         monkeypatch.delattr(PromptClient, "_process_msg")
         monkeypatch.delattr(PromptClient, "_flush_pending")
     loop = asyncio.get_running_loop()
@@ -137,7 +139,30 @@ async def test_messages_are_the_same_whichever_way_they_go(
         Message("two", "", b"last"),
     ]
     # What reads from the socket has handed them over; otherwise each subscription has a task.
-    assert len(tasks) == (1 if is_known else 2)
+    assert len(tasks) == (2 if way == "by the library" else 1)
+    assert (None in tasks) == (way == "at once")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 40, 400])
+async def test_messages_come_once_and_in_order_however_they_are_cut(size: int) -> None:
+    loop = asyncio.get_running_loop()
+    found: list[bytes] = []
+    came = asyncio.Event()
+    async with connected() as (client, server):
+        await client.hand_over("one", lambda message: found.append(message.data))
+        await client.hand_over("two", lambda _: came.set())
+        stream = b""
+        for number in range(50):
+            stream += b"MSG one 1 2\r\n%02d\r\n" % number
+            stream += b"+OK\r\nMSG none 9 3\r\nabc\r\n" if number % 7 == 0 else b""
+            stream += b"HMSG one 1 back 12 14\r\nNATS/1.0\r\n\r\n%02d\r\n" % number
+        stream += b"MSG two 2 4\r\nlast\r\n"
+        for at in range(0, len(stream), size):
+            await loop.sock_sendall(server, stream[at : at + size])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await came.wait()
+    assert found == [b"%02d" % number for number in range(50) for _ in range(2)]
 
 
 async def test_large_messages_are_read_in_large_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ class Stage:
             self.links.serve(number, *await asyncio.open_connection(sock=ours))
         )
         self.tasks.append(served)
-        async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+        async with await LinkFeed.over(theirs) as feed:
             feed.note(self.source.stats())
             yield feed
         await soon(asyncio.wait({served}))
@@ -300,7 +300,7 @@ async def test_what_is_handed_out_within_a_moment_is_told_at_once() -> None:
     told: list[Frame] = []
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
-    async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+    async with await LinkFeed.over(theirs) as feed:
         feed.note(SourceStats(stream=STREAM))
         packer = Packer(NOWHERE, STREAM)
         writer.write(encode_frame(AttachedFrame(Behind(0, -1, 0))))
@@ -357,7 +357,7 @@ async def test_what_was_read_ahead_behind_a_gap_is_not_acknowledged_with_what_is
 async def test_an_envelope_that_cannot_be_read_is_an_error_at_each_step() -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+        async with await LinkFeed.over(theirs) as feed:
             feed.note(SourceStats(stream=STREAM))
             ours.sendall(encode_frame(AttachedFrame(Behind(0, -1, 0))))
             ours.sendall(encode_frame(EnvelopeFrame(1, b"?")))
@@ -369,7 +369,7 @@ async def test_an_envelope_that_cannot_be_read_is_an_error_at_each_step() -> Non
 
 async def test_a_worker_hears_that_its_supervisor_has_ended() -> None:
     ours, theirs = socket.socketpair()
-    async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+    async with await LinkFeed.over(theirs) as feed:
         waiting = asyncio.ensure_future(anext(feed.batches()))
         await asyncio.sleep(0)
         ours.close()
@@ -379,14 +379,18 @@ async def test_a_worker_hears_that_its_supervisor_has_ended() -> None:
             await soon(feed.attached())
 
 
-async def test_a_worker_hears_of_an_error_of_its_link_that_nobody_has_thought_of() -> None:
+async def test_a_worker_hears_of_an_error_of_its_link_that_nobody_has_thought_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(data: bytes, sequence: int) -> None:
+        raise AttributeError("nobody has thought of that")
+
+    monkeypatch.setattr("realtime_server.workers.feed.decode", fail)
     ours, theirs = socket.socketpair()
     with ours:
-        reader, writer = await asyncio.open_connection(sock=theirs)
-        async with LinkFeed(reader, writer) as feed:
+        async with await LinkFeed.over(theirs) as feed:
             waiting = asyncio.ensure_future(anext(feed.batches()))
-            await asyncio.sleep(0)
-            reader.set_exception(AttributeError("nobody has thought of that"))
+            ours.sendall(encode_frame(EnvelopeFrame(1, b"?")))
             with pytest.raises(AttributeError):
                 await soon(waiting)
             assert not feed.stats().connected

@@ -111,8 +111,7 @@ class Stage:
             self.links.serve(number, *await asyncio.open_connection(sock=ours))
         )
         self._tasks.append(served)
-        link = await asyncio.open_connection(sock=theirs)
-        async with LinkFeed(*link, tells_holes=True) as feed:
+        async with await LinkFeed.over(theirs, tells_holes=True) as feed:
             feed.note(SourceStats(stream=STREAM))
             yield feed
         await soon(asyncio.wait({served}))
