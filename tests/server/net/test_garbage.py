@@ -38,6 +38,7 @@ def is_looked_at(thing: object) -> bool:
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[None]:
     """Run it for a while."""
+    gc.unfreeze()  # what the run of the tests has left out
     frozen, thresholds, callbacks = gc.get_freeze_count(), gc.get_threshold(), len(gc.callbacks)
     task = asyncio.create_task(Garbage().run())
     try:
