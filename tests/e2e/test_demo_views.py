@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -127,11 +126,12 @@ def test_without_a_token_the_server_shows_nothing(browser: Browser, demo: Demo) 
 def test_the_tokens_are_in_that_address_and_in_no_log(browser: Browser) -> None:
     with running() as demo:
         until_ready(demo)
-        assert len(re.findall(r"eyJ", demo.said.replace(demo.views_url(), ""))) == 0
+        assert "eyJ" not in demo.said.replace(demo.views_url(), "")
         with browser.page(demo.views_url()) as page:
             await_views(page)
             page.wait_for(shows(0, "owner"))
         demo.stop(signal.SIGTERM)
         assert demo.process.returncode == 0
         assert demo.process.stdout is not None
-        assert demo.process.stdout.read().strip() == ""
+        # A machine that is busy may have the demo warn of slow policies.
+        assert "eyJ" not in demo.process.stdout.read()
