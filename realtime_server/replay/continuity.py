@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from realtime_core import LSN, Event, Gap, LogicalMessage, SourceStats
+from realtime_core import LSN, Event, Gap, Idle, LogicalMessage, SourceStats
 from realtime_core.errors import RealtimeError
 
 from .change_log import ChangeLog
@@ -100,6 +100,7 @@ class Continuity:
         """Read the journal's messages of a batch, before the batch is published."""
         # Nothing is acknowledged yet, if this is the first batch.
         self._note_start()
+        self._note_empty(batch)
         for event in batch:
             if type(event) is LogicalMessage:
                 self.durable.read(event)
@@ -138,6 +139,17 @@ class Continuity:
             self._start = self._where()
             self._log.begin_behind(self._start)
             self._note_stream()
+
+    def _note_empty(self, batch: Sequence[Event]) -> None:
+        """Tell the journal that nothing is between what was handed out and a batch.
+
+        The slots may go on to there, and a channel that has begun before may not be told yet.
+        """
+        first = next(iter(batch), None)
+        if type(first) is Idle or (type(first) is LogicalMessage and first.transaction is None):
+            # A transaction may commit at the end of a message.
+            lsn = first.lsn if type(first) is LogicalMessage else first.position.lsn
+            self.durable.journal.lift(self._log.end, (lsn, -1))
 
     def _note_stream(self) -> None:
         self.durable.journal.of_stream(self._origin.digest())

@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import pytest
 
-from realtime_core import LSN, Event, LogicalMessage, SourceStats
+from realtime_core import LSN, Begin, Event, Idle, LogicalMessage, Position, SourceStats
 from realtime_server.config import ServerConfig
 from realtime_server.replay import continuity, continuity_setup
 from realtime_server.replay.change_log import ChangeLog
@@ -37,7 +37,13 @@ class Durable:
     restored: asyncio.Event = attrs.field(factory=asyncio.Event)
     caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
     restored_from: Place | None = None
-    journal: Any = attrs.field(factory=lambda: SimpleNamespace(of_stream=lambda stream: None))
+    lifted: list[tuple[Place, Place]] = attrs.field(factory=list)
+
+    @property
+    def journal(self) -> Any:
+        return SimpleNamespace(
+            of_stream=lambda stream: None, lift=lambda *places: self.lifted.append(places)
+        )
 
     async def wal_end(self) -> LSN:
         return await self.end
@@ -125,6 +131,23 @@ async def test_who_begins_before_anything_has_come_has_what_is_before_the_stream
     world.continuity.after()
     await eventually(lambda: world.channel_starts.released_new == [(END, -1)])
     assert world.log.end == (START, -1)
+    await world.end()
+
+
+async def test_channels_are_taken_over_what_holds_no_changes_before_there_are_some() -> None:
+    """The slots are moved over messages, and a record may be written behind the next change."""
+    world = World()
+    begin, *_ = change = batch(END, 1)
+    assert isinstance(begin, Begin)
+    message = LogicalMessage(LSN(START + 8), "app", b"", None, 0)
+    idle = Idle(Position(LSN(END + 16), 0, STREAM))
+    of_a_transaction = LogicalMessage(LSN(0), "app", b"", begin.transaction, 0)
+    for events in ([message, *change], change, [of_a_transaction], [GAP, message], [idle]):
+        world.continuity.before(events)
+    assert world.durable.lifted == [
+        ((START, -1), (START + 8, -1)),
+        ((START, -1), (END + 16, -1)),
+    ]
     await world.end()
 
 
