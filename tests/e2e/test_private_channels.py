@@ -27,10 +27,23 @@ from tests.tokens import make_token
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
 POLICIES = """
+    create function public.may(broadcasts text, presence text, extension text) returns boolean
+        stable language plpgsql as $$
+    declare
+        claims jsonb := current_setting('request.jwt.claims')::jsonb;
+        right_ text := case extension when 'presence' then presence else broadcasts end;
+    begin
+        if claims ? 'fails' and right_ = 'writes' then
+            raise exception 'no';
+        elsif claims ? 'slow' and right_ = 'writes' then
+            perform pg_sleep(60);
+        end if;
+        return claims -> right_ ? realtime.topic();
+    end $$;
     create policy reads on realtime.messages for select to {role}
-        using (current_setting('request.jwt.claims')::jsonb -> 'reads' ? realtime.topic());
+        using (public.may('reads', 'sees', extension));
     create policy writes on realtime.messages for insert to {role}
-        with check (current_setting('request.jwt.claims')::jsonb -> 'writes' ? realtime.topic());
+        with check (public.may('writes', 'shows', extension));
     grant usage on schema realtime to {role};
     grant select, insert on realtime.messages to {role};
 """
@@ -45,8 +58,8 @@ class Stage:
     clients: Path
     python_client: Path
 
-    def token(self, *, reads: list[str], writes: list[str]) -> str:
-        return make_token({"role": self.role, "reads": reads, "writes": writes})
+    def token(self, *, reads: list[str], writes: list[str], **more: Any) -> str:
+        return make_token({"role": self.role, "reads": reads, "writes": writes, **more})
 
     def program(self, name: str, token: str) -> Program:
         said = json.dumps({**OPTIONS[name], "apikey": token})
@@ -155,3 +168,86 @@ def test_a_refused_join_says_why(stage: Stage) -> None:
                 lambda program=program: any(UNAUTHORIZED in str(why) for why in told(program))
             )  # type: ignore[misc]
             assert program.count(status="SUBSCRIBED") == 0
+
+
+RIGHTS = {
+    "hears": {"reads"},
+    "sees": {"sees"},
+    "writes": {"reads", "writes"},
+    "shows": {"reads", "shows"},
+    "mute": {"writes", "shows"},
+    "all": {"reads", "writes", "sees", "shows"},
+}
+"""What clients may do, by room."""
+
+
+def test_each_right_is_granted_by_itself(stage: Stage) -> None:
+    rights = {
+        right: [room for room, granted in RIGHTS.items() if right in granted]
+        for right in ("reads", "writes", "sees", "shows")
+    }
+    everything = dict.fromkeys(rights, [*RIGHTS])
+    member = stage.token(**rights)  # type: ignore[arg-type]
+    with (
+        stage.everybody(member) as programs,
+        stage.program("js", stage.token(**everything)) as insider,  # type: ignore[arg-type]
+    ):
+        for name, program in {**programs, "insider": insider}.items():
+            for room in RIGHTS:
+                presence = {"key": name, "enabled": True}
+                broadcast = {"ack": True, "bytes": False}
+                config = {"private": True, "broadcast": broadcast, "presence": presence}
+                program.tell(subscribe=room, bindings=[], config=config)
+        for room in RIGHTS:
+            insider.wait_for(channel=room, status="SUBSCRIBED")
+            for program in programs.values():
+                # To send and to be shown is not enough.
+                status = "CHANNEL_ERROR" if room == "mute" else "SUBSCRIBED"
+                program.wait_for(channel=room, status=status)
+                assert room != "mute" or program.count(channel=room, status="SUBSCRIBED") == 0
+
+        may_join = [room for room in RIGHTS if room != "mute"]
+        for name, program in {**programs, "insider": insider}.items():
+            for room in may_join:
+                granted = RIGHTS[room] if name != "insider" else {*rights}
+                program.tell(track=room, payload={"by": name})
+                program.tell(send=room, event=f"by {name}", payload={})
+                if name != "py":
+                    tracked, sent = ("ok" if one in granted else "error" for one in _SENDING)
+                    program.wait_for(channel=room, tracked=tracked)
+                    program.wait_for(channel=room, sent=sent)
+
+        kinds = [*programs]
+        for room in may_join:
+            shown = sorted([*(kinds if "shows" in RIGHTS[room] else ()), "insider"])
+            insider.wait_for(channel=room, present=shown)
+            heard_there = [f"by {name}" for name in kinds if "writes" in RIGHTS[room]]
+            insider.wait_until(lambda room=room, heard=heard_there: events(insider, room) == heard)  # type: ignore[misc]
+            for name, program in programs.items():
+                expected = [*(one for one in heard_there if one != f"by {name}"), "by insider"]
+                if "reads" in RIGHTS[room]:
+                    program.wait_until(
+                        lambda program=program, room=room, expected=expected: (
+                            events(program, room) == expected
+                        )
+                    )  # type: ignore[misc]
+                if "sees" in RIGHTS[room]:
+                    program.wait_for(channel=room, present=shown)
+        for program in programs.values():
+            assert events(program, "sees") == events(program, "mute") == []
+            for room in ("hears", "writes", "shows"):
+                assert not any(
+                    line.get("present") and line["channel"] == room for line in program.said
+                )
+
+
+_SENDING = ("shows", "writes")
+
+
+def events(program: Program, room: str) -> list[str]:
+    """Return what a client has heard in a room, in order."""
+    return [
+        line["broadcast"]["event"]
+        for line in [*program.said]
+        if "broadcast" in line and line["channel"] == room
+    ]

@@ -5,7 +5,8 @@
  * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},
  * {"resubscribe": name, "bindings": [...], "config": {...}}, which is both, one after the other,
  * {"token": text}, {"send": name, "event": text, "payload": {...}}, the same with "bytes": [...] in
- * place of the payload, or {"http": name, …} to send it by HTTP,
+ * place of the payload, or {"http": name, …} to send it by HTTP, with a "config" if it has not been
+ * subscribed to,
  * {"track": name, "payload": {...}}.
  */
 
@@ -26,7 +27,7 @@ export function obey(client) {
     } else if (command.send !== undefined) {
       client.send(command.send, command.event, payloadOf(command));
     } else if (command.http !== undefined) {
-      client.http(command.http, command.event, payloadOf(command));
+      client.http(command.http, command.event, payloadOf(command), command.config);
     } else if (command.track !== undefined) {
       client.track(command.track, command.payload ?? {});
     }
@@ -45,6 +46,11 @@ function payloadOf({ payload = {}, bytes }) {
 export function sayBroadcast(channel, { event, payload, ...more }) {
   const shown = payload instanceof ArrayBuffer ? { bytes: [...new Uint8Array(payload)] } : { payload };
   say({ channel, broadcast: { event, ...shown, more: Object.keys(more) } });
+}
+
+/** Who is there, by key, as often as it changes. */
+export function sayPresent(channel, keys) {
+  say({ channel, present: keys.sort() });
 }
 
 export function sayChange(channel, binding, change) {

@@ -5,9 +5,9 @@
  *     node phoenix_1.mjs ws://localhost:4000/socket '{"apikey": "eyJ…"}'
  */
 
-import { Socket } from "phoenix";
+import { Presence, Socket } from "phoenix";
 
-import { obey, sayBroadcast, sayChange, sayStatus } from "./channels.mjs";
+import { obey, sayBroadcast, sayChange, sayPresent, sayStatus } from "./channels.mjs";
 import { say } from "./console.mjs";
 import { deflating } from "./deflating.mjs";
 
@@ -33,6 +33,10 @@ obey({
       ids.forEach((id, place) => message.ids.includes(id) && sayChange(name, place, message.data));
     });
     channel.on("broadcast", (message) => sayBroadcast(name, message));
+    if (config.presence) {
+      const presence = new Presence(channel);
+      presence.onSync(() => sayPresent(name, presence.list((key) => key)));
+    }
     channel.on("system", (system) => say({ channel: name, system }));
     channel.onError((reason) => sayStatus(name, "CHANNEL_ERROR", reason));
     channel.onClose(() => sayStatus(name, "CLOSED"));
@@ -64,7 +68,7 @@ obey({
       // The protocol's own client sends bytes alone, without an event.
       .push("broadcast", payload instanceof ArrayBuffer ? payload : { type: "broadcast", event, payload })
       .receive("ok", () => say({ channel: name, sent: "ok" }))
-      .receive("error", ({ reason }) => say({ channel: name, sent: "error", reason }));
+      .receive("error", ({ error, reason }) => say({ channel: name, sent: "error", refused: error, reason }));
   },
   track(name, payload) {
     channels

@@ -7,7 +7,7 @@
 import { createClient } from "@supabase/supabase-js";
 import { RealtimeClient } from "realtime-js-2";
 
-import { obey, sayBroadcast, sayChange, sayStatus } from "./channels.mjs";
+import { obey, sayBroadcast, sayChange, sayPresent, sayStatus } from "./channels.mjs";
 import { reconnecting, say, slowly } from "./console.mjs";
 import { deflating } from "./deflating.mjs";
 
@@ -15,10 +15,13 @@ const [url, options = "{}"] = process.argv.slice(2);
 const { apikey = "anon", deflate, slow, supabase, ...rest } = reconnecting(JSON.parse(options));
 // Node 20 has no WebSocket of its own.
 const transport = deflating(deflate);
+// It does not tell the application why a broadcast went to nobody.
+const logger = (kind, _, data) =>
+  kind === "receive" && data?.status === "error" && say({ refused: data.response.error ?? data.response.reason });
 // With the option `supabase` it is the client that supabase-js makes.
 const socket = supabase
-  ? createClient(url.replace("ws:", "http:").replace("/socket", ""), apikey, { realtime: { transport } }).realtime
-  : new RealtimeClient(url, { transport, params: { apikey }, ...rest });
+  ? createClient(url.replace("ws:", "http:").replace("/socket", ""), apikey, { realtime: { transport, logger } }).realtime
+  : new RealtimeClient(url, { transport, logger, params: { apikey }, ...rest });
 const channels = new Map();
 
 socket.onHeartbeat((status) => say({ heartbeat: status }));
@@ -34,6 +37,9 @@ obey({
       }),
     );
     channel.on("broadcast", { event: "*" }, (message) => sayBroadcast(name, message));
+    if (config.presence) {
+      channel.on("presence", { event: "sync" }, () => sayPresent(name, Object.keys(channel.presenceState())));
+    }
     channel.on("system", {}, (system) => say({ channel: name, system }));
     channel.subscribe((status, error) => sayStatus(name, status, error));
   },
@@ -49,8 +55,8 @@ obey({
     const sent = await channel.send({ type: "broadcast", event, payload });
     say({ channel: name, sent });
   },
-  async http(name, event, payload) {
-    const channel = channels.get(name) ?? socket.channel(name);
+  async http(name, event, payload, config) {
+    const channel = channels.get(name) ?? socket.channel(name, { config });
     try {
       await channel.httpSend(event, payload);
       say({ channel: name, http: "ok" });

@@ -54,7 +54,8 @@ class Program:
                 say(channel=name, sent="ok")
             case {"http": name, "event": event}:
                 payload = bytes(command["bytes"]) if "bytes" in command else command.get("payload")
-                channel = self.channels.get(name) or self.client.channel(name)
+                config = {"config": command.get("config", {"private": False})}
+                channel = self.channels.get(name) or self.client.channel(name, config)
                 try:
                     await channel.http_send(event, {} if payload is None else payload)
                 except Exception as error:
@@ -85,6 +86,10 @@ class Program:
             schedule(delay),
         )
         channel.on_broadcast("*", lambda message: say(channel=name, broadcast=dict(message)))
+        if config.get("presence"):
+            channel.on_presence_sync(
+                lambda: say(channel=name, present=sorted(channel.presence_state()))
+            )
         channel.on_system(lambda system: say(channel=name, system=system))
         await channel.subscribe(
             lambda status, error: say(
