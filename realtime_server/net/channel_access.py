@@ -14,9 +14,10 @@ from ..fanout.dispatch import Outbox
 from ..fanout.room_holds import Hold
 from ..fanout.rooms import Rooms
 from ..messages.policies.questions import Extension
-from ..phoenix.actions import Channel
+from ..phoenix.actions import Action, Channel, Join, Publish, Refresh, Track
 from ..phoenix.broadcasts import RoomName
 from ..phoenix.joins import JoinConfig
+from ..phoenix.payloads import asks_for_private
 from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import ReplyReason
 from .private_channels import Access, PrivateChannels
@@ -61,6 +62,28 @@ class ChannelAccess:
         self._outbox = outbox
         self._takes_bytes = takes_bytes
         self._holds: dict[Channel, Hold] = {}
+
+    @property
+    def has_private(self) -> bool:
+        """Whether there may be private channels."""
+        return self._private is not None
+
+    def must_ask(self, action: Action) -> Channel | None:
+        """Return the channel about which policies are asked for an action; None if none are."""
+        match action:
+            case Join(channel, payload):
+                is_asked = asks_for_private(payload)
+            case Refresh(channel):
+                is_asked = channel in self._access
+            case Publish(channel):
+                access = self._access.get(channel)
+                is_asked = access is not None and not access.is_decided(Extension.BROADCAST)
+            case Track(channel):
+                access = self._access.get(channel)
+                is_asked = access is not None and not access.is_decided(Extension.PRESENCE)
+            case _:
+                return None
+        return channel if is_asked else None
 
     async def admit(self, channel: Channel, config: JoinConfig | None, grant: Grant) -> None:
         """Decide on a join.

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import attrs
-
-from realtime_core.filters import Filter
 
 from ..auth.authorizer import ConnectRequest, JoinRequest
 from ..auth.grant import Grant
@@ -37,7 +35,7 @@ from ..phoenix.serializers import Serializer
 from ..replay.notices import Start
 from ..replay.visit import Visit
 from .channel_access import ChannelAccess
-from .filter_limits import FilterAccount
+from .filter_limits import FilterAccount, filters_of
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
 from .refusals import Refusals
@@ -126,6 +124,8 @@ class Channels:
         )
         """What its private channels may do."""
         self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)
+        # How many joins are being decided on.
+        self._deciding = 0
         # Channels whose join was granted, and what is kept for each.
         self._served: dict[Channel, ServedChannel] = {}
         # When the grants are checked next.
@@ -153,14 +153,16 @@ class Channels:
         came = 0.0 if self._visit is None else self._visit.proof.arrived
         # However many join at once: a heartbeat, and a row, wait for none of them.
         await Turns.shared().begin()
+        self._deciding += 1
         try:
-            self._limits.check(channel.topic, payload, channels=len(self._state.channels))
+            channels = len(self._state.channels) + self._deciding - 1
+            self._limits.check(channel.topic, payload, channels=channels)
             config = await in_turns(parsing_join(payload), Turns.shared())
             topic = Topic(channel.topic, ()) if config else Topic.parse(channel.topic)
             request = JoinRequest(self._request, channel.topic, payload)
             grant = await services.authorizer.join(request)
             self._tokens.hold(channel.topic, grant.token)
-            filters = _filters(topic, config)
+            filters = filters_of(topic, config)
             await in_turns(self._account.charging(channel.topic, filters), Turns.shared())
             bindings = config.bindings if config else None
             await self.access.admit(channel, config, grant)
@@ -171,9 +173,16 @@ class Channels:
         except RefusedError as exc:
             self._refuse(channel, exc, has_config=has_config(payload))
             return
+        except BaseException:
+            # Nothing is kept of it, not even what is held for it meanwhile.
+            self.release(channel, Departure.REFUSED)
+            raise
+        finally:
+            self._deciding -= 1
         served = self._served[channel] = ServedChannel(topic, registered, came)
         if not self._outbox.is_open:
             # Its client may have come back already, and have joined the channel there.
+            self.release(channel, Departure.LOST)
             return
         wait = None if config is None or not config.bindings else config.wait
         if wait is None or services.attachment:
@@ -361,7 +370,7 @@ class Channels:
 
     def _check_by(self, grant: Grant) -> None:
         """Check all grants when this one expires, or before, and every five minutes anyway."""
-        if grant.expires_at is None:
+        if grant.expires_at is None or not self._outbox.is_open:
             return
         now = self._services.clock()
         # In this order: an exp may be too large for a float.
@@ -385,12 +394,3 @@ class Channels:
         logger.debug("the channel %r is sent: %s", channel.topic, exc)
         for_good = not isinstance(exc, UnavailableError)
         self._perform(self._state.end(channel, exc.reason, for_good=for_good))
-
-
-def _filters(topic: Topic, config: JoinConfig | None) -> Iterator[Filter]:
-    """Yield the filters of a join."""
-    for item in topic.filters:
-        yield item.filter
-    for binding in config.bindings if config is not None else ():
-        if binding.filter is not None:
-            yield binding.filter

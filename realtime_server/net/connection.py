@@ -48,6 +48,7 @@ from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import BroadcastReason, CloseReason
 from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
+from .channel_queues import ChannelQueues
 from .channels import Channels
 from .frame_limits import close_within
 from .outbox import SocketOutbox
@@ -141,6 +142,8 @@ class Connection:
         self._presence = services.presence
         # What its channels send to their rooms; made when one of them becomes a member of a room.
         self._pushes: RoomPushes | None = None
+        # Made when policies are asked for the first time.
+        self._queues: ChannelQueues | None = None
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
@@ -154,10 +157,8 @@ class Connection:
                     await Turns.shared().begin()
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
-                if self._is_open():
-                    is_push = await self._perform(self._read(data))
-                if self._visit is not None:
-                    self._visit.proof.carried_out()
+                if self._is_open() and not await self._waits(data):
+                    is_push = await self._carry_out(data)
                 if is_push and len(data) <= _SHORT and pushes_at_once < _PUSHES_AT_ONCE:
                     # If another has come as well, both are written together.
                     pushes_at_once += 1
@@ -181,6 +182,8 @@ class Connection:
             logger.info(
                 "closed: %s (%s)", self._peer, code, extra=named(self._peer, "close", code=code)
             )
+            if self._queues is not None:
+                await self._queues.aclose()
 
     def _is_open(self) -> bool:
         return self._websocket.protocol.state is State.OPEN
@@ -195,6 +198,55 @@ class Connection:
         if loop.time() - began > SLICE:
             Turns.shared().rest()
         return actions
+
+    async def _waits(self, data: str | bytes) -> bool:
+        """Have a message wait if its channel does; return whether it was so."""
+        if not self._queues:
+            return False
+        topic = self._state.topic_of(data)
+        if topic is None or topic not in self._queues:
+            return False
+        await self._queues.put(topic, data)
+        return True
+
+    async def _carry_out(self, data: str | bytes) -> bool:
+        """Carry out a message, or begin to; return whether it was a broadcast."""
+        actions = self._read(data)
+        if self._channels.access.has_private:
+            for place, action in enumerate(actions):
+                channel = self._channels.access.must_ask(action)
+                if channel is not None:
+                    await self._perform(actions[:place])
+                    self._ask(channel, actions[place:])
+                    return False
+        is_push = await self._perform(actions)
+        self._done()
+        return is_push
+
+    def _ask(self, channel: Channel, actions: list[Action]) -> None:
+        """Carry out actions before which policies are asked; other channels go on meanwhile."""
+        if self._queues is None:
+            self._queues = ChannelQueues(self._carry_out_held, self._fail)
+
+        async def work() -> None:
+            await self._perform(actions)
+            self._done()
+
+        self._queues.begin(channel.topic, work)
+
+    async def _carry_out_held(self, data: str | bytes) -> None:
+        if self._is_open():
+            await self._perform(self._read(data))
+        self._done()
+
+    def _done(self) -> None:
+        """Note that a message was carried out."""
+        if self._visit is not None:
+            self._visit.proof.carried_out()
+
+    async def _fail(self) -> None:
+        """End the connection, because the server has a defect."""
+        await close_within(self._websocket, CloseCode.INTERNAL_ERROR, "")
 
     def _departure(self) -> Departure:
         """Return whether the client may come back: a page that was closed will not."""

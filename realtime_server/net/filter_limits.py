@@ -9,7 +9,7 @@ share count for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -19,9 +19,11 @@ from realtime_core.filters import Filter, has_regex
 
 from ..config import ServerConfig
 from ..errors import LimitError, RefusedError, place_of, quoted
+from ..fanout.topic_parser import Topic
+from ..phoenix.joins import JoinConfig
 from ..phoenix.reasons import ReplyReason
 
-__all__ = ["FilterAccount", "FilterBound", "FilterBudget", "FilterCost"]
+__all__ = ["FilterAccount", "FilterBound", "FilterBudget", "FilterCost", "filters_of"]
 
 _LEAST_FOR_A_REGEX: Final = 500
 """Instructions that a regular expression counts as at least: RE2 keeps a cache of up to 1 MiB for
@@ -162,3 +164,12 @@ class FilterAccount:
         self._held += cost
         budget.held += cost
         self._by_topic[topic] = self._by_topic.get(topic, FilterCost()) + cost
+
+
+def filters_of(topic: Topic, config: JoinConfig | None) -> Iterator[Filter]:
+    """Yield the filters of a join."""
+    for item in topic.filters:
+        yield item.filter
+    for binding in config.bindings if config is not None else ():
+        if binding.filter is not None:
+            yield binding.filter

@@ -62,6 +62,12 @@ class Access:
     writes: dict[Extension, PolicyReason | None] = attrs.field(factory=dict, init=False)
     """What it may write, as far as that is decided: None, or why not."""
 
+    def is_decided(self, extension: Extension) -> bool:
+        """Return whether it is known what the channel may write, and what it then may read."""
+        if extension not in self.writes:
+            return False
+        return self.writes[extension] is not None or extension in self.asked
+
 
 class PrivateChannels:
     """Asks policies for a server, while it is open as a context manager.

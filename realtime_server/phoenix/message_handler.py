@@ -117,6 +117,13 @@ class SocketState:
         """Whether a ``phx_close`` waits for the next message; if none comes, call :meth:`part`."""
         return self._parting is not None
 
+    def topic_of(self, data: str | bytes) -> str | None:
+        """Return the topic of a message of the client; None if it cannot be read."""
+        try:
+            return self._serializer.decode(data).topic
+        except FrameError:
+            return None
+
     def receive(self, data: str | bytes) -> list[Action]:
         """Handle a message of the client; return the actions to perform, in order.
 

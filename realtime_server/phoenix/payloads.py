@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["access_token", "has_config", "size_of"]
+__all__ = ["access_token", "asks_for_private", "has_config", "size_of"]
 
 
 def size_of(payload: Any) -> float:
@@ -27,6 +27,13 @@ def has_config(payload: Any) -> bool:
     Topic clients send ``{}``, ``[]``, null, or an object with a ``user_token``.
     """
     return isinstance(payload, dict) and "config" in payload
+
+
+def asks_for_private(payload: Any) -> bool:
+    """Return whether a join may ask for a private channel; whether it does is read with the rest
+    of its ``config``."""
+    config = payload["config"] if has_config(payload) else None
+    return isinstance(config, dict) and config.get("private") not in (None, False)
 
 
 def access_token(payload: Any) -> Any:

@@ -186,7 +186,7 @@ def test_each_right_is_granted_by_itself(stage: Stage) -> None:
         right: [room for room, granted in RIGHTS.items() if right in granted]
         for right in ("reads", "writes", "sees", "shows")
     }
-    everything = dict.fromkeys(rights, [*RIGHTS])
+    everything = {right: [*RIGHTS] for right in rights}
     member = stage.token(**rights)  # type: ignore[arg-type]
     with (
         stage.everybody(member) as programs,

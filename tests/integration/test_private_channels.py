@@ -596,3 +596,21 @@ async def test_a_session_that_answers_nothing_any_more_holds_no_join_up(
         finally:
             for (pid,) in pids:
                 os.kill(pid, signal.SIGCONT)
+
+
+async def test_while_the_database_does_not_answer_other_channels_of_a_connection_go_on(
+    stage: Stage,
+) -> None:
+    async with (
+        await AsyncConnection.connect(stage.database.dsn) as locking,
+        stage.client("ann") as client,
+    ):
+        await locking.execute("lock table realtime.messages")
+        config = {"config": {"private": True, "broadcast": {"ack": True}}}
+        await client.send(ROOM, "phx_join", config, ref="9", join_ref="9")
+        await client.enter("realtime:open", private=False)
+        assert await client.say(1, "realtime:open") == OK
+        await locking.rollback()
+        assert await client.receive() == client.reply(
+            ROOM, {"postgres_changes": []}, ref="9", join_ref="9"
+        )

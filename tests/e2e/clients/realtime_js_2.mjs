@@ -17,7 +17,7 @@ const { apikey = "anon", deflate, slow, supabase, ...rest } = reconnecting(JSON.
 const transport = deflating(deflate);
 // It does not tell the application why a broadcast went to nobody.
 const logger = (kind, _, data) =>
-  kind === "receive" && data?.status === "error" && say({ refused: data.response.error ?? data.response.reason });
+  kind === "receive" && data?.status === "error" && say({ refused: data.response?.error ?? data.response?.reason });
 // With the option `supabase` it is the client that supabase-js makes.
 const socket = supabase
   ? createClient(url.replace("ws:", "http:").replace("/socket", ""), apikey, { realtime: { transport, logger } }).realtime

@@ -5,6 +5,7 @@ The database is a stand-in: the real one is asked in tests/integration/test_priv
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections import defaultdict
@@ -183,3 +184,164 @@ async def test_no_other_room_hears_a_private_one() -> None:
             await push(client, v2("broadcast", secret, "2", topic))
         assert received(member) == []
         assert [received(client) for client in others] == [[]] * len(NEAR)
+
+
+class SlowChecks:
+    """Policies that answer about the topic "slow" when they are let, and else at once."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.asked: list[str] = []
+        self.fails = False
+
+    async def ask(self, question: Question) -> Answer:
+        self.asked.append(question.topic)
+        if question.topic.startswith("slow"):
+            await self.go.wait()
+        if self.fails:
+            raise ZeroDivisionError
+        return Answer(frozenset(question.extensions))
+
+
+def with_checks(checks: SlowChecks) -> PrivateChannels:
+    return PrivateChannels(
+        cast(PolicyChecks, checks), cast(StoredMessages, Stored()), (), make_metrics()
+    )
+
+
+def private_join(topic: str, ref: str, **more: Any) -> str:
+    config = {"private": True, "broadcast": {"ack": True}, **more}
+    return json.dumps([ref, ref, f"realtime:{topic}", "phx_join", {"config": config}])
+
+
+def said(client: Client) -> list[tuple[Any, ...]]:
+    """Return topic, ref, event and status of what a client got."""
+    return [
+        (topic.removeprefix("realtime:"), ref, event, told.get("status"))
+        for _, ref, topic, event, told in received(client)
+    ]
+
+
+def send(topic: str, event: str, payload: Any, ref: str, join_ref: str = "1") -> str:
+    return json.dumps([join_ref, ref, f"realtime:{topic}", event, payload])
+
+
+async def test_a_channel_that_waits_for_policies_holds_up_no_other() -> None:
+    checks, rooms = SlowChecks(), make_rooms()
+    async with open_connection(
+        Tokens(), rooms=rooms, private=with_checks(checks), vsn="2.0.0"
+    ) as client:
+        message = {"event": "m", "payload": 1}
+        await push(
+            client,
+            private_join("slow", "1"),
+            send("slow", "broadcast", message, "2"),
+            send("slow", "phx_leave", {}, "3"),
+            json.dumps(["4", "4", "realtime:open", "phx_join", {"config": {}}]),
+            private_join("quick", "5"),
+            send("quick", "broadcast", message, "6", "5"),
+            json.dumps([None, "7", "phoenix", "heartbeat", {}]),
+        )
+        assert sorted(said(client)) == [
+            ("open", "4", "phx_reply", "ok"),
+            ("phoenix", "7", "phx_reply", "ok"),
+            ("quick", "5", "phx_reply", "ok"),
+            ("quick", "6", "phx_reply", "ok"),
+        ]
+        checks.go.set()
+        await client.settle()
+        # In the order sent: what was sent before the leave is sent, and answered.
+        assert said(client) == [
+            ("slow", "1", "phx_reply", "ok"),
+            ("slow", "2", "phx_reply", "ok"),
+            ("slow", "3", "phx_reply", "ok"),
+            ("slow", "1", "phx_close", None),
+        ]
+        assert rooms.stats().members == 2
+
+
+async def test_a_first_push_and_a_new_token_hold_up_no_other_channel() -> None:
+    checks, rooms = SlowChecks(), make_rooms()
+    checks.go.set()
+    async with open_connection(
+        Tokens(), rooms=rooms, private=with_checks(checks), vsn="2.0.0"
+    ) as client:
+        await push(client, private_join("slow", "1"), private_join("quick", "2"))
+        assert len(said(client)) == 2
+        message = {"event": "m", "payload": 1}
+        for first in (
+            send("slow", "broadcast", message, "3"),
+            send("slow", "access_token", {"access_token": "new"}, "3"),
+        ):
+            checks.go.clear()
+            await push(
+                client,
+                first,
+                send("slow", "broadcast", message, "4"),
+                send("quick", "broadcast", message, "5", "2"),
+            )
+            assert said(client) == [("quick", "5", "phx_reply", "ok")]
+            checks.go.set()
+            await client.settle()
+            answered = [ref for _, ref, _, _ in said(client)]
+            assert answered == (["3", "4"] if "broadcast" in first else ["4"])
+        # Then all is decided on, and nobody is asked.
+        asked = len(checks.asked)
+        await push(client, send("slow", "broadcast", message, "6"))
+        assert (said(client), len(checks.asked)) == ([("slow", "6", "phx_reply", "ok")], asked)
+
+
+async def test_whoever_sends_much_to_a_channel_that_waits_is_read_no_further() -> None:
+    checks = SlowChecks()
+    async with open_connection(
+        Tokens(), rooms=make_rooms(), private=with_checks(checks), vsn="2.0.0"
+    ) as client:
+        await push(client, private_join("slow", "1"))
+        large = {"event": "m", "payload": "x" * 40_000}
+        for number in range(10):
+            client.websocket.incoming.put_nowait(send("slow", "broadcast", large, str(number)))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert client.websocket.incoming.qsize() == 10 - 7
+        checks.go.set()
+        await client.settle()
+        assert [ref for _, ref, _, _ in said(client)] == ["1", *map(str, range(10))]
+
+
+async def test_nothing_is_kept_of_channels_whose_client_goes_while_policies_are_asked() -> None:
+    checks, rooms = SlowChecks(), make_rooms()
+    async with open_connection(
+        Tokens(), rooms=rooms, private=with_checks(checks), vsn="2.0.0"
+    ) as client:
+        replayed = {"broadcast": {"replay": {"since": 0}}}
+        await push(client, private_join("slow", "1", **replayed), private_join("quick", "2"))
+        assert rooms.stats().members == 1
+        client.websocket.hang_up()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        # Those that were joined leave at once.
+        assert rooms.stats().members == rooms.stats().rooms == 0
+        assert not client.running.done()
+        checks.go.set()
+        await client.running
+        assert rooms.stats().rooms == 0
+        assert client.counted("realtime_active_websocket_topic_total 0.0")
+
+
+async def test_a_defect_ends_the_connection_and_leaves_nothing_held(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Stored):
+        async def read(self, *_: Any, **__: Any) -> list[Broadcast] | None:
+            raise ZeroDivisionError
+
+    rooms = make_rooms()
+    private = PrivateChannels(
+        cast(PolicyChecks, SlowChecks()), cast(StoredMessages, Broken()), (), make_metrics()
+    )
+    async with open_connection(Tokens(), rooms=rooms, private=private, vsn="2.0.0") as client:
+        await push(client, private_join("quick", "1", broadcast={"replay": {"since": 0}}))
+        await client.running
+        assert client.websocket.closed == (1011, "")
+        assert rooms.stats().rooms == 0
+    assert "a bug in realtime_server" in caplog.text
