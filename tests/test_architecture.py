@@ -152,7 +152,11 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     # For type checkers, which bring it along; nothing imports it when it runs.
     "typing_extensions": ("realtime_core.changes", "realtime_core.sources.base"),
-    "psycopg_pool": ("realtime_server.config.database", "realtime_server.rls"),
+    "psycopg_pool": (
+        "realtime_server.config.database",
+        "realtime_server.messages",
+        "realtime_server.rls",
+    ),
     "re2": ("realtime_core.filters",),
     "uvloop": ("realtime_server.cli",),
     "websockets": (

@@ -256,9 +256,12 @@ class Presence:
         most = 2 * self.limits.state_bytes
         left_out = 0
         for membership, entry in changes.items():
-            if entry is not None and room.state.size + entry.size > most:
+            former = room.state.get(membership, node)
+            replaced = 0 if former is None else former.size
+            if entry is not None and room.state.size - replaced + entry.size > most:
                 left_out += 1
-                continue
+                # Nor is it there as it was.
+                entry = None
             room.state.put(membership, entry, node)
         self._flush_soon(name, room)
         return left_out

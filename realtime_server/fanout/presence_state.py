@@ -107,9 +107,14 @@ class PresenceState:
         """This server's entries now, by membership."""
         return self._nodes[self._own]
 
-    def get(self, membership: int) -> Entry | None:
-        """Return what one of this server's members tracks."""
-        return self.own.get(membership)
+    def get(self, membership: int, node: Node | None = None) -> Entry | None:
+        """Return what a member of a server tracks.
+
+        Args:
+            membership: which of its server's it is.
+            node: its server; None: this one.
+        """
+        return self._nodes.get(self._own if node is None else node, {}).get(membership)
 
     def put(self, membership: int, entry: Entry | None, node: Node | None = None) -> None:
         """Note what a member tracks from now on; None: nothing any more.

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
+from psycopg_pool import PoolTimeout
 
 from ..config.database.connections import Connections, Dsn, brief
 from ..fanout.recent_commits import RecentCommits
@@ -122,6 +123,10 @@ class StoredMessages:
             for left in reversed(range(_CONNECTIONS + 1)):
                 try:
                     return await self._read(topic, wanted, takes_bytes)
+                except PoolTimeout:
+                    # Others take their time; to wait once more would be to queue behind them.
+                    self._tell("no connection is free in time")
+                    break
                 except psycopg.OperationalError as exc:
                     # After a restart of PostgreSQL the connections of the pool are broken, and
                     # where the database has moved nobody answers on them.

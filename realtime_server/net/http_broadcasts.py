@@ -40,6 +40,8 @@ _PREFIXES: Final = ("", "/realtime/v1")
 _METHODS: Final = "POST, OPTIONS"
 _HEADERS: Final = "authorization, apikey, content-type, x-client-info"
 _JSON: Final = "application/json"
+_WRITTEN_WITHIN: Final = 30.0
+"""Seconds that a request waits until what it sends is written to all members."""
 _RATE_LIMITED: Final = {"message": "You have exceeded your rate limit"}
 _REFUSALS: Final[dict[PolicyReason, tuple[HTTPStatus, str]]] = {
     PolicyReason.NOT_WRITTEN: (HTTPStatus.FORBIDDEN, "Unauthorized"),
@@ -137,7 +139,16 @@ class HttpBroadcasts:
         except HttpRefusal as exc:
             return Response(exc.status, _JSON, exc.body)
         refused = await self._refusal(request, messages, grant)
-        return await self._send(self._rooms, messages) if refused is None else refused
+        if refused is not None:
+            return refused
+        try:
+            # The token may have expired while policies were asked.
+            self._authorizer.check(grant)
+        except UnavailableError as exc:
+            return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": exc.reason})
+        except RefusedError:
+            return _answer(HTTPStatus.UNAUTHORIZED, {"message": "Unauthorized"})
+        return await self._send(self._rooms, messages)
 
     async def _refusal(
         self, request: HttpRequest, messages: Messages, grant: Grant
@@ -191,7 +202,13 @@ class HttpBroadcasts:
             return _answer(HTTPStatus.TOO_MANY_REQUESTS, _RATE_LIMITED, ("retry-after", "1"))
         if problem is not None:
             return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, {"message": problem.told()})
-        problem = await written
+        try:
+            async with asyncio.timeout(_WRITTEN_WITHIN):
+                problem = await written
+        except TimeoutError:
+            # A defect, or rooms in which more is written than there is time for.
+            told = f"Not written to all members within {_WRITTEN_WITHIN:g} s"
+            return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": told})
         if problem is not None:
             return _answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": problem.told()})
         return Response(HTTPStatus.ACCEPTED)

@@ -352,3 +352,31 @@ async def test_without_a_database_the_answer_comes_soon(caplog: pytest.LogCaptur
     lines = [line for line in caplog.messages if "cannot be asked about private channels" in line]
     assert len(lines) == 1
     assert logging.getLevelName(caplog.records[0].levelno) == "WARNING"
+
+
+async def test_a_grant_that_is_missing_for_writing_is_told_the_operator(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = f'on realtime.messages to "{stage.role}"'
+    granted_back = f"grant insert {table}"
+    denied = f'revoke insert on realtime.messages from "{stage.role}"'
+    in_part = f"{denied}; grant insert (topic, extension, inserted_at, updated_at) {table}"
+    line = f"the role {stage.role} lacks a privilege on realtime.messages"
+    for statement, answer, is_told in (
+        (None, granted(), False),
+        (denied, granted(), True),
+        (in_part, granted(BROADCAST), False),
+    ):
+        if statement is not None:
+            stage.database.execute(statement)
+        try:
+            # Others may have had the one line of these ten seconds.
+            async with PolicyChecks(at(stage.database.dsn), timeout=0.4) as checks:
+                own = attrs.evolve(stage, checks=checks)
+                asked = "write broadcast" if statement is not None else "nothing"
+                assert await own.writes(asked) == answer
+        finally:
+            if statement is not None:
+                stage.database.execute(granted_back)
+        assert any(line in one for one in caplog.messages) is is_told
+        caplog.clear()

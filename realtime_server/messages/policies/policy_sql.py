@@ -37,6 +37,8 @@ class Step:
     """While policies decided."""
 
 
+_INSERTED: Final = ("topic", "extension", "inserted_at", "updated_at")
+
 FUNCTION: Final = f"""
 CREATE OR REPLACE FUNCTION pg_temp.realtime_try_policies(
     roles_ pg_catalog.text[], claims_ pg_catalog.text[], subs_ pg_catalog.text[],
@@ -97,11 +99,20 @@ BEGIN
                 FOREACH extension_ IN ARRAY asked_ LOOP
                     BEGIN
                         EXECUTE 'INSERT INTO realtime.messages'
-                            ' (topic, extension, inserted_at, updated_at) VALUES ($1, $2, $3, $3)'
+                            ' ({", ".join(_INSERTED)}) VALUES ($1, $2, $3, $3)'
                             USING topics_[place_], extension_, time_;
                         granted := pg_catalog.array_append(granted, extension_);
                     EXCEPTION
-                        WHEN insufficient_privilege THEN NULL;
+                        WHEN insufficient_privilege THEN
+                            -- Policies say no with the same SQLSTATE as a grant that is missing.
+                            IF EXISTS (
+                                SELECT FROM pg_catalog.unnest(ARRAY{[*_INSERTED]}) c
+                                WHERE NOT pg_catalog.has_column_privilege(
+                                    'realtime.messages', c, 'INSERT'
+                                )
+                            ) THEN
+                                RAISE;
+                            END IF;
                     END;
                 END LOOP;
             ELSE

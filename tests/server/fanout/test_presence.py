@@ -393,3 +393,28 @@ def test_other_servers_members_are_shown_and_they_are_told_of_ones_own() -> None
     world.presence.put(ROOM, THERE, {2: there})
     world.run(1)
     assert heard[4:] == []
+
+
+def test_what_other_servers_track_beyond_twice_the_bound_is_not_shown_as_it_was() -> None:
+    world = World(state_bytes=200)
+    ann = world.join()
+    world.track(ann, n=1)
+    world.run(1)
+    take(ann)
+
+    def entry(size: int, ref: str) -> Entry:
+        return Entry(b'"bob"', b'{"x":"%b"}' % (b"x" * size), ref * 16)
+
+    assert world.presence.put(ROOM, THERE, {1: entry(200, "r")}) == 0
+    world.run(1)
+    assert len(told(ann)) == 1
+    # What it replaces makes room.
+    assert world.presence.put(ROOM, THERE, {1: entry(190, "s")}) == 0
+    world.run(1)
+    ((joins, leaves),) = told(ann)
+    assert (len(joins["bob"]), len(leaves["bob"])) == (1, 1)
+    # One that is too large is left out, and so is what it replaces.
+    assert world.presence.put(ROOM, THERE, {1: entry(400, "t")}) == 1
+    world.run(1)
+    ((joins, leaves),) = told(ann)
+    assert (joins, [*leaves]) == ({}, ["bob"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 
 from realtime_server.messages.stored_messages import StoredMessages
 from realtime_server.phoenix.joins import ReplayConfig
@@ -54,3 +55,24 @@ async def test_from_a_database_that_does_not_answer_nothing_is_read(
     assert await stored.read("room", ReplayConfig(), takes_bytes=True) is None
     assert "stored messages cannot be read: the server closed the connection" in caplog.text
     pool.close()
+
+
+async def test_where_no_connection_is_free_a_read_does_not_wait_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[float] = []
+
+    class Busy:
+        @asynccontextmanager
+        async def one(self, *, within: float) -> AsyncIterator[Any]:
+            asked.append(within)
+            raise PoolTimeout
+            yield
+
+    monkeypatch.setattr(
+        "realtime_server.messages.stored_messages.Connections", lambda *_, **__: Busy()
+    )
+    stored = StoredMessages(at(""), max_payload_bytes=1000, commits=None)
+    assert await stored.read("room", ReplayConfig(), takes_bytes=True) is None
+    assert len(asked) == 1
+    assert "no connection is free in time" in caplog.text

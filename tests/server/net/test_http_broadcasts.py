@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -14,8 +14,12 @@ import pytest
 from realtime_server.auth.authorizer import AllowAll, Authorizer, JoinRequest
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import TokenError, UnavailableError
+from realtime_server.messages.policies.policy_checks import PolicyChecks
+from realtime_server.messages.policies.questions import Answer, Question
+from realtime_server.messages.stored_messages import StoredMessages
 from realtime_server.net.http import HttpRequest, Response
 from realtime_server.net.http_broadcasts import HttpBroadcasts
+from realtime_server.net.private_channels import PrivateChannels
 from realtime_server.phoenix.broadcasts import RoomName
 from realtime_server.phoenix.reasons import RlsReason, TokenReason
 from tests.server.fanout.test_rooms import Loop, inbox
@@ -269,3 +273,49 @@ async def test_a_server_without_rooms_says_so() -> None:
     response = await Server(has_rooms=False).ask()
     assert response.status == 503
     assert "no broadcast" in told(response)["message"]
+
+
+async def test_a_token_that_expires_while_policies_are_asked_sends_nothing() -> None:
+    class Expiring(AllowAll):
+        expired = False
+
+        async def join(self, request: JoinRequest) -> Grant:
+            return Grant({"role": "anon"})
+
+        def check(self, grant: Grant) -> Grant:
+            if self.expired:
+                raise TokenError(TokenReason.EXPIRED.told())
+            return grant
+
+    class Checks:
+        async def ask(self, question: Question) -> Answer:
+            authorizer.expired = question.topic == "slow"
+            return Answer(frozenset(question.extensions))
+
+    authorizer = Expiring()
+    server = Server(authorizer)
+    server.endpoint = HttpBroadcasts(
+        server.loop.rooms,
+        authorizer,
+        open_config(),
+        server.metrics,
+        PrivateChannels(
+            cast(PolicyChecks, Checks()), cast(StoredMessages, None), (), server.metrics
+        ),
+    )
+    for topic, status in (("quick", 202), ("slow", 401)):
+        assert (
+            await server.ask(f"{BATCH}/{topic}/events/m", query="private=true")
+        ).status == status
+    assert server.loop.rooms.stats().broadcasts == 1
+
+
+async def test_a_request_does_not_wait_for_ever_for_what_is_never_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.net.http_broadcasts._WRITTEN_WITHIN", 0.01)
+    server = Server()
+    monkeypatch.setattr(server.loop.rooms, "publish", lambda *_, **__: None)
+    response = await server.ask()
+    assert response.status == 503
+    assert "within 0.01 s" in told(response)["message"]
