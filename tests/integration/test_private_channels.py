@@ -298,6 +298,9 @@ async def test_nothing_comes_once_a_token_may_not_read_whatever_is_under_way(sta
     async with stage.client("ann") as ann, stage.client("ann") as sender:
         await ann.enter()
         await sender.enter()
+        # So that it need not ask any more.
+        assert await sender.say("first") == OK
+        assert await ann.receive() == ann.heard("first")
 
         async def keep_saying() -> None:
             for number in range(40):
