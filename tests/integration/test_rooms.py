@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from realtime_server.net import listener
 from realtime_server.server import RealtimeServer
 from tests.integration.test_stream_http import NOWHERE, exchange, raw
+from tests.proxy import Proxy
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -166,3 +169,49 @@ async def test_broadcast_can_be_turned_off() -> None:
             }
             assert answer == client.reply(TOPIC, told, status="error", ref="2", join_ref="1")
         assert status(await exchange(server.port, post(b"1"))) == 503
+
+
+async def test_members_whose_network_is_cut_leave_together_within_the_pings_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As from the websockets library, but sooner.
+    pinging = partial(listener.serve, ping_interval=0.3, ping_timeout=0.3)
+    monkeypatch.setattr(listener, "serve", pinging)
+    keys = {f"cut {number}" for number in range(6)}
+
+    async def present(port: int, key: str) -> PhoenixClient:
+        client = await stack.enter_async_context(open_client(port, "2.0.0"))
+        config = {"broadcast": {}, "presence": {"key": key, "enabled": True}}
+        await client.send(TOPIC, "phx_join", {"config": config}, ref="1", join_ref="1")
+        track = {"type": "presence", "event": "track", "payload": {}}
+        await client.send(TOPIC, "presence", track, ref="2", join_ref="1")
+        return client
+
+    config = dev_config(NOWHERE, PRESENCE_INTERVAL="400")
+    async with (
+        RealtimeServer(config) as server,
+        Proxy() as proxy,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        proxy.lead_to(f"host=127.0.0.1 port={server.port}")
+        stays = await present(server.port, "stays")
+        await asyncio.gather(*(present(proxy.port, key) for key in keys))
+        seen: set[str] = set()
+        while seen != {"stays", *keys}:
+            *_, event, told = await stays.receive()
+            seen |= {*(told if event == "presence_state" else told.get("joins", ()))}
+        proxy.stall()
+        left: list[set[str]] = []
+        async with asyncio.timeout(10):
+            while keys != {key for some in left for key in some}:
+                *_, event, told = await stays.receive()
+                assert (event, told["joins"]) == ("presence_diff", {})
+                left.append({*told["leaves"]})
+        # Their pings are a moment apart, so that the first may be told before the others.
+        assert len(left) <= 2
+        # What is sent to the room reaches who is left.
+        assert status(await exchange(server.port, post(b"7"))) == 202
+        assert await stays.receive() == heard(stays, 7)
+        page = await exchange(server.port, b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert b"realtime_room_members 1.0" in page
+        proxy.flow()
