@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from realtime_server.auth.claims import dump_claims, load_claims
-from realtime_server.auth.keys_and_algorithms import import_jwks, import_secret
+from realtime_server.auth.keys_and_algorithms import VerificationKey, import_jwks, import_secret
 from realtime_server.auth.tokens import TokenVerifier
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.rls.viewers import Viewer
@@ -430,3 +430,51 @@ def test_no_refusal_quotes_the_token() -> None:
             VERIFIER.verify(bad, NOW)
         for part in bad.split("."):
             assert part not in str(caught.value)
+
+
+class CountingKey:
+    """A key that counts how often it verifies a signature."""
+
+    def __init__(self) -> None:
+        self._key = import_secret(SECRET)
+        self.kid, self.algorithms = self._key.kid, self._key.algorithms
+        self.count = 0
+
+    def verifies(self, signature: Any) -> bool:
+        self.count += 1
+        return self._key.verifies(signature)
+
+
+def test_a_token_that_comes_again_is_verified_once_and_its_times_each_time() -> None:
+    key = CountingKey()
+    verifier = TokenVerifier([cast(VerificationKey, key)])
+    claims = {"exp": LATER, "nbf": int(NOW) - 5, "role": "authenticated"}
+    good = token(claims)
+    for _ in range(3):
+        assert verifier.verify(good, NOW) == claims
+    with pytest.raises(TokenError, match="has expired"):
+        verifier.verify(good, LATER)
+    with pytest.raises(TokenError, match="has not come yet"):
+        verifier.verify(good, NOW - 10)
+    assert key.count == 1
+    # A bad one is looked at each time, whatever good one it resembles.
+    for _ in range(2):
+        with pytest.raises(TokenError, match="signature"):
+            verifier.verify(good[:-3] + "AAA", NOW)
+    assert key.count == 3
+
+
+def test_not_all_tokens_are_kept() -> None:
+    key = CountingKey()
+    verifier = TokenVerifier([cast(VerificationKey, key)])
+    several = [token({"exp": LATER, "n": number}) for number in range(501)]
+    for each in several:
+        verifier.verify(each, NOW)
+    # Of all, the one that was not used for the longest time is verified anew; and a long one is.
+    for each, count in ((several[-1], 501), (several[0], 502), (several[2], 502)):
+        verifier.verify(each, NOW)
+        assert key.count == count
+    long = token({"exp": LATER, "text": "x" * 4096})
+    for _ in range(2):
+        verifier.verify(long, NOW)
+    assert key.count == 504
