@@ -157,7 +157,8 @@ class EnvelopeQueue:
                 self._turn = None
             if self._turn is None:
                 self._turn = Turn()
-            await self._turn.give_way()
+            elif self._turn.is_over:
+                await self._turn.give_way()
             first = self._waiting_envelopes.popleft()
             if first is None:
                 self.unpacker.describe_anew()
@@ -171,10 +172,13 @@ class EnvelopeQueue:
             except RealtimeError as exc:
                 self._unreadable = exc
                 raise
-            if self.unpacker.last is not None:
-                self._handed.append((self.unpacker.last, self.unpacker.stream, sequence))
+            last = self.unpacker.last
+            if last is not None:
+                self._handed.append((last, self.unpacker.stream, sequence))
             if events:
-                self.gaps += list(map(type, events)).count(Gap)
+                if type(events[0]) is Gap:
+                    # Behind a hole there may be another one.
+                    self.gaps += list(map(type, events)).count(Gap)
                 return events
 
     def acknowledged(self, upto: Event | Position) -> int | None:

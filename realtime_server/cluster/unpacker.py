@@ -12,6 +12,8 @@ from collections.abc import Callable
 from struct import Struct, error
 from typing import Final, TypeAlias
 
+import attrs
+
 from realtime_core import (
     LSN,
     DecodeError,
@@ -67,9 +69,11 @@ class Unpacker:
 
     def __init__(self, last: Place | None = None, stream: StreamIdentity | None = None) -> None:
         self._chain = Chain(last, stream)
-        self.stream = stream
+        self.stream = stream = _another(stream)
         """The stream of the last envelope; None before the first one. From one gap to the next the
         positions of all events of one timeline have this object, and behind a gap another one."""
+        # As it stood in the last envelope.
+        self._read_from: StreamIdentity | None = None
         self._decoder = ChangeDecoder(stream)
         # The commit LSN of the transaction that the decoder is in; None if it is in none.
         self._open: int | None = None
@@ -124,12 +128,8 @@ class Unpacker:
             return []
         if whole.kind is Kind.GAP:
             return [self._gap(whole, sequence)]
-        if self.stream is not None and whole.stream != self.stream and chain.last is not None:
-            raise EnvelopeError(
-                f"it is of {whole.stream}, without a gap behind {self.stream}", sequence
-            )
-        if self.stream is not whole.stream:
-            self._change_stream(whole.stream)
+        if whole.stream is not self._read_from:
+            self._change_stream(whole.stream, sequence)
         if whole.kind is Kind.MARK:
             events: list[Event] = [Idle(position_at(whole.last, self.stream or whole.stream))]
         else:
@@ -151,24 +151,27 @@ class Unpacker:
             raise EnvelopeError(str(exc), sequence) from None
         last, stream = self.last, self.stream
         after = None if last is None or stream is None else position_at(last, stream)
-        self._renew(envelope.stream)
+        self._renew(_another(envelope.stream))
         self._chain.last, self._chain.stream = envelope.last, envelope.stream
         generation, lsn, index = envelope.last
         # The place before an LSN stands for all that commits there, or later.
         until = (generation, lsn + 1, 0) if index == LAST_INDEX else envelope.last
         return Gap(after, position_at(until, envelope.stream), reason)
 
-    def _change_stream(self, stream: StreamIdentity) -> None:
+    def _change_stream(self, stream: StreamIdentity, sequence: int) -> None:
         """Note which stream the envelopes are of; make another decoder if it is a new one.
 
         The decoder puts the stream's timeline into the positions of changes.
         """
         known = self.stream
+        if known is not None and stream != known and self.last is not None:
+            raise EnvelopeError(f"it is of {stream}, without a gap behind {known}", sequence)
         if known is None or known.timeline != stream.timeline or known != stream:
-            self._renew(stream)
+            self._renew(_another(stream))
+        self._read_from = stream
 
     def _renew(self, stream: StreamIdentity | None) -> None:
-        self.stream = stream
+        self.stream, self._read_from = stream, None
         self._decoder = ChangeDecoder(stream)
         self._described = {}
         self._names = {}
@@ -301,3 +304,8 @@ class Unpacker:
                 schema, name, _ = message[_NAMES:].split(b"\0", 2)
                 self._names[oid] = (schema.decode() or "pg_catalog", name.decode())
                 self._unseen.add(oid)
+
+
+def _another(stream: StreamIdentity | None) -> StreamIdentity | None:
+    """Return the same in another object."""
+    return None if stream is None else attrs.evolve(stream)

@@ -123,7 +123,8 @@ class LinkFeed:
 
     async def next_batch(self) -> list[Event]:
         """Return the next batch."""
-        await self.attached()
+        if not self._knows_all:
+            await self.attached()
         return await self._queue.next_batch()
 
     @property

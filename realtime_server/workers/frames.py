@@ -40,6 +40,7 @@ _NUMBERED: Final = Struct("!cQ")
 _ENVELOPE: Final = b"E"
 _BEHIND_HOLE: Final = b"G"
 _HANDED_OUT: Final = b"H"
+_NUMBERED_KINDS: Final = frozenset((_ENVELOPE, _BEHIND_HOLE, _HANDED_OUT))
 _ATTACHED: Final = b"A"
 _ENUMS: Final = b"O"
 _READY: Final = b"R"
@@ -129,6 +130,12 @@ class FrameBuffer:
 
 def _read(content: bytes) -> Frame:
     kind = content[:1]
+    if kind in _NUMBERED_KINDS and len(content) >= _NUMBERED.size:
+        _, sequence = _NUMBERED.unpack_from(content)
+        if kind != _HANDED_OUT:
+            return EnvelopeFrame(sequence, content[_NUMBERED.size :], kind == _BEHIND_HOLE)
+        if len(content) == _NUMBERED.size:
+            return HandedOutFrame(sequence)
     log_at = len(_ATTACHED) + _PLACE.size
     if kind == _ATTACHED and len(content) >= log_at:
         log = content[log_at:].decode(errors="replace")
@@ -142,10 +149,4 @@ def _read(content: bytes) -> Frame:
             raise unreadable(str(exc)) from exc
     if content == _READY:
         return ReadyFrame()
-    if kind in (_ENVELOPE, _BEHIND_HOLE, _HANDED_OUT) and len(content) >= _NUMBERED.size:
-        _, sequence = _NUMBERED.unpack_from(content)
-        if kind != _HANDED_OUT:
-            return EnvelopeFrame(sequence, content[_NUMBERED.size :], kind == _BEHIND_HOLE)
-        if len(content) == _NUMBERED.size:
-            return HandedOutFrame(sequence)
     raise unreadable(f"a frame of kind {kind!r} and {len(content)} bytes")

@@ -29,8 +29,11 @@ class Pieces:
         Raises:
             ServerError: if they are no frames: the other process runs another version.
         """
-        buffer = self._data
-        buffer += data
+        buffer: bytes | bytearray = data
+        if self._data:
+            # What is not whole waits here, since it may come in thousands of pieces.
+            self._data += data
+            buffer = self._data
         at = 0
         try:
             while len(buffer) - at >= _LENGTH.size:
@@ -43,7 +46,10 @@ class Pieces:
                 at = start + length
                 yield bytes(buffer[start:at])
         finally:
-            del buffer[:at]
+            if buffer is data:
+                self._data += data[at:]
+            else:
+                del self._data[:at]
 
 
 def unreadable(problem: str) -> ServerError:
