@@ -12,7 +12,6 @@ A record has places of the stream. So it is written only into the WAL that the s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, Protocol
@@ -108,6 +107,8 @@ class JournalWriter:
         self._is_restored = asyncio.Event()
         # One record at a time: its parts must not be between those of another.
         self._writing = asyncio.Lock()
+        # The record that :meth:`run` has begun last; it ends by itself, or with :meth:`aclose`.
+        self._record: asyncio.Task[bool] | None = None
         # Whether records were written that may not be on the disk yet.
         self._is_under_way = False
         # The reason why the last record could not be written.
@@ -205,8 +206,12 @@ class JournalWriter:
         while True:
             await asyncio.sleep(_TOGETHER)
             await self._note_changes()
-            if self._is_due() and not await self.write():
-                await asyncio.sleep(_PAUSE)
+            if self._is_due():
+                # A server that stops does not cancel it: that would cost the connection, which the
+                # last record needs, and a busy database takes seconds to open another.
+                self._record = asyncio.create_task(self.write())
+                if not await asyncio.shield(self._record):
+                    await asyncio.sleep(_PAUSE)
 
     async def aclose(self) -> None:
         """Write a last record, wait until it is on the disk, and close the connection.
@@ -216,9 +221,18 @@ class JournalWriter:
         """
         await self._note_changes()
         if self._journal.is_due or self._is_under_way:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_STOPPING):
                     await self.write(flush=True)
+            except TimeoutError:
+                logger.warning(
+                    "the last record of the journal of replay was not written within %.0f s, so "
+                    "clients may get again what they have got in the last seconds",
+                    _STOPPING,
+                )
+        if self._record is not None:
+            self._record.cancel()
+            await asyncio.gather(self._record, return_exceptions=True)
         await self._messages.aclose()
 
     async def _note_changes(self) -> None:

@@ -42,6 +42,12 @@ class Messages:
     fails: bool = False
     origin: tuple[int, int] = (1, 1)
     on_failure: Callable[[], None] = lambda: None
+    is_writing: bool = False
+    may_end: asyncio.Event = attrs.field(factory=asyncio.Event)
+    """Set unless what is being written takes long."""
+
+    def __attrs_post_init__(self) -> None:
+        self.may_end.set()
 
     async def aclose(self) -> None:
         pass
@@ -55,6 +61,9 @@ class Messages:
 
     async def write(self, messages: Iterable[bytes], *, flush: bool = False) -> None:
         self.last = [*messages]
+        self.is_writing = True
+        await self.may_end.wait()
+        self.is_writing = False
         size = sum(map(len, self.last))
         self.bytes += size
         self.records.append(size)
@@ -284,6 +293,42 @@ async def test_nothing_is_written_where_the_changes_do_not_come_from(
     world.stream = StreamIdentity(1, 2, ("shop",))
     await eventually(lambda: len(world.messages.records) > known)
     assert world.messages.records[known] > 50 * CHANNELS
+
+
+async def test_a_stop_does_not_cancel_the_record_that_is_being_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_writer, "_TOGETHER", 0.001)
+    world = World()
+    running = await world.begin()
+    known = len(world.messages.records)
+    world.messages.may_end.clear()
+    world.join_all()
+    await eventually(lambda: world.messages.is_writing)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    world.journal.ended(0)
+    stopping = asyncio.create_task(world.durable.aclose())
+    await asyncio.sleep(0)
+    world.messages.may_end.set()
+    await stopping
+    everything, last = world.messages.records[known:]
+    assert everything > 50 * CHANNELS
+    assert last < 200
+
+
+async def test_a_stop_says_that_the_last_record_was_not_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(journal_writer, "_STOPPING", 0.01)
+    world = World()
+    running = await world.begin()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    world.join_all()
+    world.messages.hangs = True
+    await world.durable.aclose()
+    assert "the last record of the journal of replay was not written within 0 s" in caplog.text
 
 
 async def test_a_full_journal_is_said_once(
