@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from ..changes import Event
 from ..snapshot import SnapshotEvent
 from .lines import Format
 
-__all__ = ["Output", "OutputError", "complain", "use_utf_8"]
+__all__ = ["Output", "OutputError", "complain", "log_lines", "use_utf_8"]
 
 
 class OutputError(Exception):
@@ -72,3 +73,26 @@ def use_utf_8() -> None:
 def complain(kind: str, message: object) -> None:
     """Write a line to standard error, as ``error: …`` for the kind "error"."""
     print(f"{kind}: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def log_lines(*, quiet: bool) -> Iterator[None]:
+    """Write the library's log records to standard error, a line each.
+
+    Args:
+        quiet: whether to write only warnings and errors.
+    """
+    logger = logging.getLogger("realtime")
+    handler, level = _Lines(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.levelname.lower(), record.getMessage())

@@ -15,7 +15,7 @@ from .output import Output, OutputError, complain, use_utf_8
 __all__ = ["main"]
 
 _DESCRIPTION: Final = """\
-Follow, decode and diagnose PostgreSQL's logical replication.
+Follow, copy, decode and diagnose PostgreSQL's logical replication.
 """
 _DECODE: Final = """\
 Decode files with what a replication slot sent, and write each change as a line. No database is
@@ -52,6 +52,23 @@ examples:
 exit codes: 0 after Ctrl-C or SIGTERM, after --count changes, or when the program that reads the
 output has ended; 1 the stream ended with an error; 2 wrong arguments; 130 Ctrl-C while no program
 reads the output
+"""
+_COPY: Final = """\
+Copy tables to PostgreSQL or to a SQLite file, and keep the copies as the tables are, until Ctrl-C:
+first all rows, then each change. The position is stored in the target, in the transaction of the
+rows, so that the next run goes on where this one has ended, however it has ended.
+
+The target has to have the tables, with the same primary keys. A publication and a slot are made in
+the source; the slot keeps WAL until the next run, or until it is dropped.
+"""
+_COPY_END: Final = """\
+examples:
+  python -m realtime_core copy postgresql://app@db/shop postgresql://app@copy/shop \\
+      --tables public.orders public.items
+  python -m realtime_core copy postgresql://app@db/shop sqlite:shop.db --tables public.orders
+
+exit codes: 0 after Ctrl-C or SIGTERM, and after --dry-run if all fits; 1 the source or the target
+failed; 2 wrong arguments, or the tables do not fit
 """
 _DOCTOR: Final = """\
 Look for what blocks replication from a database, or may harm it later: server version, wal_level,
@@ -129,6 +146,15 @@ def _make_parser() -> argparse.ArgumentParser:
             help="follow a database",
             description=_TAIL,
             epilog=_TAIL_END,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_copy(
+        commands.add_parser(
+            "copy",
+            help="copy tables to another database, and follow their changes",
+            description=_COPY,
+            epilog=_COPY_END,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
@@ -227,6 +253,37 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_tail)
 
 
+def _add_copy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="connection string or URI of the source")
+    parser.add_argument(
+        "target", metavar="TARGET", help="that of another PostgreSQL database, or sqlite:FILE"
+    )
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="SCHEMA.TABLE",
+        help="tables to copy; a name that has a dot stands in double quotes",
+    )
+    parser.add_argument(
+        "--name",
+        default="realtime_copy",
+        help="name of the copy: of the slot and the publication in the source, and of the position "
+        "in the target (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="remove the rows that the target has in these tables, and copy all anew",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check that all fits, and change nothing"
+    )
+    parser.add_argument("--quiet", action="store_true", help="only warnings on standard error")
+    parser.set_defaults(run=_copy)
+
+
 def _add_decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a capture; - is standard input")
     _add_output(parser, default="json")
@@ -299,6 +356,22 @@ def _tail(arguments: argparse.Namespace) -> int:
             line=FORMATS[arguments.format],
             quiet=arguments.quiet,
             snapshot=arguments.snapshot,
+        )
+    )
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    from .copy import CopySettings, copy
+
+    return copy(
+        CopySettings(
+            source=arguments.source,
+            target=arguments.target,
+            tables=tuple(arguments.tables),
+            name=arguments.name,
+            overwrite=arguments.overwrite,
+            dry_run=arguments.dry_run,
+            quiet=arguments.quiet,
         )
     )
 

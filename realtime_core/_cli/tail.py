@@ -8,7 +8,6 @@ pager may not read for hours.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import signal
 import sys
@@ -44,7 +43,7 @@ from ..sources import (
 from ..sources._filter_check import filter_misfits
 from .bar import Bar
 from .lines import Format
-from .output import Output, complain
+from .output import Output, complain, log_lines
 
 __all__ = ["TailSettings", "tail"]
 
@@ -111,7 +110,7 @@ def tail(settings: TailSettings) -> int:
     problems = list(_problems(settings))
     if problems:
         raise ConfigError(problems)
-    with _progress_lines(quiet=settings.quiet):
+    with log_lines(quiet=settings.quiet):
         asyncio.run(_Tail(settings).run())
     return 0
 
@@ -360,22 +359,3 @@ def _table_and_filter(text: str) -> tuple[str, str]:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-@contextmanager
-def _progress_lines(*, quiet: bool) -> Iterator[None]:
-    """Write the library's log records to standard error, a line each."""
-    logger = logging.getLogger("realtime")
-    handler, level = _Lines(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        complain(record.levelname.lower(), record.getMessage())

@@ -1,0 +1,71 @@
+"""Describes tables of a database as a source will, before there is a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from ..replication.commands import quote_identifier
+from ..snapshot.tables import CopiedTable
+from . import catalog
+from ._copied_tables import chosen_tables, describe, published_tables
+from ._sessions import plain_connection
+
+__all__ = ["create_publication", "described_tables"]
+
+
+async def described_tables(
+    dsn: str, publication: str, tables: Sequence[tuple[str, str]]
+) -> tuple[list[CopiedTable], bool]:
+    """Return tables, with the columns that a publication has of them, and whether there is one.
+
+    Args:
+        dsn: the connection string.
+        publication: the publication's name. If there is none, all columns are returned.
+        tables: the schema and the name of each.
+
+    Raises:
+        ConfigError: if a table is not there, or if the publication has others.
+        SourceError: if the server cannot be asked.
+    """
+    async with plain_connection(dsn, "") as connection:
+        version = (await catalog.server_facts(connection)).version
+        is_there = not await catalog.missing_publications(connection, [publication])
+        if is_there:
+            choices = await published_tables(connection, version, [publication])
+        else:
+            choices = await chosen_tables(connection, tables, ())
+        found = await describe(connection, version, choices)
+    names = {(each.relation.schema, each.relation.table) for each in found}
+    if names == set(tables):
+        return found, is_there
+    if is_there:
+        raise ConfigError(
+            f"publication {publication!r} has other tables than are to be copied; run "
+            f"ALTER PUBLICATION {quote_identifier(publication)} SET TABLE {_listed(tables)}, "
+            "or choose another name"
+        )
+    raise ConfigError(
+        [
+            f"the source has no table {schema}.{table}"
+            for schema, table in tables
+            if (schema, table) not in names
+        ]
+    )
+
+
+async def create_publication(dsn: str, name: str, tables: Sequence[tuple[str, str]]) -> None:
+    """Create a publication of tables.
+
+    Raises:
+        SourceError: if the server refuses.
+    """
+    statement = f"CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {_listed(tables)}"
+    async with plain_connection(dsn, "") as connection:
+        await connection.execute(statement.encode())
+
+
+def _listed(tables: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(
+        f"{quote_identifier(schema)}.{quote_identifier(table)}" for schema, table in tables
+    )

@@ -1,0 +1,159 @@
+"""What `copy` needs of a target; what it does is in tests/integration/test_cli_copy.py."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from realtime_core import (
+    LSN,
+    Column,
+    Delete,
+    Insert,
+    Record,
+    Relation,
+    ReplicaIdentity,
+    Transaction,
+)
+from realtime_core._copy.plan import TablePlan
+from realtime_core._copy.postgres import _is_misfit as is_postgres_misfit
+from realtime_core._copy.sqlite import SqliteTarget
+from realtime_core._copy.targets import TargetError
+from realtime_core.oids import BUILTIN_TYPES
+
+OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
+VALUES = {
+    "bool": ("t", 1),
+    "int8": ("9007199254740993", 9007199254740993),
+    "float8": ("0.1", 0.1),
+    "numeric": ("1.50", "1.50"),
+    "text": ("007", "007"),
+    "uuid": ("11111111-2222-3333-4444-555555555555",) * 2,
+    "bytea": ("\\x00ff", b"\0\xff"),
+    "timestamp": ("2026-11-28 12:00:00", "2026-11-28 12:00:00"),
+    "date": ("infinity", "infinity"),
+    "interval": ("01:00:00", "01:00:00"),
+    "jsonb": ("1.0", "1.0"),
+}
+
+
+def column(type_name: str, modifier: int = -1, *, key: bool = False) -> Column:
+    name = "id" if key else "c"
+    return Column(name, OIDS.get(type_name, 1), type_name, "pg_catalog", modifier, key)
+
+
+def relation(type_name: str) -> Relation:
+    columns = (column("int8", key=True), column(type_name))
+    return Relation(1, "public", "t", ReplicaIdentity.DEFAULT, columns)
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[Callable[[str], SqliteTarget]]:
+    targets = []
+
+    def make(declared: str) -> SqliteTarget:
+        path = tmp_path / f"{len(targets)}.db"
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"create table t (id integer primary key, c {declared})")
+        connection.close()
+        targets.append(SqliteTarget(str(path)))
+        return targets[-1]
+
+    yield make
+    for target in targets:
+        target.close()
+
+
+@pytest.mark.parametrize("declared", ["", "int", "text", "varchar(9)", "blob", "double", "date"])
+def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
+    lite: Callable[[str], SqliteTarget], declared: str
+) -> None:
+    target = lite(declared)
+    fitting = set()
+    for type_name, (text, value) in VALUES.items():
+        of_type = relation(type_name)
+        table = target.table(of_type)
+        assert table is not None
+        if table.columns["c"].misfit(column(type_name)):
+            continue
+        fitting.add(type_name)
+        plan = TablePlan(of_type, ("id",), table, target.mark, target.converters(of_type))
+        change = Insert(
+            Transaction(1, LSN(1), None), 0, of_type, Record(of_type.shape, ("1", text))
+        )
+        statement, row = plan.step(change)
+        target.execute([(statement, [row])])
+        ((found,),), _ = target.run("select c from t")
+        assert (type(found), found) == (type(value), value), type_name
+    times = {"timestamp", "date", "interval"}
+    texts = {"numeric", "text", "uuid", "jsonb", *times}
+    assert (
+        fitting
+        == {
+            "": set(VALUES),
+            "int": {"bool", "int8"},
+            "text": texts,
+            "varchar(9)": texts,
+            "blob": set(VALUES),
+            "double": {"float8"},
+            "date": {"bool", "int8", "float8", *times},
+        }[declared]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fits"),
+    [
+        (("int4", -1), ("int4", -1), True),
+        (("int4", -1), ("int8", -1), True),
+        (("int8", -1), ("int4", -1), False),
+        (("int4", -1), ("text", -1), True),
+        (("varchar", 14), ("varchar", 24), True),
+        (("varchar", 24), ("varchar", 14), False),
+        (("varchar", 24), ("varchar", -1), True),
+        (("varchar", -1), ("varchar", 24), False),
+        (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 2) + 4), True),
+        (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 4) + 4), True),
+        (("numeric", (10 << 16 | 2) + 4), ("numeric", (10 << 16 | 4) + 4), False),
+        (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 1) + 4), False),
+        (("numeric", -1), ("numeric", (12 << 16 | 1) + 4), False),
+        (("timestamptz", -1), ("timestamp", -1), False),
+        (("json", -1), ("jsonb", -1), True),
+    ],
+)
+def test_a_column_of_postgresql_fits_if_it_holds_every_value(
+    source: tuple[str, int], target: tuple[str, int], fits: bool
+) -> None:
+    assert is_postgres_misfit(*target, column(*source)) is not fits
+
+
+def test_a_row_that_is_not_there_is_an_error(lite: Callable[[str], SqliteTarget]) -> None:
+    target, of_type = lite("text"), relation("text")
+    table = target.table(of_type)
+    assert table is not None
+    plan = TablePlan(of_type, ("id",), table, target.mark, target.converters(of_type))
+    gone = Delete(Transaction(1, LSN(1), None), 0, of_type, Record(of_type.key_shape, ("1",)))
+    statement, key = plan.step(gone)
+    with pytest.raises(TargetError, match=r"1 rows have to be there for DELETE FROM .*, and 0 are"):
+        target.execute([(statement, [key])])
+
+
+def test_a_position_is_stored_in_the_place_of_the_former_one(
+    lite: Callable[[str], SqliteTarget],
+) -> None:
+    target = lite("text")
+    assert target.position("one") is None
+    target.store("one", "0/1:0", None)
+    target.store("one", "0/2:0", "0/1:0")
+    target.end(commit=True)
+    assert target.position("one") == "0/2:0"
+    with pytest.raises(TargetError, match="another process writes to the copy 'one'"):
+        target.store("one", "0/3:0", "0/1:0")
+    with pytest.raises(TargetError, match="the target refused: UNIQUE"):
+        target.store("one", "0/3:0", None)
+    target.end(commit=False)
+    target.forget("one")
+    assert target.position("one") is None

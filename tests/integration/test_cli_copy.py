@@ -1,0 +1,314 @@
+"""`python -m realtime_core copy` as a process, to PostgreSQL and to SQLite, from real servers.
+
+COPY_KILLS says how often it is killed for each target (20 by default), KILLS_SEED when.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from psycopg.sql import SQL
+
+from realtime_core._cli.parser import main
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.writers import writing
+from tests.waiting import eventually_sync
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+COMMAND = [sys.executable, "-m", "realtime_core", "copy"]
+KILLS = int(os.environ.get("COPY_KILLS", "20"))
+SEED = int(os.environ.get("KILLS_SEED", "1"))
+ROWS = 20_000
+ORDERS = "create table orders (id bigint primary key, amount numeric not null, note text)"
+LITE_ORDERS = "create table orders (id integer primary key, amount text not null, note text)"
+
+
+class Copied:
+    """A target, and what it has."""
+
+    def __init__(self, argument: str, execute: Callable[[str], list[tuple[Any, ...]]]) -> None:
+        self.argument = argument
+        self.execute = execute
+
+
+@pytest.fixture
+def shop(one_pg: Server) -> Iterator[Database]:
+    yield from fresh(one_pg)
+
+
+def fresh(server: Server) -> Iterator[Database]:
+    database = Database(server, unique_name("test"))
+    server.execute(f"create database {database.name}")
+    yield database
+    database.drop()
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def copied(request: pytest.FixtureRequest, one_pg: Server, tmp_path: Path) -> Iterator[Copied]:
+    if request.param == "postgres":
+        for database in fresh(one_pg):
+            yield Copied(database.dsn, database.execute)
+        return
+    file = tmp_path / "copy.sqlite"
+
+    def execute(query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
+            return connection.execute(query).fetchall()
+
+    yield Copied(f"sqlite:{file}", execute)
+
+
+def is_lite(copied: Copied) -> bool:
+    return copied.argument.startswith("sqlite:")
+
+
+@contextmanager
+def copying(
+    shop: Database, copied: Copied, *arguments: str, tables: str = "public.orders"
+) -> Iterator[subprocess.Popen[str]]:
+    """Have it run; it is killed at the end, if it still runs."""
+    words = [*COMMAND, shop.dsn, copied.argument, "--name", shop.name, "--tables", tables]
+    with subprocess.Popen([*words, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+
+
+def test_a_copy_that_is_killed_at_any_time_equals_the_source_at_the_end(
+    shop: Database, copied: Copied
+) -> None:
+    print(f"KILLS_SEED={SEED}")
+    random = Random(SEED)
+    shop.execute(ORDERS)
+    large = "(select string_agg(md5(g || ' ' || i), '') from generate_series(1, 100) i)"
+    shop.execute(
+        f"insert into orders select g, g / 10.0, case when g % 100 = 0 then {large} end"
+        f" from generate_series(1, {ROWS}) g"
+    )
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+
+    def stored() -> list[tuple[Any, ...]]:
+        try:
+            return copied.execute("select position from realtime_copy")
+        except Exception:
+            return []
+
+    with writing(shop, random, ROWS):
+        for number in range(KILLS):
+            before = stored()
+            with copying(shop, copied) as process:
+                # The first ones are killed within the first copy.
+                if number >= KILLS // 4:
+                    eventually_sync(lambda before=before: stored() != before, within=60)
+                time.sleep(random.uniform(0, 0.4))
+                assert process.poll() is None, process.communicate()
+    assert stored()
+    query = "select id, {}, note from orders order by id"
+    rows = shop.execute(query.format("amount::text"))
+    with copying(shop, copied):
+        wanted = query.format("amount" if is_lite(copied) else "amount::text")
+        eventually_sync(lambda: copied.execute(wanted) == rows, within=60)
+
+
+ODD = 'public."odd ""table\' $1"'
+PARAMETERS = """
+    ("the ""key" int, part text, ok bool, ratio {real}, raw {bytes}, day date, "?1 %" {numeric},
+     tags {list}, primary key (part, "the ""key"))
+"""
+POSTGRES = {"real": "float8", "bytes": "bytea", "numeric": "numeric", "list": "text[]"}
+LITE = {"real": "real", "bytes": "blob", "numeric": "text", "list": "text"}
+PAIRS = "create table pairs (one int, two int, primary key (one, two))"
+
+
+def test_rows_and_changes_are_copied_whatever_the_names_and_the_types(
+    shop: Database, copied: Copied
+) -> None:
+    lite = is_lite(copied)
+    theirs = ODD.removeprefix("public.") if lite else ODD
+    shop.execute(SQL(f"create table {ODD} {PARAMETERS.format(**POSTGRES)}"))
+    shop.execute(PAIRS)
+    copied.execute(f"create table {theirs} {PARAMETERS.format(**(LITE if lite else POSTGRES))}")
+    copied.execute(PAIRS)
+    shop.execute(
+        f"insert into {ODD} values (1, 'a', true, 'NaN', '\\x00ff', 'infinity', 'NaN', '{{a,b}}'),"
+        " (2, 'a', false, 0.1, '', '2026-11-28', 1.50, '{}'),"
+        " (3, 'a', null, null, null, null, null, null)"
+    )
+    values = {
+        1: (1, "NaN", b"\0\xff", "infinity", "NaN", "{a,b}"),
+        2: (0, 0.1, b"", "2026-11-28", "1.50", "{}"),
+        3: (None,) * 6,
+    }
+
+    def odd_rows() -> Any:
+        if lite:
+            return sorted(copied.execute(f"select * from {theirs}"))
+        return copied.execute(SQL(f"select t::text from {theirs} t order by 1"))
+
+    def expected(*keys: tuple[int, int]) -> Any:
+        if lite:
+            return sorted((key, "a", *values[former]) for key, former in keys)
+        return shop.execute(SQL(f"select t::text from {ODD} t order by 1"))
+
+    def pairs() -> list[tuple[Any, ...]]:
+        return copied.execute("select one, two from pairs order by 1, 2")
+
+    with copying(shop, copied, "public.pairs", tables=ODD):
+        eventually_sync(lambda: odd_rows() == expected((1, 1), (2, 2), (3, 3)))
+        shop.execute(f'update {ODD} set "the ""key" = 7 where "the ""key" = 2')
+        shop.execute(f'delete from {ODD} where "the ""key" = 1')
+        shop.execute("insert into pairs select g, g from generate_series(1, 4) g")
+        shop.execute("update pairs set two = 0 where one < 3")
+        eventually_sync(lambda: odd_rows() == expected((7, 2), (3, 3)))
+        eventually_sync(lambda: pairs() == [(1, 0), (2, 0), (3, 3), (4, 4)])
+        shop.execute(
+            "insert into pairs values (8, 8); truncate pairs; insert into pairs select 9, 9"
+        )
+        eventually_sync(lambda: pairs() == [(9, 9)])
+        # What somebody else has taken away is missed, and said.
+    copied.execute("delete from pairs")
+    shop.execute("delete from pairs")
+    with copying(shop, copied, "public.pairs", tables=ODD) as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "error: 1 rows have to be there for DELETE FROM" in errors
+
+
+@pytest.fixture
+def said(
+    shop: Database, copied: Copied, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, list[str]]]:
+    """Run it to its end, in this process."""
+
+    def run(*arguments: str, tables: str = "public.orders") -> tuple[int, str, list[str]]:
+        code = main(
+            ["copy", shop.dsn, copied.argument, "--name", shop.name, "--tables", tables, *arguments]
+        )
+        out, errors = capsys.readouterr()
+        return code, out, errors.splitlines()
+
+    return run
+
+
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(ORDERS)
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    code, out, errors = said("--dry-run")
+    assert (code, errors) == (0, [])
+    assert out.splitlines() == [
+        f"publication '{shop.name}' would be created",
+        "public.orders, 3 columns, key id: an unknown number of rows would be copied",
+        "the tables fit; nothing was changed",
+    ]
+    assert shop.execute("select count(*) from pg_publication") == [(0,)]
+    assert shop.execute(
+        "select count(*) from pg_replication_slots where database = current_database()"
+    ) == [(0,)]
+    names = "sqlite_master" if is_lite(copied) else "pg_class where relname like 'realtime%'"
+    assert "realtime_copy" not in str(copied.execute(f"select * from {names}"))
+
+
+def test_tables_that_do_not_fit_are_named_with_each_reason(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(
+        "create table orders (id bigint primary key, amount numeric, note text, paid bool)"
+    )
+    shop.execute("create table notes (words text)")
+    shop.execute("create table away (id int primary key)")
+    copied.execute(
+        "create table orders (note text, id int, amount double precision, at date not null,"
+        " paid boolean generated always as (note > 'a') stored, primary key (note))"
+    )
+    copied.execute("create table notes (words text)")
+    assert said(tables="orders")[2] == ["error: --tables has 'orders', which is not schema.table"]
+    assert said("public.gone")[2] == ["error: the source has no table public.gone"]
+    code, _, errors = said("public.notes", "public.away", "--dry-run")
+    assert code == 2
+    types = ("int", "double precision") if is_lite(copied) else ("integer", "double precision")
+    assert sorted(errors) == [
+        "error: column 'amount' of table public.orders has type numeric, which"
+        f" {types[1]} cannot hold",
+        *(
+            []
+            if is_lite(copied)
+            else [
+                "error: column 'id' of table public.orders has type int8, which integer cannot hold"
+            ]
+        ),
+        "error: table public.notes has no primary key in the source: add one",
+        "error: the primary key of table public.orders is (id), in the target (note)",
+        "error: the source has no column 'at' of table public.orders, which is NOT NULL in the"
+        " target: give it a default",
+        "error: the target has no table public.away: create it, as pg_dump --schema-only writes it",
+        "error: the target makes the values of column 'paid' of table public.orders itself: let it"
+        " take others",
+    ]
+
+
+def test_rows_of_somebody_elses_are_not_removed_unless_that_is_asked_for(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(ORDERS)
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    copied.execute("insert into orders values (1, '1', null)")
+    code, _, errors = said()
+    assert code == 2
+    assert errors == [
+        f"error: table public.orders of the target has rows, but no position of a copy"
+        f" '{shop.name}' is stored there: --overwrite removes them"
+    ]
+    shop.execute("insert into orders values (7, 1, null)")
+    for number in (7, 8):
+        # The second time there are a slot and a position.
+        shop.execute(f"update orders set id = {number}")
+        with copying(shop, copied, "--overwrite"):
+            eventually_sync(lambda n=number: copied.execute("select id from orders") == [(n,)])
+        copied.execute("insert into orders values (2, '1', null)")
+
+
+def test_a_table_that_gets_a_column_ends_the_copy_until_the_target_has_it(
+    shop: Database, copied: Copied
+) -> None:
+    shop.execute(ORDERS)
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    with copying(shop, copied) as process:
+        shop_slot = f"select 1 from pg_replication_slots where slot_name = '{shop.name}' and active"
+        eventually_sync(lambda: shop.execute(shop_slot))
+        shop.execute("insert into orders values (1, 1, 'a')")
+        shop.execute("alter table orders add paid boolean")
+        shop.execute("insert into orders values (2, 1, 'b', true)")
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "the target has no column 'paid' of table public.orders, of type bool: add it" in errors
+    copied.execute("alter table orders add paid boolean")
+    with copying(shop, copied):
+        query = "select id, paid from orders order by id"
+        eventually_sync(lambda: copied.execute(query) == [(1, None), (2, True)])
+
+
+def test_a_publication_of_other_tables_is_refused(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(ORDERS)
+    shop.execute(PAIRS)
+    shop.execute(f"create publication {shop.name} for table orders, pairs")
+    code, _, (error,) = said()
+    assert code == 2
+    assert f'run ALTER PUBLICATION "{shop.name}" SET TABLE "public"."orders", or' in error
