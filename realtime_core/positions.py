@@ -11,10 +11,8 @@ import re
 from collections.abc import Iterable
 from functools import total_ordering
 from typing import Final, Self
-from urllib.parse import quote, unquote
 
-import attrs
-
+from ._data_classes import frozen, frozen_by_hand
 from .errors import PositionMismatchError
 from .lsn import LSN
 
@@ -30,28 +28,43 @@ _TEXT = re.compile(
 )
 
 
-def _sorted_names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(names)))
-
-
-@attrs.frozen
+@frozen_by_hand
 class StreamIdentity:
     """The origin of positions, which two comparable ones must share, except for the timeline."""
 
     system_identifier: int
     """The cluster's system identifier; see ``IDENTIFY_SYSTEM``."""
-    timeline: int = attrs.field(eq=False)
+    timeline: int
     """The timeline's number, which grows with each promotion of a standby."""
-    publications: tuple[str, ...] = attrs.field(converter=_sorted_names)
+    publications: tuple[str, ...]
     """The publications' names, sorted. Other publications have other changes, so other indexes."""
 
+    def __init__(self, system_identifier: int, timeline: int, publications: Iterable[str]) -> None:
+        put = object.__setattr__
+        put(self, "system_identifier", system_identifier)
+        put(self, "timeline", timeline)
+        put(self, "publications", tuple(sorted(set(publications))))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StreamIdentity):
+            return NotImplemented
+        return (
+            self.system_identifier == other.system_identifier
+            and self.publications == other.publications
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.system_identifier, self.publications))
+
     def __str__(self) -> str:
+        from urllib.parse import quote
+
         names = ",".join(quote(name, safe="") for name in self.publications)
         return f"{self.system_identifier}.{self.timeline}/{names}"
 
 
 @total_ordering
-@attrs.frozen(eq=False)
+@frozen
 class Position:
     """The place of one change: ordered, printable, parseable.
 
@@ -78,6 +91,8 @@ class Position:
             raise ValueError(f"not a position: {text!r}; it looks like 16/B374D848:0")
         stream = None
         if match["system"] is not None:
+            from urllib.parse import unquote
+
             names = match["publications"] or ""
             stream = StreamIdentity(
                 int(match["system"]),
@@ -93,7 +108,7 @@ class Position:
         that another one shall go on from: a place within a transaction means nothing there, but
         the end of it does. All of the transaction has to be done with.
         """
-        return attrs.evolve(self, index=LAST_INDEX)
+        return type(self)(self.lsn, LAST_INDEX, self.stream)
 
     @staticmethod
     def around_index(lsn: LSN, stream: StreamIdentity | None) -> tuple[str, str]:

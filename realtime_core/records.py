@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
-import attrs
-
+from ._data_classes import frozen
 from .errors import ValueConversionError
-from .types.python_values import Converter, make_converter, text_function
 
 __all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchanged"]
 
@@ -23,6 +21,8 @@ __all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchan
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from .types.python_values import Converter
+
     # An enum, because type checkers know that ``is`` tells the members of an enum apart.
     class Unchanged(enum.Enum):
         """The type of :data:`UNCHANGED`."""
@@ -81,7 +81,7 @@ OnError: TypeAlias = Callable[[ValueConversionError], Any]
 value."""
 
 
-@attrs.frozen
+@frozen
 class Column:
     """A column of a relation, as the stream describes it."""
 
@@ -143,6 +143,9 @@ class Shape:
         """
         converter = self.converters[place]
         if converter is None:
+            # Programs that only decode do not need it, and it takes as long to import as this.
+            from .types.python_values import make_converter
+
             column = self.columns[place]
             converter = make_converter(
                 column.name, column.type_oid, column.type_name, column.type_schema
@@ -152,6 +155,8 @@ class Shape:
 
     def text_function(self, place: int) -> Callable[[str], Any]:
         """Return the fastest function that converts the texts of a column."""
+        from .types.python_values import text_function
+
         column = self.columns[place]
         found = text_function(column.type_oid, column.type_name, column.type_schema)
         return found or partial(self.convert, place)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
-
+from .._data_classes import define
 from ..changes import Relation
 from ..errors import DecodeError
 from ..records import UNCHANGED, Record
@@ -12,7 +11,7 @@ from .messages import Fields
 __all__ = ["RawRow", "check_width", "new_record", "old_record"]
 
 
-@attrs.define
+@define
 class RawRow:
     """A row's message whose fields were not decoded."""
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import attrs
-
 from ..changes import (
     Begin,
     Commit,
@@ -85,7 +83,14 @@ class OpenTransaction:
         self.begin_is_due = False
         transaction = self._current(message)
         if isinstance(message, OriginMessage):
-            transaction = self.transaction = attrs.evolve(transaction, origin=message.name)
+            transaction = self.transaction = Transaction(
+                transaction.xid,
+                transaction.commit_lsn,
+                transaction.commit_time,
+                message.name,
+                transaction.stream,
+                transaction.gid,
+            )
         return Begin(transaction)
 
     def commit(self, message: CommitMessage) -> tuple[Commit]:

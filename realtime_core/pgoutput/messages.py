@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import attrs
-
+from .._data_classes import define, frozen
 from ..lsn import LSN
 from ..records import Field
 
@@ -44,9 +43,9 @@ Fields: TypeAlias = tuple[Field, ...]
 UNCHANGED."""
 
 
-# The messages of every transaction and every row are attrs.define and not attrs.frozen classes:
+# The messages of every transaction and every row are `define` and not `frozen` classes:
 # an object of three fields takes 0.17 µs instead of 0.46 µs.
-@attrs.define
+@define
 class BeginMessage:
     """``B``: a transaction begins, which has committed already."""
 
@@ -56,7 +55,7 @@ class BeginMessage:
     xid: int
 
 
-@attrs.define
+@define
 class CommitMessage:
     """``C``: the transaction has been sent to its end."""
 
@@ -66,7 +65,7 @@ class CommitMessage:
     commit_time: int
 
 
-@attrs.frozen
+@frozen
 class OriginMessage:
     """``O``: the transaction was replicated from another server; it comes right after its Begin."""
 
@@ -74,7 +73,7 @@ class OriginMessage:
     name: str
 
 
-@attrs.frozen
+@frozen
 class RelationColumn:
     """One column of a Relation message."""
 
@@ -85,7 +84,7 @@ class RelationColumn:
     type_modifier: int
 
 
-@attrs.frozen
+@frozen
 class RelationMessage:
     """``R``: describes a table before its first row, and again after DDL."""
 
@@ -100,7 +99,7 @@ class RelationMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.frozen
+@frozen
 class TypeMessage:
     """``Y``: names a type with an OID from 10000 up; for a domain, its base type is named."""
 
@@ -111,7 +110,7 @@ class TypeMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.define
+@define
 class InsertMessage:
     """``I``: a row was inserted."""
 
@@ -121,7 +120,7 @@ class InsertMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.define
+@define
 class UpdateMessage:
     """``U``: a row was updated."""
 
@@ -134,7 +133,7 @@ class UpdateMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.define
+@define
 class DeleteMessage:
     """``D``: a row was deleted."""
 
@@ -145,7 +144,7 @@ class DeleteMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.frozen
+@frozen
 class TruncateMessage:
     """``T``: tables were truncated."""
 
@@ -156,7 +155,7 @@ class TruncateMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.frozen
+@frozen
 class LogicalMessageMessage:
     """``M``: a message of ``pg_logical_emit_message`` (sent with the option ``messages``)."""
 
@@ -169,7 +168,7 @@ class LogicalMessageMessage:
     """XID of the subtransaction, inside a stream block; None elsewhere."""
 
 
-@attrs.frozen
+@frozen
 class StreamStartMessage:
     """``S`` (protocol 2): a block of changes of a transaction in progress begins."""
 
@@ -178,12 +177,12 @@ class StreamStartMessage:
     first_segment: bool
 
 
-@attrs.frozen
+@frozen
 class StreamStopMessage:
     """``E`` (protocol 2): the block of changes ends."""
 
 
-@attrs.frozen
+@frozen
 class StreamCommitMessage:
     """``c`` (protocol 2): a streamed transaction has committed."""
 
@@ -194,7 +193,7 @@ class StreamCommitMessage:
     commit_time: int
 
 
-@attrs.frozen
+@frozen
 class StreamAbortMessage:
     """``A`` (protocol 2): a streamed transaction, or one of its subtransactions, is rolled back."""
 
@@ -207,7 +206,7 @@ class StreamAbortMessage:
     abort_time: int | None = None
 
 
-@attrs.frozen
+@frozen
 class BeginPrepareMessage:
     """``b`` (protocol 3): a prepared transaction begins."""
 
@@ -218,7 +217,7 @@ class BeginPrepareMessage:
     gid: str
 
 
-@attrs.frozen
+@frozen
 class PrepareMessage:
     """``P`` (protocol 3): PREPARE TRANSACTION; the transaction has been sent to its end."""
 
@@ -230,7 +229,7 @@ class PrepareMessage:
     gid: str
 
 
-@attrs.frozen
+@frozen
 class StreamPrepareMessage:
     """``p`` (protocol 3): PREPARE TRANSACTION of a streamed transaction."""
 
@@ -242,7 +241,7 @@ class StreamPrepareMessage:
     gid: str
 
 
-@attrs.frozen
+@frozen
 class CommitPreparedMessage:
     """``K`` (protocol 3): COMMIT PREPARED; a prepared transaction has committed."""
 
@@ -254,7 +253,7 @@ class CommitPreparedMessage:
     gid: str
 
 
-@attrs.frozen
+@frozen
 class RollbackPreparedMessage:
     """``r`` (protocol 3): ROLLBACK PREPARED; a prepared transaction was rolled back."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Any, Final, Protocol, TypeAlias
@@ -64,6 +63,9 @@ class FileSpillStore:
 
     def open(self) -> Spill:
         try:
+            # It takes longer to import than all of the decoder's own modules, and few spill.
+            import tempfile
+
             with tempfile.TemporaryFile(buffering=0, dir=self._directory) as file:
                 return _FileSpill(os.dup(file.fileno()))
         except OSError as exc:

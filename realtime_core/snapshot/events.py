@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeAlias
 
-import attrs
-
+from .._data_classes import define, frozen
 from ..changes import GapReason, R, Relation
 from ..positions import Position
 
@@ -24,7 +23,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen
+@frozen
 class SnapshotProgress:
     """How far a snapshot has come."""
 
@@ -48,7 +47,7 @@ class SnapshotProgress:
 
 
 # An object is made for every row, and to make a frozen one takes 2.5 times as long.
-@attrs.define
+@define
 class Snapshot(Generic[R]):
     """A row that a table had at the place of the snapshot."""
 
@@ -60,7 +59,7 @@ class Snapshot(Generic[R]):
     """How far the snapshot has come with this row and those that came with it."""
 
 
-@attrs.frozen
+@frozen
 class SnapshotBegin:
     """The rows of a snapshot follow: all rows of these tables.
 
@@ -75,7 +74,7 @@ class SnapshotBegin:
     and for one that is taken again because its connection was lost."""
 
 
-@attrs.frozen
+@frozen
 class SnapshotComplete:
     """The rows of a snapshot were handed over; the changes committed since come behind it.
 
@@ -89,7 +88,7 @@ class SnapshotComplete:
     """How many rows were copied, including those that a filter leaves out."""
 
 
-@attrs.frozen
+@frozen
 class BackfillStep:
     """All rows of a backfill up to a key were handed over, as they are at this place of the stream.
 

@@ -8,11 +8,10 @@ It does no I/O and reads no clock.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from struct import Struct, error
 from typing import Final, TypeAlias
-
-import attrs
 
 from realtime_core import (
     LSN,
@@ -308,4 +307,4 @@ class Unpacker:
 
 def _another(stream: StreamIdentity | None) -> StreamIdentity | None:
     """Return the same in another object."""
-    return None if stream is None else attrs.evolve(stream)
+    return None if stream is None else copy.copy(stream)

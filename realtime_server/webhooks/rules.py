@@ -169,7 +169,9 @@ class _Selection:
 
     def __init__(self, relation: Relation, names: Collection[str]) -> None:
         columns = tuple(column for column in relation.columns if column.name in names)
-        self.plan = RelationPlan(attrs.evolve(relation, columns=columns))
+        identity = relation.replica_identity
+        selected = Relation(relation.oid, relation.schema, relation.table, identity, columns)
+        self.plan = RelationPlan(selected)
         self._names = names
         # A whole row has another shape than a key: of each, the shape of what is left of it, and
         # where that stands.
