@@ -17,6 +17,7 @@
   * :exc:`ValueConversionError`: a field that has no Python value
   * :exc:`RowStructureError`: a row that does not fit a class
   * :exc:`PositionMismatchError`: two positions of different streams were compared
+  * :exc:`ConsumerDroppedError`: a consumer of a fan-out did not keep up
   * :exc:`SourceError`: PostgreSQL refused something, or the connection was lost
 
     * :exc:`ConnectionLostError`, :exc:`AuthenticationError`
@@ -41,6 +42,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._text import around
+
 if TYPE_CHECKING:
     from .changes import GapReason
 
@@ -48,6 +51,7 @@ __all__ = [
     "AuthenticationError",
     "ConfigError",
     "ConnectionLostError",
+    "ConsumerDroppedError",
     "DecodeError",
     "FilterError",
     "FilterMatchError",
@@ -162,14 +166,11 @@ class FilterError(RealtimeError, ValueError):
         self.problem = problem
         self.text = text
         self.position = position
-        super().__init__(f"{problem} (at character {position + 1} of {_around(text, position)})")
+        super().__init__(f"{problem} (at character {position + 1} of {around(text, position)})")
 
 
 class FilterMatchError(FilterError):
-    """A filter depends on a value of a row that cannot be read as its column's type.
-
-    Such a row should be treated as one that does not pass.
-    """
+    """A filter depends on a value that cannot be read as its type, so the row should not pass."""
 
 
 class SpillError(RealtimeError, OSError):
@@ -226,6 +227,16 @@ class PositionMismatchError(RealtimeError, ValueError):
     """Two positions were compared that belong to different streams."""
 
 
+class ConsumerDroppedError(RealtimeError):
+    """Too much waited for a consumer of a fan-out, which was added with ``on_full="drop"``."""
+
+    def __init__(self, name: str, events: int, size: int) -> None:
+        super().__init__(
+            f"consumer {name!r} was dropped: {events} events of {size} bytes waited for it; raise "
+            "the bounds of fan_out(), or let the others wait with on_full='wait'"
+        )
+
+
 class SourceError(RealtimeError):
     """PostgreSQL refused something that the source needs, or the connection was lost.
 
@@ -259,12 +270,11 @@ class PublicationNotFoundError(SourceError):
     def __init__(self, names: Sequence[str], database: str) -> None:
         self.names = tuple(names)
         self.database = database
-        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-        first = '"' + names[0].replace('"', '""') + '"'
+        quoted = ['"' + name.replace('"', '""') + '"' for name in names]
         plural = "publications" if len(names) > 1 else "publication"
         super().__init__(
-            f"{plural} {quoted} not found in database {database!r}; "
-            f"create it with the tables to be sent: CREATE PUBLICATION {first} FOR TABLE a, b"
+            f"{plural} {', '.join(quoted)} not found in database {database!r}; "
+            f"create it with the tables to be sent: CREATE PUBLICATION {quoted[0]} FOR TABLE a, b"
         )
 
 
@@ -383,15 +393,6 @@ class TransactionTooLargeError(SourceError):
 
 class ServerError(RealtimeError):
     """The WebSocket server cannot do what was asked."""
-
-
-def _around(text: str, position: int, reach: int = 40) -> str:
-    """Return a text in quotes; of a long text, the part around a position."""
-    start = position - reach if position > 2 * reach else 0
-    end = position + reach
-    before = "…" if start else ""
-    after = "…" if len(text) > end + reach else ""
-    return repr(before + text[start : end if after else None] + after)
 
 
 def _restore(kind: type[RealtimeError], args: tuple[object, ...]) -> RealtimeError:

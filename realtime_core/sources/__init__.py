@@ -11,12 +11,15 @@ from .base import (
     TypedSnapshotEvent,
 )
 from .catalog import SlotStatus
+from .consumer import Consumer, ConsumerStats
+from .fan_out import FanOut
 from .memory import MemoryDatabase, MemorySource, MemoryTable
 from .pgoutput import PgoutputSource
 from .raw_pgoutput import RawPgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
 from .stream_options import Dsn, StreamOptions
 from .sync import SyncSource
+from .sync_fan_out import SyncConsumer, SyncFanOut
 from .wal2json import Wal2JsonAction, Wal2JsonSource
 
 __all__ = [
@@ -31,6 +34,11 @@ __all__ = [
     "TypedSnapshotEvent",
     # .catalog
     "SlotStatus",
+    # .consumer
+    "Consumer",
+    "ConsumerStats",
+    # .fan_out
+    "FanOut",
     # .memory
     "MemoryDatabase",
     "MemorySource",
@@ -48,6 +56,9 @@ __all__ = [
     "slot_status",
     # .sync
     "SyncSource",
+    # .sync_fan_out
+    "SyncConsumer",
+    "SyncFanOut",
     # .wal2json
     "Wal2JsonAction",
     "Wal2JsonSource",

@@ -8,9 +8,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["Errand", "LoopThread"]
+__all__ = ["Errand", "LoopThread", "StoppedError"]
 
 T = TypeVar("T")
+
+
+class StoppedError(RuntimeError):
+    """The thread was stopped, so that what it was asked to do will not be done."""
 
 
 class LoopThread:
@@ -24,6 +28,10 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        # Whether it takes nothing more, because what comes behind the stop would never be run.
+        self._stopped = False
+        # Guards it. A signal handler may come while it is held, on the same thread.
+        self._guard = threading.RLock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -34,11 +42,17 @@ class LoopThread:
 
         Raises:
             RuntimeError: on the thread itself, which would wait for ever.
+            StoppedError: if the thread was stopped.
         """
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("a function that the source calls cannot wait for the source")
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[T]
+        with self._guard:
+            if self._stopped:
+                work.close()
+                raise StoppedError("this source was closed: make a new one")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -46,8 +60,15 @@ class LoopThread:
             raise
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Have a function called on the thread."""
-        self._loop.call_soon_threadsafe(callback)
+        """Have a function called on the thread.
+
+        Raises:
+            StoppedError: if the thread was stopped.
+        """
+        with self._guard:
+            if self._stopped:
+                raise StoppedError("this source was closed: make a new one")
+            self._loop.call_soon_threadsafe(callback)
 
     def later(self, delay: float, callback: Callable[[], object]) -> None:
         """Have a function called on the thread in so many seconds."""
@@ -55,7 +76,9 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the tasks that still run, and the thread."""
-        self.soon(self._loop.stop)
+        with self._guard:
+            self._stopped = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
@@ -105,6 +128,9 @@ class Errand:
 
         Args:
             timeout: the most seconds to wait; None for no bound.
+
+        Raises:
+            StoppedError: if the thread was stopped before.
         """
         if not self._asked:
             self._thread.soon(self._start)
@@ -117,11 +143,21 @@ class Errand:
         # It is asked for again if asking was interrupted.
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._cancelled)
 
     async def _run(self) -> None:
         try:
             self.result = await self._work()
         except BaseException as exc:
             self.error = exc
+        self._end()
+
+    def _cancelled(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            # It had not even begun.
+            self.error = asyncio.CancelledError()
+            self._end()
+
+    def _end(self) -> None:
         self._ended = True
         self._lock.release()

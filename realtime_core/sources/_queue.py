@@ -29,6 +29,7 @@ from ..positions import Position
 from ..records import Record
 from ..snapshot import SnapshotBegin, SnapshotEvent
 from ._batches import PLACELESS, BatchBounds, GrowingBatch, last_placed
+from ._fans_out import FansOut
 from ._makes_sync import MakesSync
 from ._reads import More, Steps
 from ._typed_rows import OnMisfit, RowClasses
@@ -46,15 +47,13 @@ __all__ = ["EventQueue"]
 
 T = TypeVar("T")
 
-
 _MANY: Final = 64
 """How many events make a batch although more were read: the rest of a transaction may be long."""
-
 
 _BOUNDARIES: Final = frozenset((Begin, Commit))
 
 
-class EventQueue(ReadsTransactions[E], MakesSync):
+class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
     """The part of a source from which its consumer takes events.
 
     Args:

@@ -16,7 +16,7 @@ from functools import partial
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from ..changes import (
     Begin,
@@ -33,7 +33,8 @@ from ..errors import ConfigError
 from ..positions import Position
 from ..records import Record
 from ._batches import BatchBounds
-from ._loop_thread import Errand, LoopThread
+from ._fans_out import SyncFansOut
+from ._loop_thread import Errand, LoopThread, StoppedError
 from ._reads import SyncSteps, pause
 from ._typed_rows import OnMisfit
 from .base import (
@@ -59,7 +60,7 @@ _ACK_DELAY: Final = 0.02
 """Seconds until the source is told of an acknowledgement, and of those that follow meanwhile."""
 
 
-class SyncSource(Generic[E]):
+class SyncSource(SyncFansOut[E]):
     """Hands over the changes of a source to a program without an event loop.
 
     Each source makes one, with its own arguments::
@@ -93,6 +94,7 @@ class SyncSource(Generic[E]):
         self._acks: dict[int, Acknowledgeable] = {}
         # Whether the source's thread will look at these soon.
         self._acks_due = False
+        self._sharing = []
 
     # Lifetime
 
@@ -133,7 +135,7 @@ class SyncSource(Generic[E]):
     def close(self) -> None:
         """Send the last acknowledgement, release the slot and close the connection.
 
-        A read that waits in another thread ends, as if there were no more events.
+        A read that waits in another thread ends, too.
         """
         if self._thread is None:
             return
@@ -148,6 +150,7 @@ class SyncSource(Generic[E]):
 
     def _stop(self) -> None:
         thread, self._thread = self._thread, None
+        self._end_consumers()
         if thread is not None:
             thread.stop()
 
@@ -242,10 +245,6 @@ class SyncSource(Generic[E]):
     def transactions(self, max_bytes: int) -> Iterator[Any]:
         """Iterate over whole transactions that have changes: see :meth:`ChangeSource.transactions`.
 
-        Args:
-            max_bytes: the most bytes that one transaction may take: its values, as PostgreSQL
-                writes them, and 100 bytes for each change.
-
         Raises:
             ConfigError: if ``max_bytes`` is not positive.
             TransactionTooLargeError: from the iterator, if a transaction is larger.
@@ -302,22 +301,22 @@ class SyncSource(Generic[E]):
             raise
 
     def _fetch(self, until: float | None, collect_until: float | None = None) -> bool:
-        """Have the source's thread put events into the queue, and wait for that.
+        """Have events put into the queue, and wait; return whether some have come in time.
 
         Args:
             until: the time for TimeoutError; None for never.
             collect_until: the time when no more events are wanted; None for never.
-
-        Returns:
-            Whether events have come until then.
         """
         errand = self._errand
         if errand is None:
             if self._source._closed:
                 raise StopAsyncIteration
             errand = self._errand = Errand(self._running(), partial(self._more, collect_until))
-        if not errand.wait(None if until is None else until - monotonic()):
-            raise TimeoutError("no event has come in that time")
+        try:
+            if not errand.wait(None if until is None else until - monotonic()):
+                raise TimeoutError("no event has come in that time")
+        except StoppedError:
+            raise StopAsyncIteration from None
         error = errand.error
         if isinstance(error, CancelledError):
             # The source was closed in a hurry.

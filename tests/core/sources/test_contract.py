@@ -45,6 +45,7 @@ from realtime_core import (
     Update,
 )
 from tests.core.sources.worlds import (
+    FanOutMemoryWorld,
     MemoryWorld,
     PgoutputWorld,
     PostgresWorld,
@@ -59,6 +60,11 @@ from tests.waiting import eventually
 
 T = TypeVar("T")
 
+MEMORY_WORLDS: dict[str, Callable[[], World]] = {
+    "memory": MemoryWorld,
+    "sync-memory": SyncMemoryWorld,
+    "fan-out-memory": FanOutMemoryWorld,
+}
 WORLDS: dict[str, tuple[str, Callable[[Database], PostgresWorld]]] = {
     "pgoutput-17": ("pg17", PgoutputWorld),
     "pgoutput-18": ("pg18", PgoutputWorld),
@@ -89,14 +95,13 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Databa
 
 @pytest.fixture(
     params=[
-        "memory",
-        "sync-memory",
+        *MEMORY_WORLDS,
         *(pytest.param(name, marks=pytest.mark.integration) for name in WORLDS),
     ]
 )
 def world(request: pytest.FixtureRequest, databases: Callable[[str], Database]) -> Iterator[World]:
-    if request.param.endswith("memory"):
-        yield MemoryWorld() if request.param == "memory" else SyncMemoryWorld()
+    if request.param in MEMORY_WORLDS:
+        yield MEMORY_WORLDS[request.param]()
         return
     fixture, make = WORLDS[request.param]
     database = databases(fixture)

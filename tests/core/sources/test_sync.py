@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import threading
@@ -22,6 +23,7 @@ from realtime_core import (
     MemoryTable,
     SyncSource,
 )
+from realtime_core.sources._loop_thread import Errand, LoopThread, StoppedError
 from tests.waiting import eventually_sync
 
 
@@ -74,6 +76,34 @@ def test_a_change_is_waited_for_no_longer_than_that(
         assert number(source.next(30)) == 1
         item.insert(id=2)
         assert number(source.next()) == 2
+
+
+def test_what_a_thread_was_asked_just_before_it_stops_ends() -> None:
+    async def work() -> bool:
+        raise AssertionError("it was stopped before")
+
+    thread, is_busy, go_on = LoopThread("test"), threading.Event(), threading.Event()
+    thread.soon(lambda: (is_busy.set(), go_on.wait(30)))
+    assert is_busy.wait(30)
+    errand = Errand(thread, work)
+    assert not errand.wait(0)
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(thread.stop)
+        eventually_sync(lambda: is_stopped(thread))
+        go_on.set()
+        assert errand.wait(30)
+        stopping.result(30)
+    assert isinstance(errand.error, asyncio.CancelledError)
+    with pytest.raises(StoppedError):
+        Errand(thread, work).wait()
+
+
+def is_stopped(thread: LoopThread) -> bool:
+    try:
+        thread.soon(lambda: None)
+    except StoppedError:
+        return True
+    return False
 
 
 def test_one_thread_reads_at_a_time(database: MemoryDatabase, item: MemoryTable) -> None:

@@ -32,6 +32,7 @@ from tests.fix_postgres import Database, unique_name
 from tests.waiting import eventually_sync
 
 __all__ = [
+    "FanOutMemoryWorld",
     "MemoryWorld",
     "PgoutputWorld",
     "RawPgoutputWorld",
@@ -150,6 +151,41 @@ class SyncMemoryWorld(MemoryWorld):
 
     def source(self, **options: Any) -> Any:
         return Threaded(super().source(**options))
+
+
+class FanOutMemoryWorld(MemoryWorld):
+    """Each of its sources is read through the only consumer of a fan-out."""
+
+    def source(self, **options: Any) -> Any:
+        return Fanned(super().source(**options))
+
+
+class Fanned:
+    """A consumer of a fan-out that enters and leaves its source, too."""
+
+    def __init__(self, source: MemorySource) -> None:
+        self.source = source
+        self.consumer = source.fan_out().consumer("only")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.consumer, name)
+
+    async def __aenter__(self) -> Self:
+        await self.source.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.consumer.__aexit__(*exc)
+        await self.source.__aexit__(*exc)
+
+    async def aclose(self) -> None:
+        await self.source.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self.consumer)
 
 
 class PostgresWorld(World):
