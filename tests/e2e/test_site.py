@@ -34,9 +34,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it, in which a link that leads nowhere is an error."""
+    """The site as `make docs` builds it for whoever publishes it, and says where."""
     folder = tmp_path_factory.mktemp("site")
-    done = build(folder)
+    done = build(folder, SITE_URL="https://docs.example.com/realtime/")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -73,11 +73,12 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
         shutil.copy(file, tmp_path)
     readme = tmp_path / "examples" / "etl" / "README.md"
     text = readme.read_text(encoding="utf-8")
-    assert build(tmp_path / "site", tmp_path).returncode == 0
     readme.write_text(text.replace("exactly-once.md", "exactly-never.md"), encoding="utf-8")
     done = build(tmp_path / "site", tmp_path)
     assert done.returncode == 1
     assert "exactly-never.md' is not found" in done.stderr
+    # It is the only one.
+    assert done.stderr.count("WARNING") == 1
 
 
 def open_page(page: Page, expression: str = "true") -> None:
@@ -102,10 +103,8 @@ def test_the_changelog_and_the_security_policy_are_pages(folder: Path) -> None:
     assert 'href="../../SECURITY/"' in support
 
 
-def test_whoever_publishes_the_site_says_where(tmp_path: Path) -> None:
-    done = build(tmp_path, SITE_URL="https://docs.example.com/realtime/")
-    assert done.returncode == 0, done.stderr
-    sitemap = (tmp_path / "sitemap.xml").read_text(encoding="utf-8")
+def test_whoever_publishes_the_site_says_where(folder: Path) -> None:
+    sitemap = (folder / "sitemap.xml").read_text(encoding="utf-8")
     assert "<loc>https://docs.example.com/realtime/howto/webhooks/</loc>" in sitemap
 
 

@@ -38,7 +38,7 @@ from tests.waiting import eventually, eventually_sync
 pytestmark = pytest.mark.integration
 
 TOPIC = "realtime:public:item"
-KILLS = int(os.environ.get("RLS_KILLS", "8"))
+KILLS = int(os.environ.get("RLS_KILLS", "5"))
 ROWS = int(os.environ.get("RLS_ROWS", "200000"))
 SETTINGS = {
     "REPLICATION_MODE": "RLS",
