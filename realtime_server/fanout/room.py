@@ -22,7 +22,7 @@ from .room_holds import Hold
 __all__ = ["Member", "Room", "frame_of"]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class Member:
     """A channel's membership of a room."""
 
@@ -56,10 +56,11 @@ class _Group(Audience):
 class Room:
     """The members of one room."""
 
-    __slots__ = ("_deaf", "_groups", "_replayed", "_topic", "holds")
+    __slots__ = ("_deaf", "_groups", "_replayed", "holds", "name")
 
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
+    def __init__(self, name: RoomName) -> None:
+        self.name = name
+        """The members refer to this one, as each of their own takes memory."""
         self._groups: dict[tuple[Serializer, bool], _Group] = {}
         # How many do not hear.
         self._deaf = 0
@@ -120,7 +121,7 @@ class Room:
             takers = [group for group in self._groups.values() if group.takes_bytes]
             if takers:
                 event, payload, _, meta = broadcast
-                frame = BinaryFrame(encode_binary(self._topic, event, payload, meta))
+                frame = BinaryFrame(encode_binary(self.name.topic, event, payload, meta))
                 for group in takers:
                     yield group.members, frame
             return

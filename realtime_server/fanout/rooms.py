@@ -79,6 +79,7 @@ class Rooms:
     def join(self, member: Member) -> None:
         """Send a member what is broadcast in its room from now on, if it hears."""
         room = self._room(member.room)
+        member.room = room.name
         member.is_open = True
         room.add(member)
         self._members += 1
@@ -102,7 +103,7 @@ class Rooms:
     def _room(self, name: RoomName) -> Room:
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = Room(name.topic)
+            room = self._rooms[name] = Room(name)
             self._bus.subscribe(name)
         return room
 

@@ -103,7 +103,8 @@ class Channels:
         self._state = state
         self._outbox = outbox
         self._refusals = refusals
-        self._perform = perform
+        self.perform = perform
+        """Carries out actions of the state's; one for all that do, as each takes memory."""
         self._peer = peer
         self._visit = visit
         self._services = services
@@ -145,7 +146,7 @@ class Channels:
             self._services.replay.close(self._visit, how)
         self._account.close()
         # Else they would refer to each other, and stay until a collection of garbage.
-        self._perform = lambda actions: None
+        self.perform = lambda actions: None
 
     async def join(self, channel: Channel, payload: Any) -> None:
         """Decide on a join, and answer it, perhaps after a wait."""
@@ -245,7 +246,7 @@ class Channels:
         extra = named(self._peer, "join", topic=channel.topic)
         logger.info("joined: %.200r by %s", shown_topic(channel.topic), self._peer, extra=extra)
         logger.debug("the whole topic is %r", channel.topic)
-        self._perform(self._state.accept(channel, config, grant=grant))
+        self.perform(self._state.accept(channel, config, grant=grant))
         self._check_by(grant)
         served.is_accepted = True
         if self._visit is None or served.start is not None:
@@ -255,7 +256,7 @@ class Channels:
     def _refuse(self, channel: Channel, exc: RefusedError, *, has_config: bool) -> None:
         self.release(channel, Departure.REFUSED)
         reason = self._refusals.of_join(channel.topic, exc, has_config=has_config)
-        self._perform(self._state.refuse_join(channel, reason))
+        self.perform(self._state.refuse_join(channel, reason))
 
     def _postpone(
         self,
@@ -297,7 +298,7 @@ class Channels:
         def tell(attached: bool) -> None:
             served.wait = None
             start = {} if served.start is None else served.start.members()
-            self._perform(self._state.in_place(channel, served.registered.notes, start))
+            self.perform(self._state.in_place(channel, served.registered.notes, start))
 
         attachment = self._services.attachment
         if attachment:
@@ -316,7 +317,7 @@ class Channels:
             extra=extra,
         )
         logger.debug("the channel %r is sent: %s", channel.topic, exc)
-        self._perform(self._state.fail(channel, exc.reason))
+        self.perform(self._state.fail(channel, exc.reason))
 
     # Tokens
 
@@ -393,4 +394,4 @@ class Channels:
         )
         logger.debug("the channel %r is sent: %s", channel.topic, exc)
         for_good = not isinstance(exc, UnavailableError)
-        self._perform(self._state.end(channel, exc.reason, for_good=for_good))
+        self.perform(self._state.end(channel, exc.reason, for_good=for_good))

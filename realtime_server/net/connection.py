@@ -137,7 +137,7 @@ class Connection:
             visit=self._visit,
             services=services,
         )
-        self._notices = StreamNotices(services.attachment, self._state, self._perform_all)
+        self._notices = StreamNotices(services.attachment, self._state, self._channels.perform)
         self._rooms = services.rooms
         self._presence = services.presence
         # What its channels send to their rooms; made when one of them becomes a member of a room.
@@ -367,7 +367,7 @@ class Connection:
                 self._state,
                 outbox=self._outbox,
                 refusals=self._refusals,
-                perform=self._perform_all,
+                perform=self._channels.perform,
                 presence=self._presence,
             )
         hears = self._channels.access.reads(channel, Extension.BROADCAST)

@@ -51,7 +51,6 @@ class RoomPushes:
     __slots__ = (
         "_bucket",
         "_config",
-        "_members",
         "_outbox",
         "_perform",
         "_presence",
@@ -81,7 +80,6 @@ class RoomPushes:
         self._outbox = outbox
         self._refusals = refusals
         self._perform = perform
-        self._members: dict[Channel, Member] = {}
         self._presence = presence
         # Made for the first channel that asks who is present, or tracks: most do neither.
         self._presence_pushes: PresencePushes | None = None
@@ -98,7 +96,7 @@ class RoomPushes:
         """
         assert channel.config is not None
         asked = channel.config.broadcast
-        member = self._members[channel] = Member(
+        member = channel.member = Member(
             RoomName(channel.topic, channel.config.is_private),
             self._serializer,
             self._outbox,
@@ -120,13 +118,12 @@ class RoomPushes:
 
     def hear(self, channel: Channel) -> None:
         """Send a channel what is broadcast in its room from now on, if it is a member."""
-        member = self._members.get(channel)
-        if member is not None:
-            self._rooms.hear(member)
+        if channel.member is not None:
+            self._rooms.hear(channel.member)
 
     def watch(self, channel: Channel) -> None:
         """Tell a channel who is present from now on, if it is a member and asked for that."""
-        member = self._members.get(channel)
+        member: Member | None = channel.member
         if member is None:
             return
         assert channel.config is not None  # it is a member
@@ -135,24 +132,21 @@ class RoomPushes:
 
     def leave(self, channel: Channel) -> None:
         """End a channel's membership, if it has one."""
-        member = self._members.pop(channel, None)
-        if member is not None:
-            self._leave(channel, member)
+        member, channel.member = channel.member, None
+        if member is None:
+            return
+        if self._presence_pushes is not None:
+            self._presence_pushes.leave(channel, member)
+        self._rooms.leave(member)
 
     def close(self) -> None:
         """End all memberships, because the connection has ended."""
-        for channel, member in self._members.items():
-            self._leave(channel, member)
-        self._members.clear()
+        for channel in self._state.channels.values():
+            self.leave(channel)
         if self._presence_pushes is not None:
             self._presence_pushes.close()
         # Else they would refer to each other, and stay until a collection of garbage.
         self._perform = lambda actions: None
-
-    def _leave(self, channel: Channel, member: Member) -> None:
-        if self._presence_pushes is not None:
-            self._presence_pushes.leave(channel, member)
-        self._rooms.leave(member)
 
     def _of_presence(self) -> PresencePushes | None:
         if self._presence_pushes is None and self._presence is not None:
@@ -174,7 +168,7 @@ class RoomPushes:
             meta: what is to be shown.
             sees: whether it may be told who is present.
         """
-        member = self._members.get(channel)
+        member: Member | None = channel.member
         # It may have ended while policies were asked.
         if member is not None and (presence := self._of_presence()) is not None:
             presence.track(channel, member, message, meta, sees=sees)
@@ -182,7 +176,7 @@ class RoomPushes:
     def untrack(self, channel: Channel, message: Message) -> None:
         """Show a channel's client to its room no more."""
         if (presence := self._of_presence()) is not None:
-            presence.untrack(channel, self._members[channel], message)
+            presence.untrack(channel, channel.member, message)
 
     def refuse_presence(self, message: Message, reason: PresenceReason | PolicyReason) -> None:
         """Tell a channel that nothing has changed of what is shown of it."""
@@ -191,7 +185,7 @@ class RoomPushes:
 
     def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> None:
         """Send what a channel broadcasts to its room."""
-        member = self._members.get(channel)
+        member: Member | None = channel.member
         if member is None:
             # It has ended while policies were asked.
             return

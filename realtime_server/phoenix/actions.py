@@ -70,6 +70,8 @@ class Channel:
     """The rights that the channel's token gives; a new token brings another grant."""
     is_joined: bool = False
     """Whether the join was accepted; if not, it is being decided on or waits."""
+    member: Any = None
+    """The caller's own: what the channel is in its room, while it is a member of one."""
 
     @property
     def name(self) -> str:
