@@ -3,9 +3,9 @@
 The library gives each subscription a queue and a task, reads every header of a message letter by
 letter, and has a task of its own write what is to be sent. Where changes come one by one, that is a
 tenth of a server's time for each of them. Here a message is handed over as soon as it was read, by
-a plain call, and what is sent is written at once. Messages that have come as a whole, while the
-library has nothing to read, are read here, in the callback of the event loop that they have come
-with, and whoever waits for them goes on right there.
+a plain call, and what is sent is written at once. Messages that come while the library has nothing
+to read are read here, in the callback of the event loop that they have come with, and whoever waits
+for them goes on right there. Of a large one the library would make four copies more.
 
 The library has no public way to either. Where another version does not call the private methods
 that are overridden here, or has no buffer where it is looked for, messages go its slower way;
@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import nats.errors
 from nats.aio.client import Client
+from nats.protocol.parser import MAX_CONTROL_LINE_SIZE
 
 from realtime_core.sources.prompt_future import promptly
 
@@ -29,9 +30,6 @@ __all__ = ["Message", "PromptClient", "Take"]
 
 _VERSION: Final = b"NATS/1.0"
 """What headers begin with. A status follows, if there is one."""
-_READ_BYTES: Final = 256 * 1024
-"""How many bytes are read at once, in place of 32 KiB: as many as the event loop takes from a
-socket. A large message comes in few pieces then, each of which costs a round of the event loop."""
 _LINE_END: Final = b"\r\n"
 _MESSAGES: Final = (b"MSG ", b"HMSG ")
 """What a message begins with."""
@@ -64,6 +62,9 @@ class PromptClient(Client):
         self._takers: dict[int, Take] = {}
         # Whether the library has read all that has come, and waits for more.
         self._waits = False
+        # The begin of a message that is not there as a whole, and how much of it is missing.
+        self._begun: list[bytes] = []
+        self._missing = 0
         # Those that tell of errors.
         self._telling: set[asyncio.Future[None]] = set()
         used = ("_pending", "_pending_data_size", "_transport")
@@ -77,15 +78,15 @@ class PromptClient(Client):
         assert transport is not None
         read = transport.read
 
-        async def read_much(buffer_size: int) -> bytes:
+        async def note_wait(buffer_size: int) -> bytes:
             # If something is there already, nothing else runs before it is returned.
             self._waits = True
             try:
-                return await read(max(buffer_size, _READ_BYTES))
+                return await read(buffer_size)
             finally:
                 self._waits = False
 
-        transport.read = read_much  # type: ignore[method-assign]
+        transport.read = note_wait  # type: ignore[method-assign]
         writer = getattr(transport, "_io_writer", None)
         if writer is not None:
             library = writer.transport.get_protocol()
@@ -115,30 +116,51 @@ class PromptClient(Client):
         return end
 
     def _received(self, data: bytes) -> bytes:
-        """Hand over the messages that some bytes begin with; return the rest, for the library."""
-        at = 0
+        """Hand over the messages that some bytes begin with; return the rest, for the library.
+
+        The begin of a message waits here for the rest of it.
+        """
+        if self._begun:
+            self._begun.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return b""
+            data = b"".join(self._begun)
+            self._begun.clear()
+        at, size = 0, len(data)
         # Otherwise the library has the begin of a message, or messages that are before these.
         if self._waits and not getattr(self._ps, "buf", True):
             while (found := self._message_at(data, at)) is not None:
-                take, message, at = found
+                take, message, end = found
+                if message is None:
+                    self._begun.append(data[at:])
+                    self._missing = end - size
+                    return b""
+                at = end
                 try:
                     take(message)
                 except Exception as exc:
                     telling = asyncio.ensure_future(self._error_cb(exc))
                     self._telling.add(telling)
                     telling.add_done_callback(self._telling.discard)
-        if at == len(data):
+        if at == size:
             return b""
         self._waits = False
         return data[at:]
 
-    def _message_at(self, data: bytes, at: int) -> tuple[Take, Message, int] | None:
-        """Return the message that stands there, with who takes it, and where it ends; None if it is
-        not there as a whole, or something else is."""
+    def _message_at(self, data: bytes, at: int) -> tuple[Take, Message | None, int] | None:
+        """Return who takes the message that stands there, the message, and where it ends.
+
+        The message is None if it is not there as a whole, and the end may be a guess then. Nothing
+        is returned if nobody takes it, or something else stands there.
+        """
         if not data.startswith(_MESSAGES, at):
             return None
-        line_end = data.find(_LINE_END, at)
-        words = data[at : max(line_end, at)].split()
+        line_end = data.find(_LINE_END, at, at + MAX_CONTROL_LINE_SIZE)
+        if line_end < 0:
+            is_cut = len(data) - at < MAX_CONTROL_LINE_SIZE
+            return (_nobody, None, len(data) + 1) if is_cut else None
+        words = data[at:line_end].split()
         has_headers = data[at] == _WITH_HEADERS
         # The subject that an answer would go to may be missing.
         if len(words) - has_headers not in (4, 5):
@@ -148,8 +170,10 @@ class PromptClient(Client):
             take = self._takers.get(int(words[2]))
             behind = start + int(words[-1])
             end = behind + len(_LINE_END)
-            if take is None or end > len(data):
+            if take is None:
                 return None
+            if end > len(data):
+                return take, None, end
             content = start + int(words[-2]) if has_headers else start
             reply = words[3].decode() if len(words) - has_headers == 5 else ""
             status = _status(data[start:content])
@@ -236,6 +260,10 @@ class PromptClient(Client):
         assert self._transport is not None
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self._transport.writelines(pending)
+
+
+def _nobody(message: Message) -> None:
+    """Take nothing, in the place of whoever is not known yet."""
 
 
 class _Receiver(asyncio.Protocol):

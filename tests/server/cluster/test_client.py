@@ -165,24 +165,31 @@ async def test_messages_come_once_and_in_order_however_they_are_cut(size: int) -
     assert found == [b"%02d" % number for number in range(50) for _ in range(2)]
 
 
-async def test_large_messages_are_read_in_large_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_messages_are_no_work_for_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
-    sizes: list[int] = []
+    parsed: list[bytes] = []
     parse = Parser.parse
 
     async def note(parser: Parser, data: bytes) -> None:
-        sizes.append(len(data))
+        parsed.append(bytes(data))
         await parse(parser, data)
 
-    monkeypatch.setattr(Parser, "parse", note)
-    came: asyncio.Future[Message] = loop.create_future()
+    found: list[Message] = []
+    came = asyncio.Event()
+    contents = [bytes([number]) * (1 << (10 + number)) for number in range(11)]
     async with connected() as (client, server):
-        await client.hand_over("one", came.set_result)
-        await loop.sock_sendall(server, b"MSG one 1 1048576\r\n%s\r\n" % bytes(1024 * 1024))
+        await client.hand_over("one", found.append)
+        await client.hand_over("two", lambda _: came.set())
+        monkeypatch.setattr(Parser, "parse", note)
+        stream = b"".join(b"MSG one 1 %d\r\n%s\r\n" % (len(each), each) for each in contents)
+        stream += b"PONG\r\nMSG two 2 0\r\n\r\n"
+        await loop.sock_sendall(server, stream[:-20])
+        await loop.sock_sendall(server, stream[-20:])
         async with asyncio.timeout(5):
-            assert len((await came).data) == 1024 * 1024
-    # The library by itself takes 32 KiB at once.
-    assert max(sizes) > 100_000
+            await came.wait()
+    assert [message.data for message in found] == contents
+    assert b"PONG" in b"".join(parsed)
+    assert sum(map(len, parsed)) < 100
 
 
 async def test_nothing_is_handed_over_behind_the_end_of_a_subscription() -> None:
