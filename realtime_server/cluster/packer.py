@@ -124,7 +124,10 @@ class Packer:
             self._write(kept, full)
         # A match statement takes longer here, where transactions have one row each.
         if isinstance(event, RawRows):
-            self._feed_rows(event, full)
+            if len(event.messages) == 1:
+                self._kept = event
+            else:
+                self._feed_rows(event, full)
         elif isinstance(event, Commit):
             self._commit(event, full)
         elif isinstance(event, Truncate | LogicalMessage):
@@ -169,9 +172,6 @@ class Packer:
         """Write all rows but the last one, which is kept."""
         messages = event.messages
         count = len(messages) - 1
-        if not count:
-            self._kept = event
-            return
         transaction, index, relation = event.transaction, event.index, event.relation
         if self.size + _size(messages) <= self._max_bytes:
             self._write(RawRows(transaction, index, relation, messages[:count]), full)
@@ -197,7 +197,8 @@ class Packer:
             self._follow(place, place, event)
             self._add(self._encoder.encode(event))
             return
-        self._read_from(transaction.stream, full)
+        if transaction.stream is not self._stream:
+            self._read_from(transaction.stream, full)
         messages = event.messages if isinstance(event, RawRows) else ()
         size = _size(messages)
         if self.size + size > self._max_bytes:
@@ -205,10 +206,12 @@ class Packer:
         generation, lsn, index = self.last[0], transaction.commit_lsn, event.index
         last = index + max(len(messages) - 1, 0)
         self._follow((generation, lsn, index), (generation, lsn, last), event)
-        self._begin(transaction)
+        if self._begun is not transaction:
+            self._begin(transaction)
         if isinstance(event, RawRows):
             if event.relation is not self._relation:
-                self._end_run()
+                if self._relation is not None:
+                    self._end_run()
                 self._describe(event.relation)
                 self._relation = event.relation
             self._rows += messages
@@ -225,18 +228,18 @@ class Packer:
         if not event.changes:
             return
         transaction = event.transaction
-        self._read_from(transaction.stream, full)
+        if transaction.stream is not self._stream:
+            self._read_from(transaction.stream, full)
         place = (self.last[0], transaction.commit_lsn, LAST_INDEX)
         self._follow(place, place, event)
-        self._begin(transaction)
+        if self._begun is not transaction:
+            self._begin(transaction)
         self._add(self._encoder.encode(event))
         self._begun = None
 
     def _begin(self, transaction: Transaction) -> None:
-        """Write the Begin of a transaction, unless the envelope has it."""
+        """Write the Begin of a transaction, unless the envelope has it by another object."""
         begun = self._begun
-        if begun is transaction:
-            return
         # When the source has reconnected within a transaction, its object is another one.
         if begun is None or begun.commit_lsn != transaction.commit_lsn:
             self._add(self._encoder.encode(Begin(transaction)))
@@ -266,7 +269,8 @@ class Packer:
         self.size += len(description)
 
     def _add(self, messages: list[bytes]) -> None:
-        self._end_run()
+        if self._relation is not None:
+            self._end_run()
         for message in messages:
             part = write_message(message)
             self._parts.append(part)
