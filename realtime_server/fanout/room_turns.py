@@ -21,7 +21,7 @@ from .dispatch import Dispatch, Members, Outbox
 from .fair_queue import FairQueue
 from .frames import Frame
 from .turns import Steps
-from .waiting_shares import WaitingShares
+from .waiting_shares import MAX_WAITING_BYTES, WaitingShares, WritePace
 
 __all__ = ["Done", "FramesOf", "Later", "Published", "RoomTurns", "Writing"]
 
@@ -69,11 +69,13 @@ FramesOf: TypeAlias = Callable[[Published], Iterable[tuple[Members, Frame]]]
 class _Line:
     """What waits for one room."""
 
-    __slots__ = ("is_due", "is_held", "name", "queue", "steps")
+    __slots__ = ("deliveries", "is_due", "is_held", "name", "queue", "steps")
 
     def __init__(self, name: RoomName) -> None:
         self.name = name
         self.queue: FairQueue[Published | Writing] = FairQueue()
+        self.deliveries = WaitingShares()
+        """How many deliveries wait, and are being written, of each sender."""
         self.is_due = False
         """Whether it is going to have a turn."""
         self.is_held = False
@@ -99,8 +101,9 @@ class RoomTurns:
         self._frames_of = frames_of
         self._later = later
         self._clock = clock
-        self.shares = WaitingShares()
-        """What waits, by sender."""
+        self._pace = WritePace()
+        # How many bytes wait of each sender.
+        self._bytes = WaitingShares()
         # The rooms for which something waits, is being written, or is held.
         self._lines: dict[RoomName, _Line] = {}
         # Those that have not had a turn since nothing waited for them, and the others.
@@ -110,10 +113,33 @@ class RoomTurns:
         self._rests = 0
         self._is_called = False
 
+    def has_room(self, sender: object, messages: Iterable[tuple[RoomName, Broadcast, int]]) -> bool:
+        """Return whether a sender may have more waiting.
+
+        Args:
+            sender: of all of it.
+            messages: rooms, each with what is to be broadcast there, and to how many members.
+        """
+        size = 0
+        deliveries: dict[RoomName, int] = {}
+        for name, broadcast, members in messages:
+            size += broadcast.size
+            deliveries[name] = deliveries.get(name, 0) + members
+        if not self._bytes.fits(sender, size, MAX_WAITING_BYTES):
+            return False
+        most = self._pace.most_waiting
+        for name, count in deliveries.items():
+            line = self._lines.get(name)
+            if line is not None and not line.deliveries.fits(sender, count, most):
+                return False
+        return True
+
     def publish(self, published: Published) -> None:
         """Write a broadcast when its room, and its sender, have their turn."""
-        self.shares.add(published.sender, published.deliveries, published.broadcast.size)
-        self._put(published.room, published.sender, published)
+        sender = published.sender
+        self._bytes.add(sender, published.broadcast.size)
+        self._line(published.room).deliveries.add(sender, published.deliveries)
+        self._put(published.room, sender, published)
 
     def write(self, name: RoomName, writing: Writing) -> None:
         """Write what a function returns when the room has its turn, in one order with all
@@ -208,7 +234,7 @@ class RoomTurns:
                 is_over = False
                 break
         finally:
-            self.shares.wrote(0, self._clock() - began)
+            self._pace.wrote(0, self._clock() - began)
             if is_over:
                 # What was to be written together is lost if it failed; what comes next is not.
                 line.steps = None
@@ -235,10 +261,11 @@ class RoomTurns:
                     if not line.queue or dispatch.is_due():
                         break
                 yield from dispatch.hand_out()
-                self.shares.wrote(deliveries, 0.0)
+                self._pace.wrote(deliveries, 0.0)
             finally:
                 for item in written:
-                    self.shares.remove(item.sender, item.deliveries, item.broadcast.size)
+                    self._bytes.remove(item.sender, item.broadcast.size)
+                    line.deliveries.remove(item.sender, item.deliveries)
             for item in written:
                 if item.done is not None:
                     item.done(item.problem)

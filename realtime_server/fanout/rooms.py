@@ -149,9 +149,8 @@ class Rooms:
             Why they go to nobody; None if they are going to be written.
         """
         who: object = _NOBODY if sender is None else sender.outbox
-        sizes = [self.size(name) for name, _ in messages]
-        size = sum(broadcast.size for _, broadcast in messages)
-        if not self._turns.shares.fits(who, sum(sizes), size):
+        counted = [(name, broadcast, self.size(name)) for name, broadcast in messages]
+        if not self._turns.has_room(who, counted):
             return BroadcastReason.WAITING
         for name, broadcast in messages:
             if not self._bus.fits(name, broadcast):
@@ -159,7 +158,7 @@ class Rooms:
         left_out = None if sender is None or sender.hears_itself else sender.outbox
         if done is not None and len(messages) > 1:
             done = _Batch(len(messages), done).one_done
-        for (name, broadcast), deliveries in zip(messages, sizes, strict=True):
+        for name, broadcast, deliveries in counted:
             self._count += 1
             problem = self._bus.publish(name, broadcast)
             self._turns.publish(
@@ -170,7 +169,7 @@ class Rooms:
     def _take(self, name: RoomName, broadcast: Broadcast) -> bool:
         """Write what another process has broadcast, unless too much waits already."""
         deliveries = self.size(name)
-        if not self._turns.shares.fits(_OTHERS, deliveries, broadcast.size):
+        if not self._turns.has_room(_OTHERS, [(name, broadcast, deliveries)]):
             return False
         self._turns.publish(Published(_OTHERS, name, broadcast, deliveries, None, None, None))
         return True

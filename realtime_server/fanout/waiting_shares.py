@@ -1,22 +1,22 @@
-"""WaitingShares: how much of what may wait to be written to rooms each sender may have waiting.
+"""How much of what may wait to be written to rooms each sender may have waiting.
 
-What may wait is bounded in bytes, and in the time that this process takes to write it. That follows
-from how fast it has written lately, so that the bound is what the machine, its load and the rooms'
-sizes make it: nobody has to know that. A sender may have as much waiting as is left free for
-others: so one that floods has half of it, and a second one a third, and whoever sends little is
-never refused because of them.
+What waits for one room is bounded by the time that this process takes to write it. That follows
+from how fast it has written lately (:class:`WritePace`), so that the bound is what the machine, its
+load and the rooms' sizes make it: nobody has to know that. What waits for all rooms is bounded in
+bytes. Of both a sender may have as much as is left free for others (:class:`WaitingShares`): one
+that floods has half of it, two have a third each, and whoever sends little is seldom refused.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MAX_WAITING_BYTES", "MAX_WAITING_SECONDS", "WaitingShares"]
+__all__ = ["MAX_WAITING_BYTES", "MAX_WAITING_SECONDS", "WaitingShares", "WritePace"]
 
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 """Bytes of events and payloads that may wait to be written, of all rooms together."""
 MAX_WAITING_SECONDS: Final = 1.0
-"""Seconds that it may take to write what waits, of all rooms together."""
+"""Seconds that it may take to write what waits for one room."""
 
 _FIRST_GUESS: Final = 5e-6
 """Seconds of one delivery, until it is known."""
@@ -24,65 +24,60 @@ _MEMORY: Final = 100_000
 """After so many deliveries the former ones count for half of what they did."""
 
 
-class _Waiting:
-    """What waits of one sender, or of all."""
-
-    __slots__ = ("count", "deliveries", "size")
-
-    def __init__(self) -> None:
-        self.count = self.deliveries = self.size = 0
-
-    def add(self, count: int, deliveries: int, size: int) -> None:
-        self.count += count
-        self.deliveries += deliveries
-        self.size += size
-
-
 class WaitingShares:
-    """What waits to be written to rooms, by sender."""
+    """What waits, by sender, in whatever it is counted."""
+
+    __slots__ = ("_all", "_count", "_of")
 
     def __init__(self) -> None:
-        self._all = _Waiting()
-        self._of: dict[object, _Waiting] = {}
-        # How many deliveries took how long lately.
-        self._deliveries = _MEMORY // 10
-        self._seconds = self._deliveries * _FIRST_GUESS
+        self._count = 0
+        self._all = 0
+        # By sender: how many wait, and how much these are.
+        self._of: dict[object, tuple[int, int]] = {}
 
-    def fits(self, sender: object, deliveries: int, size: int) -> bool:
+    def fits(self, sender: object, amount: int, most: float) -> bool:
         """Return whether a sender may have more waiting. What comes while nothing waits always may.
 
         Args:
             sender: whose it is.
-            deliveries: frames to members that it becomes.
-            size: of its payloads and events, in bytes.
+            amount: how much it is.
+            most: what may wait of all senders together.
         """
-        everything, own = self._all, self._of.get(sender)
-        if not everything.count:
+        if not self._count:
             return True
-        deliveries_after = everything.deliveries + deliveries
-        size_after = everything.size + size
+        after = self._all + amount
+        own = self._of.get(sender)
         if own is not None:
             # As much as it has is to be left for others.
-            deliveries_after += own.deliveries + deliveries
-            size_after += own.size + size
-        takes = deliveries_after * self._seconds / self._deliveries
-        return size_after <= MAX_WAITING_BYTES and takes <= MAX_WAITING_SECONDS
+            after += own[1] + amount
+        return after <= most
 
-    def add(self, sender: object, deliveries: int, size: int) -> None:
-        """Note one more broadcast that waits."""
-        waiting = self._of.get(sender)
-        if waiting is None:
-            waiting = self._of[sender] = _Waiting()
-        waiting.add(1, deliveries, size)
-        self._all.add(1, deliveries, size)
+    def add(self, sender: object, amount: int) -> None:
+        """Note what waits from now on."""
+        count, before = self._of.get(sender, (0, 0))
+        self._of[sender] = count + 1, before + amount
+        self._count += 1
+        self._all += amount
 
-    def remove(self, sender: object, deliveries: int, size: int) -> None:
-        """Note that a broadcast waits no more."""
-        waiting = self._of[sender]
-        waiting.add(-1, -deliveries, -size)
-        self._all.add(-1, -deliveries, -size)
-        if not waiting.count:
+    def remove(self, sender: object, amount: int) -> None:
+        """Note that something waits no more."""
+        count, before = self._of[sender]
+        if count == 1:
             del self._of[sender]
+        else:
+            self._of[sender] = count - 1, before - amount
+        self._count -= 1
+        self._all -= amount
+
+
+class WritePace:
+    """How fast frames have been written to members lately."""
+
+    __slots__ = ("_deliveries", "_seconds")
+
+    def __init__(self) -> None:
+        self._deliveries = _MEMORY // 10
+        self._seconds = self._deliveries * _FIRST_GUESS
 
     def wrote(self, deliveries: int, seconds: float) -> None:
         """Note how long it took to write so many frames."""
@@ -91,3 +86,8 @@ class WaitingShares:
         if self._deliveries > _MEMORY:
             self._deliveries //= 2
             self._seconds /= 2
+
+    @property
+    def most_waiting(self) -> float:
+        """How many deliveries may wait for one room."""
+        return MAX_WAITING_SECONDS * self._deliveries / self._seconds

@@ -9,7 +9,7 @@ import pytest
 from realtime_server.cluster.carrier import NotSent
 from realtime_server.cluster.room_bus import RoomBus
 from realtime_server.cluster.room_messages import broadcast_subject
-from realtime_server.fanout import waiting_shares
+from realtime_server.fanout import room_turns
 from realtime_server.fanout.room import Member
 from realtime_server.fanout.room_stats import BusStats
 from realtime_server.fanout.rooms import Rooms
@@ -143,7 +143,7 @@ def test_what_is_too_large_for_the_others_goes_to_nobody(nodes: list[Node]) -> N
 def test_what_others_send_is_bounded_while_it_waits_to_be_written(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_shares, "MAX_WAITING_BYTES", 8)
+    monkeypatch.setattr(room_turns, "MAX_WAITING_BYTES", 8)
     here, there = nodes[:2]
     _, heard = there.member()
     for _ in range(5):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from realtime_server.fanout import room_holds, waiting_shares
+from realtime_server.fanout import room_holds, room_turns
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.dispatch import Dispatch
 from realtime_server.fanout.frames import BinaryFrame, Frame, Frames, TextFrame
@@ -368,7 +368,7 @@ def test_slow_members_are_not_waited_for() -> None:
 
 
 def test_what_waits_is_bounded(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_shares, "MAX_WAITING_BYTES", 100)
+    monkeypatch.setattr(room_turns, "MAX_WAITING_BYTES", 100)
     member = loop.join()
     # One may be larger.
     assert loop.send("x" * 150)

@@ -16,7 +16,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from realtime_server.fanout import waiting_shares
+from realtime_server.fanout import room_turns
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.rooms import Rooms
 from realtime_server.fanout.turns import call_later
@@ -313,7 +313,7 @@ async def test_what_is_delivered_counts_against_the_sender() -> None:
 
 
 async def test_what_waits_for_all_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_shares, "MAX_WAITING_BYTES", 10)
+    monkeypatch.setattr(room_turns, "MAX_WAITING_BYTES", 10)
     async with open_connection(rooms=make_rooms(), vsn="2.0.0") as client:
         await join(client, ack=True)
         await push(client, *(v2("broadcast", broadcast("x" * 9), ref) for ref in "23"))
