@@ -216,7 +216,8 @@ class Dispatch:
         ordinals = self._ordinals
         ordinal, ping = (0, b"") if ordinals is None else ordinals.mark(len(recipients))
         joined: dict[_Shares, Frames] = {}
-        at_once, most_at_once = 0, min(_UNTIMED_BYTES // (size + 1) + 1, self._slice_writes)
+        # Of a bounded slice an eighth: what is bounded is also to be short.
+        at_once, most_at_once = 0, min(_UNTIMED_BYTES // (size + 1), self._slice_writes // 8) + 1
         last: _Shares = ()
         frames = _NOTHING
         are_current = _are_current(all_shares)

@@ -25,11 +25,11 @@ from .waiting_shares import MAX_WAITING_BYTES, WaitingShares, WritePace
 
 __all__ = ["Done", "FramesOf", "Later", "Published", "RoomTurns", "Writing"]
 
-_TURN: Final = 0.001
+_TURN: Final = 0.0005
 """Seconds of one room's turn."""
-_MOST_WRITES: Final = 500
+_MOST_WRITES: Final = 250
 """Writes to members in one turn."""
-_RESTS: Final = 2
+_RESTS: Final = 3
 """Rounds of the event loop between two turns of rooms that were served before."""
 
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]

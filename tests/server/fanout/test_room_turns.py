@@ -17,7 +17,7 @@ from tests.server.fanout.test_message_rows import row
 from tests.server.fanout.test_rooms import Loop, inbox
 
 CROWD, SMALL = RoomName("realtime:crowd"), RoomName("realtime:small")
-PER_TURN = 20
+PER_TURN = 24
 
 
 @pytest.fixture
