@@ -20,6 +20,7 @@ from uuid import UUID
 from cattrs import BaseValidationError, Converter, IterableValidationError
 from cattrs.errors import AttributeValidationNote, IterableValidationNote
 
+from ._structure_compiled import maker
 from ._structure_texts import (
     COLLECTIONS,
     SCALARS,
@@ -48,6 +49,8 @@ _WIDER: Final[dict[type, tuple[type, ...]]] = {
 }
 """The types of values that an attribute takes besides its own: no value of theirs is changed by
 more than a float's precision."""
+_UNKNOWN: Final[Any] = object()
+"""Stands for a class of which nothing was asked yet."""
 _OWN: Final = (bool, int, float, str, bytes, Decimal, date, datetime, time, timedelta, UUID)
 
 
@@ -66,7 +69,16 @@ def check_class(kind: Any) -> None:
 
 def structure(record: Record, kind: type[T]) -> T:
     """Make an object of a class of a row: see :meth:`Record.structure`."""
-    check_class(kind)
+    make: Any = record.shape.makers.get(kind, _UNKNOWN)
+    if make is _UNKNOWN:
+        check_class(kind)
+        make = maker(record.shape, kind, _converter(False).get_structure_hook)
+        record.shape.makers[kind] = make
+    if make is not None and bytes not in map(type, record.fields):
+        try:
+            return make(*record.fields)  # type: ignore[no-any-return]
+        except Exception:
+            pass  # below it is said what is wrong, if anything is
     try:
         values = record.as_python()
     except ValueConversionError:

@@ -111,6 +111,7 @@ class Shape:
         "converters",
         "index",
         "load",
+        "makers",
         "names",
         "readers",
         "table",
@@ -131,6 +132,8 @@ class Shape:
         }
         # The function that makes a dict of Python values from the texts of all columns:
         self.load: Callable[..., dict[str, Any]] = self._first_load
+        # By class, what makes objects of it of the fields of all columns; None if nothing does.
+        self.makers: dict[type, Callable[..., Any] | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shape, (self.columns, self.table)

@@ -133,6 +133,12 @@ def _base_type(type_oid: int, type_name: str, type_schema: str) -> int:
     return type_oid
 
 
+def _bytea(text: str) -> bytes:
+    if text[:2] != "\\x":
+        raise ValueError("bytea_output of the session is not hex")
+    return bytes.fromhex(text[2:])
+
+
 def _json(text: str) -> Any:
     value, end = _read_json(text)
     if end != len(text):
@@ -151,6 +157,7 @@ _read_json: Final = json.JSONDecoder().raw_decode
 _TEXT_FUNCTIONS: Final[dict[str, Callable[[str], Any]]] = {
     "bool": {"t": True, "f": False}.__getitem__,
     "bpchar": str,
+    "bytea": _bytea,
     "date": date.fromisoformat,
     "float4": float,
     "float8": float,

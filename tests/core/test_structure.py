@@ -215,7 +215,12 @@ def test_a_dataclass_and_a_typed_dict() -> None:
 )
 def test_what_an_attribute_takes(kind: Any, pg_type: str, text: str, expected: Any) -> None:
     made = attrs.make_class("Made", {"value": attrs.field(type=kind)})
-    value = row(value=(pg_type, text)).structure(made).value  # type: ignore[attr-defined]
+    record = row(value=(pg_type, text))
+    value = record.structure(made).value  # type: ignore[attr-defined]
+    # What is generated for a table does as what says what is wrong.
+    assert record.shape.makers[made] is not None
+    record.shape.makers[made] = None
+    assert record.structure(made).value == value  # type: ignore[attr-defined]
     if expected is not None:
         assert value == expected
         assert type(value) is type(expected)
@@ -330,3 +335,20 @@ def test_a_class_that_refuses_a_row_as_a_whole(kind: Any) -> None:
 def test_what_is_no_class_is_refused() -> None:
     with pytest.raises(TypeError, match=r"a class of attrs or pydantic, .* <class 'int'> is none"):
         row(id=("int8", "7")).structure(int)
+
+
+def test_binary_rows_are_not_read_as_texts() -> None:
+    made = attrs.make_class("Made", {"id": attrs.field(type=int)})
+    record = row(id=("int4", "7"))
+    binary = Record(record.shape, (b"1234",))
+    assert [each.structure(made).id for each in (record, binary)] == [7, 0x31323334]  # type: ignore[attr-defined]
+
+
+def test_the_name_of_an_argument_may_be_another_and_what_has_a_default_may_be_left_out() -> None:
+    @attrs.define
+    class Private:
+        _id: int
+        extra: str = "none"
+        made: str = attrs.field(init=False, default="x")
+
+    assert row(_id=("int4", "7"), made=("text", "y")).structure(Private) == Private(7)
