@@ -19,7 +19,7 @@ __all__ = ["flood"]
 
 CROWD, CROWD_TOPIC = 5000, "realtime:crowd"
 FEW = 10
-ROUNDS, TIMES = 7, 50
+ROUNDS, TIMES = 5, 50
 PAUSE = 0.02
 """Seconds between two messages in step."""
 SETTLE = 0.5

@@ -12,7 +12,7 @@ Within a room each sender has its turn, too: see :class:`.FairQueue`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from ..phoenix.broadcasts import Broadcast, RoomName
@@ -53,6 +53,8 @@ class Published(NamedTuple):
     """Who sends it: the outbox of a member, or anything else that no other sender has."""
     room: RoomName
     broadcast: Broadcast
+    size: int
+    """Of its event and payload, in bytes."""
     deliveries: int
     """To how many members it is to go."""
     left_out: Outbox | None
@@ -113,41 +115,38 @@ class RoomTurns:
         self._rests = 0
         self._is_called = False
 
-    def has_room(self, sender: object, messages: Iterable[tuple[RoomName, Broadcast, int]]) -> bool:
+    def has_room(self, sender: object, size: int, deliveries: Mapping[RoomName, int]) -> bool:
         """Return whether a sender may have more waiting.
 
         Args:
             sender: of all of it.
-            messages: rooms, each with what is to be broadcast there, and to how many members.
+            size: of it, in bytes.
+            deliveries: by room, how many messages to members it becomes.
         """
-        size = 0
-        deliveries: dict[RoomName, int] = {}
-        for name, broadcast, members in messages:
-            size += broadcast.size
-            deliveries[name] = deliveries.get(name, 0) + members
         if not self._bytes.fits(sender, size, MAX_WAITING_BYTES):
             return False
-        most = self._pace.most_waiting
         for name, count in deliveries.items():
             line = self._lines.get(name)
-            if line is not None and not line.deliveries.fits(sender, count, most):
+            if line is not None and not line.deliveries.fits(
+                sender, count, self._pace.most_waiting
+            ):
                 return False
         return True
 
     def publish(self, published: Published) -> None:
         """Write a broadcast when its room, and its sender, have their turn."""
         sender = published.sender
-        self._bytes.add(sender, published.broadcast.size)
-        self._line(published.room).deliveries.add(sender, published.deliveries)
-        self._put(published.room, sender, published)
+        line = self._line(published.room)
+        self._bytes.add(sender, published.size)
+        line.deliveries.add(sender, published.deliveries)
+        self._put(line, sender, published)
 
     def write(self, name: RoomName, writing: Writing) -> None:
         """Write what a function returns when the room has its turn, in one order with all
         broadcasts."""
-        self._put(name, _BESIDES, writing)
+        self._put(self._line(name), _BESIDES, writing)
 
-    def _put(self, name: RoomName, sender: object, item: Published | Writing) -> None:
-        line = self._line(name)
+    def _put(self, line: _Line, sender: object, item: Published | Writing) -> None:
         line.queue.put(sender, item)
         self._have_served(line)
 
@@ -264,7 +263,7 @@ class RoomTurns:
                 self._pace.wrote(deliveries, 0.0)
             finally:
                 for item in written:
-                    self._bytes.remove(item.sender, item.broadcast.size)
+                    self._bytes.remove(item.sender, item.size)
                     line.deliveries.remove(item.sender, item.deliveries)
             for item in written:
                 if item.done is not None:

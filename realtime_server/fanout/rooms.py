@@ -149,8 +149,12 @@ class Rooms:
             Why they go to nobody; None if they are going to be written.
         """
         who: object = _NOBODY if sender is None else sender.outbox
-        counted = [(name, broadcast, self.size(name)) for name, broadcast in messages]
-        if not self._turns.has_room(who, counted):
+        size = 0
+        deliveries: dict[RoomName, int] = {}
+        for name, broadcast in messages:
+            size += broadcast.size
+            deliveries[name] = deliveries.get(name, 0) + self.size(name)
+        if not self._turns.has_room(who, size, deliveries):
             return BroadcastReason.WAITING
         for name, broadcast in messages:
             if not self._bus.fits(name, broadcast):
@@ -158,20 +162,31 @@ class Rooms:
         left_out = None if sender is None or sender.hears_itself else sender.outbox
         if done is not None and len(messages) > 1:
             done = _Batch(len(messages), done).one_done
-        for name, broadcast, deliveries in counted:
+        for name, broadcast in messages:
             self._count += 1
             problem = self._bus.publish(name, broadcast)
-            self._turns.publish(
-                Published(who, name, broadcast, deliveries, left_out, done, problem)
-            )
+            self._publish(who, name, broadcast, left_out, done, problem)
         return None
+
+    def _publish(
+        self,
+        sender: object,
+        name: RoomName,
+        broadcast: Broadcast,
+        left_out: Outbox | None = None,
+        done: Done | None = None,
+        problem: BroadcastReason | None = None,
+    ) -> None:
+        size, deliveries = broadcast.size, self.size(name)
+        self._turns.publish(
+            Published(sender, name, broadcast, size, deliveries, left_out, done, problem)
+        )
 
     def _take(self, name: RoomName, broadcast: Broadcast) -> bool:
         """Write what another process has broadcast, unless too much waits already."""
-        deliveries = self.size(name)
-        if not self._turns.has_room(_OTHERS, [(name, broadcast, deliveries)]):
+        if not self._turns.has_room(_OTHERS, broadcast.size, {name: self.size(name)}):
             return False
-        self._turns.publish(Published(_OTHERS, name, broadcast, deliveries, None, None, None))
+        self._publish(_OTHERS, name, broadcast)
         return True
 
     def write(self, name: RoomName, writing: Writing) -> None:

@@ -170,7 +170,7 @@ class BroadcastReason(Reason):
     WAITING = (
         "rate_limited",
         "too many broadcasts wait to be written to their members; wait",
-        "of all clients together, what takes a second to write, and 16 MiB; of one, half of that",
+        "of one client, half of what may wait: for a room a second of writing, for all 16 MiB",
     )
     TOO_LARGE_TO_CARRY = (
         "payload_size_exceeded",
