@@ -118,6 +118,8 @@ class FanOut(Generic[E]):
         consumer = Consumer(
             self, name, on_full, start, former, begins_inside=self._inside, auto_ack=self._auto_ack
         )
+        # What the source was told of rows holds for its consumers, until they are told otherwise.
+        consumer._classes = self._source._classes
         self._consumers.append(consumer)
         return consumer
 

@@ -25,6 +25,7 @@ from realtime_core import (
     SyncConsumer,
 )
 from tests.core.sources.test_queue import Scripted, change, whole
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -440,3 +441,28 @@ def test_consumers_end_with_their_source(database: MemoryDatabase, item: MemoryT
         pass
     with pytest.raises(RuntimeError, match="closed"):
         idles.attached()
+
+
+async def test_consumers_of_a_typed_source_get_objects(
+    database: MemoryDatabase, item: MemoryTable
+) -> None:
+    class Item(TypedDict):
+        id: int
+
+    class Other(TypedDict):
+        id: int
+        name: str
+
+    async with opened(database) as source:
+        source.typed({"public.item": Item})
+        fan_out = source.fan_out()
+        alike, own = fan_out.consumer("alike"), fan_out.consumer("own")
+        typed = own.typed({"public.item": Other}, on_error=str)
+        item.insert(id=1)
+        (change,) = await take(alike, 1)
+        assert change.record == {"id": 1}
+        alike.ack(change)
+        (other,) = await take(typed, 1)  # type: ignore[arg-type]
+        assert other.record.startswith("table public.item, column 'name': the row has no such")
+        own.ack(other)
+        await eventually(lambda: unacknowledged(database) == [])
