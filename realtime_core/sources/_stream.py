@@ -33,6 +33,7 @@ from ._argument_errors import position_of
 from ._attach import AttachedStream, SnapshotNeeded
 from ._attempts import Attempts
 from ._filtering import RowFilter
+from ._heartbeat import Heartbeat
 from ._history import StreamHistory
 from ._lag import LagGuard
 from ._live_stream import LiveStream
@@ -103,6 +104,8 @@ class StreamSource(EventQueue[E]):
         self._random = random
         # Checks how much WAL the slot retains; None without max_lag_bytes.
         self._lag_guard: asyncio.Task[None] | None = None
+        # Writes messages while no changes come; None without heartbeat_interval.
+        self._heartbeat: asyncio.Task[None] | None = None
         # The stream; None while there is no connection.
         self._live: LiveStream | None = None
         # Decodes what was read, as it is iterated over. An event that is not handed over comes as
@@ -124,6 +127,11 @@ class StreamSource(EventQueue[E]):
         if self._settings.max_lag_bytes is not None:
             guard = LagGuard(self._settings, self._current_slot, self._recreate_slot)
             self._lag_guard = asyncio.create_task(guard.run())
+        if self._settings.heartbeat_interval is not None:
+            heartbeat = Heartbeat(
+                self._settings, self._current_slot, lambda: self.stats().transactions
+            )
+            self._heartbeat = asyncio.create_task(heartbeat.run())
         if self._settings.persistent:
             self._attempts.start()
             return self
@@ -142,9 +150,10 @@ class StreamSource(EventQueue[E]):
             if self._snapshots is not None:
                 await self._snapshots.aclose()
             await self._attempts.aclose(_STOP_TIMEOUT)
-            if self._lag_guard is not None:
-                self._lag_guard.cancel()
-                await asyncio.gather(self._lag_guard, return_exceptions=True)
+            for task in (self._lag_guard, self._heartbeat):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
             if self._live is not None:
                 await self._stop(self._live)
         finally:

@@ -91,6 +91,15 @@ class CommonOptions(TypedDict, total=False):
     a gap, and needs ``replace_slot``."""
     lag_interval: float
     """Seconds between two checks of the lag."""
+    heartbeat_interval: float | None
+    """After how many seconds without a transaction to write a logical message into the database,
+    in no transaction itself, behind which the slot goes on; None to write none. A slot also goes on
+    with what the server says it has read, so most programs need none: it is for a database that is
+    quiet beside others that are not, and shows that the way from the database to the program works.
+    A connection is opened for each message. The role needs EXECUTE on ``pg_logical_emit_message``,
+    as every role has by default, and a standby cannot write; what keeps a message from being
+    written is logged once. With ``messages``, it comes as a :class:`LogicalMessage` with the prefix
+    ``realtime_core.heartbeat`` and the slot's name."""
     sender_timeout: float | None
     """``wal_sender_timeout`` of this connection in seconds, 0 for none. It is for consumers that
     block the event loop for longer than the server's own setting allows."""
@@ -181,6 +190,7 @@ class StreamSettings:
     max_lag_bytes: int | None = None
     on_lag: Literal["warn", "gap"] = "warn"
     lag_interval: float = 10.0
+    heartbeat_interval: float | None = None
     sender_timeout: float | None = None
     status_interval: float = 10.0
     backoff: tuple[float, float] = (0.1, 30.0)
@@ -239,9 +249,9 @@ class StreamSettings:
         low, high = self.backoff
         if not 0 < low <= high < math.inf:
             yield f"backoff is (minimum, maximum) in seconds, 0 < minimum <= maximum: {low, high}"
-        for name in ("status_interval", "lag_interval"):
+        for name in ("status_interval", "lag_interval", "heartbeat_interval"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
+            if value is not None and not 0 < value < math.inf:
                 yield f"{name} is a number of seconds above 0, not {value}"
         if self.sender_timeout is not None and not 0 <= self.sender_timeout < _INT_MILLISECONDS:
             yield (

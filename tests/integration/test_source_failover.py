@@ -192,7 +192,7 @@ async def read_from_standby(
 ) -> None:
     """A slot on a standby takes a word from the primary, and then streams like any other."""
     monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.1)
-    source = PgoutputSource(pair.on_standby.dsn, publications=["shop"])
+    source = PgoutputSource(pair.on_standby.dsn, publications=["shop"], heartbeat_interval=0.01)
     opening = asyncio.create_task(source.__aenter__())
     await eventually(
         lambda: "pg_log_standby_snapshot() on the primary" in caplog.text or opening.done()
@@ -206,6 +206,7 @@ async def read_from_standby(
     await opening
     insert(pair.database, 0)
     assert ids(await take(source, 1)) == [0]
+    await eventually(lambda: "the server is a standby, which writes nothing" in caplog.text)
     await source.aclose()
 
 

@@ -26,8 +26,18 @@ from realtime_core import (
     ensure_slot,
 )
 from realtime_core.sources import _stream, catalog
+from realtime_core.sources._heartbeat import Heartbeat
+from realtime_core.sources.stream_options import StreamSettings
 from tests.fix_postgres import Database, Server, unique_name
-from tests.integration.source_helpers import confirmed, ids, insert, open_source, soon, take
+from tests.integration.source_helpers import (
+    confirmed,
+    ids,
+    insert,
+    open_source,
+    soon,
+    take,
+    wal_position,
+)
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
@@ -490,3 +500,34 @@ def make_certificate(key: Path, certificate: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+async def test_a_heartbeat_that_cannot_be_written_is_said_once(
+    table: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    function = "function pg_logical_emit_message(bool, text, text, bool)"
+    if table.server.version < 17:
+        function = "function pg_logical_emit_message(bool, text, text)"
+    role = unique_name("role")
+    table.execute(f"create role {role}")
+    table.execute(f"revoke execute on {function} from public")
+    asked = 0
+
+    def slot() -> str:
+        nonlocal asked
+        asked += 1
+        return "etl"
+
+    dsn = make_conninfo(table.dsn, options=f"-c role={role}")
+    settings = StreamSettings(dsn=dsn, heartbeat_interval=0.001)
+    beating = asyncio.create_task(Heartbeat(settings, slot, lambda: 0).run())
+    try:
+        await eventually(lambda: asked > 5 or beating.done())
+        assert caplog.text.count("cannot write a heartbeat for slot 'etl': the role lacks a") == 1
+        table.execute(f"grant execute on {function} to public")
+        before = wal_position(table)
+        await eventually(lambda: wal_position(table) > before)
+        assert caplog.text.count("cannot write a heartbeat") == 1
+    finally:
+        beating.cancel()
+        table.execute(f"drop role {role}")

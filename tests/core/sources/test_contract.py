@@ -1045,6 +1045,17 @@ async def test_a_backfill_hands_over_rows_between_changes(filled: World) -> None
         assert await take_ids(source, 1) == [3]
 
 
+async def test_a_heartbeat_comes_while_nothing_else_does(world: World) -> None:
+    if not (isinstance(world, PostgresWorld) and world.sends_messages):
+        pytest.skip("it has no heartbeats, or none that is handed over")
+    async with world.source(heartbeat_interval=0.05) as source:
+        _, beat = await take(source, 2)
+        assert (beat.prefix, beat.content) == ("realtime_core.heartbeat", world.slot.encode())
+        assert beat.transaction is None
+        source.ack(beat)
+        await eventually(lambda: world.confirmed() >= beat.position.lsn)
+
+
 # Rows as objects
 
 
