@@ -155,7 +155,9 @@ class ChannelEnds:
         place, why = standing.place(self._live), standing.why_lost
         if standing.is_settled:
             standing.member.is_anew = False
-        self._memberships.depart(
+        absence = self._memberships.depart(
             standing.member, place, began=standing.first, written=standing.written, lost=why
         )
+        if absence is not None:
+            self._standings.on_absence(standing, absence)
         self.forget(standing)

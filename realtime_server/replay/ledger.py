@@ -98,6 +98,7 @@ class Ledger:
         # which it may answer.
         self._asked: dict[Standing, tuple[Hashable, float]] = {}
         standings.on_change = self._note
+        standings.on_absence = self._on_absence
         absences.on_change = self._note
         absences.elsewhere = self.elsewhere
         journal.on_taken = self._on_taken
@@ -122,6 +123,15 @@ class Ledger:
                 one: None for one in self._changed if one in self._known or self._is_here(one)
             }
             self._most_changed = 2 * len(self._changed) + _FEW
+
+    def _on_absence(self, standing: Standing, absence: Absence) -> None:
+        """Note what a channel has left: others know that by the channel's number."""
+        number = self._known.pop(standing, None)
+        if number is not None:
+            self._known[absence], self._by_number[number] = number, absence
+            heard, _ = self._asked.pop(standing, (None, 0.0))
+            if heard is not None and heard == standing.member.client.heard:
+                self._absences.remove(absence)
 
     def _is_here(self, thing: Standing | Absence) -> bool:
         if isinstance(thing, Absence):
@@ -178,9 +188,11 @@ class Ledger:
 
     def _on_asked(self, number: int) -> None:
         """Ask the client of a channel whether it is still here: it may have come to another
-        process."""
+        process. If it has left the channel it has, and goes on there from the channel's place."""
         thing = self._by_number.get(number)
-        if isinstance(thing, Standing) and thing not in self._asked:
+        if isinstance(thing, Absence):
+            self._absences.remove(thing)
+        elif thing is not None and thing not in self._asked:
             self._asked[thing] = thing.member.client.heard, self._clock() + WITHIN
             thing.proof.ask(partial(self._answered, thing))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..fanout.groups import Subscription
+from .absences import Absence
 from .lost_reasons import LostReason
 from .membership import Membership
 from .places import BEFORE, Place
@@ -35,6 +36,8 @@ class Standings:
         self._unsure: dict[Standing, None] = {}
         self.on_change: Callable[[Standing], None] = lambda standing: None
         """Is called with each standing that may have changed otherwise than by proofs."""
+        self.on_absence: Callable[[Standing, Absence], None] = lambda standing, absence: None
+        """Is called with each standing that has ended, and the absence that it has left."""
         self.on_place: Callable[[Place], None] = lambda place: None
         """Is called with the place of each standing that was added, or that may be lower now: all
         other places only go up."""

@@ -95,8 +95,11 @@ class World:
         self.standings.note(member)
         return standing
 
-    def leave(self, standing: Standing) -> None:
+    def leave(self, standing: Standing, absence: Absence | None = None) -> None:
         self.standings.end(standing)
+        if absence is not None:
+            self.absences.add(absence)
+            self.standings.on_absence(standing, absence)
         self.standings.remove(standing)
 
 
@@ -198,6 +201,41 @@ def test_who_answers_though_its_session_has_come_to_another_process_shares_it(
         for part in world.journal.write():
             read_message(other, part)
     assert shared == [session.digest] * answers
+
+
+@pytest.mark.parametrize("when", ["asked first", "left first", "told first", "answered"])
+def test_a_channel_whose_client_goes_on_at_another_process_leaves_no_absence(when: str) -> None:
+    """Otherwise the client would find its old place again, and look like two clients."""
+    session = Key(b"s" * 16, is_exact=True)
+    world, other = World(), journal_of(2)
+    standing = world.join(session)
+
+    def write() -> None:
+        tell(world.ledger)
+        for part in world.journal.write():
+            read_message(other, part)
+
+    write()
+    [member] = other.find(session.digest)
+    other.add(Asked(member.server, member.number))
+    absence = Absence(session, 1, (1, 0), time.monotonic())
+    if when.endswith("first") and when != "asked first":
+        world.leave(standing, absence)
+        if when == "told first":
+            write()
+            [away] = other.find(session.digest)
+            assert (away.number, away.may_be_there) == (member.number, False)
+    for part in other.write():
+        read_message(world.journal, part)
+    if when == "answered":
+        # So this is another client.
+        cast(Any, standing.proof).heard += 1
+    if not when.endswith("first") or when == "asked first":
+        world.leave(standing, absence)
+    write()
+    stays = when == "answered"
+    assert world.absences.has(absence) is stays
+    assert len(other.find(session.digest)) == stays
 
 
 def test_the_journal_is_told_in_steps_and_a_record_has_everything_all_the_same() -> None:
