@@ -163,7 +163,7 @@ class PromptClient(Client):
         words = data[at:line_end].split()
         has_headers = data[at] == _WITH_HEADERS
         # The subject that an answer would go to may be missing.
-        if len(words) - has_headers not in (4, 5):
+        if len(words) - has_headers not in (4, 5) or not words[-1].isdigit():
             return None
         start = line_end + len(_LINE_END)
         try:

@@ -192,6 +192,22 @@ async def test_large_messages_are_no_work_for_the_library(monkeypatch: pytest.Mo
     assert sum(map(len, parsed)) < 100
 
 
+@pytest.mark.parametrize("line", [b"MSG one 1 -5", b"MSG one 1 x", b"HMSG one 1 4", b"MSG one 1"])
+async def test_what_is_no_message_ends_the_connection(line: bytes) -> None:
+    found: list[Message] = []
+    closed = asyncio.Event()
+
+    async def note() -> None:
+        closed.set()
+
+    async with connected(closed_cb=note) as (client, server):
+        await client.hand_over("one", found.append)
+        await asyncio.get_running_loop().sock_sendall(server, line + b"\r\n\r\n")
+        async with asyncio.timeout(5):
+            await closed.wait()
+    assert not found
+
+
 async def test_nothing_is_handed_over_behind_the_end_of_a_subscription() -> None:
     loop = asyncio.get_running_loop()
     found: list[Message] = []
