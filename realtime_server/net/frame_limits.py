@@ -36,6 +36,8 @@ __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds a client has to take, and answer, a close frame."""
 
+_MOST_AFTER_CLOSE: Final = 1024 * 1024
+"""Bytes that a client may send after our close frame, before it answers it: what was under way."""
 _SLICE: Final = 2048
 """Bytes that are parsed at once: some hundred frames at most."""
 _CONTROL_COST: Final = 10
@@ -108,6 +110,7 @@ class BoundedConnection(ServerConnection):
 
     # Python gives an object of more than 30 attributes a dictionary of its own, of 1.3 KB.
     __slots__ = (
+        "_after_close",
         "_cost",
         "_frames_per_second",
         "_is_malformed",
@@ -133,6 +136,9 @@ class BoundedConnection(ServerConnection):
         self._frames_per_second = frames_per_second
         self._observer = observer
         self._cost = 0
+        # Bytes that came after our close frame; None: it was not sent, or because of what came, so
+        # that nothing is parsed any more.
+        self._after_close: int | None = None
         self._is_malformed = False
         # Whether what comes next is the first byte of a frame, and the library waits for no pong:
         # then a lone pong need not go through it. Of thousands of connections nothing is in the
@@ -172,9 +178,11 @@ class BoundedConnection(ServerConnection):
         return False
 
     async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        # Whoever answers this ping has everything, whatever it closes with.
-        if self.proof is not None and self.protocol.state is State.OPEN:
-            self.proof.ask_finally()
+        if self.protocol.state is State.OPEN:
+            self._after_close = 0
+            # Whoever answers this ping has everything, whatever it closes with.
+            if self.proof is not None:
+                self.proof.ask_finally()
         await super().close(code, reason)
 
     def data_received(self, data: bytes) -> None:
@@ -186,6 +194,12 @@ class BoundedConnection(ServerConnection):
             and self._take_lone_pong(proof, data)
         ):
             return
+        if self._after_close is not None and self.protocol.state is State.CLOSING:
+            # All of it is parsed only to be dropped, while the server may be about to end.
+            self._after_close += len(data)
+            if self._after_close > _MOST_AFTER_CLOSE:
+                self.transport.abort()
+                return
         for start in range(0, len(data), _SLICE):
             self._cost = 0
             super().data_received(data[start : start + _SLICE])

@@ -121,6 +121,20 @@ async def test_of_a_flood_only_a_slice_too_much_is_looked_at(guarded: Guarded) -
     assert guarded.happened == ["flood"]
 
 
+async def test_who_floods_after_our_close_frame_is_cut_off(guarded: Guarded) -> None:
+    closing = asyncio.create_task(guarded.connection.close(1012, "restart"))
+    await asyncio.sleep(0)
+    assert guarded.connection.protocol.state is State.CLOSING
+    frame = Frame(Opcode.TEXT, bytes(64_000)).serialize(mask=True)
+    for _ in range(16):
+        guarded.connection.data_received(frame)
+        assert not guarded.transport.is_closing()
+    guarded.connection.data_received(frame)
+    assert guarded.transport.is_closing()
+    guarded.connection.connection_lost(None)
+    await closing
+
+
 async def test_what_is_inflated_counts_by_what_it_becomes(guarded: Guarded) -> None:
     inflated = 0
 
