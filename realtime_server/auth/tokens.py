@@ -27,7 +27,7 @@ _LIMITS: Final = JWSRegistry()
 """Has joserfc's limits on a token's size."""
 _MOST_KNOWN: Final = 500
 """Tokens whose claims are kept."""
-_MOST_CHARACTERS: Final = 4096
+_MOST_CHARACTERS: Final = 2048
 """Characters of one that is kept."""
 
 
