@@ -226,3 +226,46 @@ def test_only_tokens_open_a_room(clients: Path, python_client: Path) -> None:
                 (line,) = (line for line in program.said if "http" in line)
                 assert "Unauthorized" in line["http"]
         assert good not in "".join(server.log)
+
+
+def test_each_status_that_a_server_without_a_database_has(
+    clients: Path, python_client: Path
+) -> None:
+    refusing = {"publications": '["changes"]', "streaming": False}
+    by_http = ("js", "supabase-js", "py")
+    with (
+        ServerProcess(NOWHERE, MAX_DELIVERIES_PER_SECOND="1", **refusing) as busy,
+        ServerProcess(NOWHERE, BROADCAST="false", **refusing) as off,
+    ):
+        with clients_in_a_room(busy, clients, python_client, ack=True) as room:
+            for name, program in room.programs.items():
+                for _ in range(4):
+                    program.tell(send="room", event="m", payload={})
+                if name != "py":
+                    program.wait_for(refused="rate_limited")
+            # Without an event it is no broadcast; JavaScript's binary frame has always one.
+            for name in ("js-vsn1", "phoenix"):
+                room.programs[name].tell(send="room", payload={})
+                room.programs[name].wait_for(refused="invalid_payload")
+            for name in by_http:
+                program = room.programs[name]
+                for _ in range(4):
+                    program.tell(http="room", event="m", payload={})
+                program.wait_for(http="You have exceeded your rate limit")
+                # There are no private channels.
+                config = {"private": True}
+                program.tell(http="other", event="m", payload={}, config=config)
+                program.wait_for(channel="other", http="Unauthorized")
+        with clients_in_a_room(off, clients, python_client, ack=True) as room:
+            for name, program in room.programs.items():
+                program.tell(send="room", event="m", payload={})
+                program.tell(track="room", payload={})
+                if name != "py":
+                    program.wait_for(channel="room", sent="error", times=1)
+                    program.wait_for(refused="broadcast_disabled")
+                    program.wait_for(channel="room", tracked="error")
+            for name in by_http:
+                program = room.programs[name]
+                program.tell(http="room", event="m", payload={})
+                program.wait_for(http="This server has no broadcast: BROADCAST is false")
+            assert all(room.heard(name) == [] for name in room.programs)
