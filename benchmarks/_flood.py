@@ -73,7 +73,6 @@ async def flood(bench: Bench) -> list[Row]:
 
         send = {"broadcast": sender.send, "change": insert}
         flooder = await stack.enter_async_context(await Flooder.start(server.port))
-        await crowd.report()
 
         async def in_step(*, is_flooded: bool) -> None:
             for _ in range(TIMES):
@@ -90,7 +89,6 @@ async def flood(bench: Bench) -> list[Row]:
                 await in_step(is_flooded=True)
             if not number:
                 times.clear()
-        report = await crowd.report()
         # To end five thousand connections takes its time.
         await crowd.leave()
         await asyncio.to_thread(server.stop)
@@ -114,7 +112,6 @@ async def flood(bench: Bench) -> list[Row]:
             "flooded": CROWD,
             "pushes_a_second": PUSHES_PER_SECOND,
             "answers": dict(answers),
-            "frames_in_all": report["frames"],
         }
     )
     return rows

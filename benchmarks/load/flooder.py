@@ -24,7 +24,7 @@ async def _count(connection: ClientConnection, answers: Counter[str]) -> None:
     async for text in connection:
         _, _, _, event, payload = json.loads(text)
         if event == "phx_reply":
-            answers[payload["response"].get("code", payload["status"])] += 1
+            answers[payload["response"].get("error", payload["status"])] += 1
 
 
 async def _beat(connection: ClientConnection) -> None:

@@ -37,7 +37,7 @@ class RoomSettings(ClusterSettings):
     )
     private_only: kinds.Flag = variable(False, "refuse joins of channels that are not private")
     max_deliveries_per_second: kinds.Number = variable(
-        200_000, "how many messages to members the broadcasts of one connection may be, a second"
+        100_000, "how many messages to members the broadcasts of one connection may be, a second"
     )
     presence_interval: kinds.Milliseconds = variable(
         100,

@@ -272,7 +272,7 @@ TABLE = {
     "BROADCAST": flag(True),
     "PRIVATE_CHANNELS": attrs.evolve(flag(True), default=None, text="false", value=False),
     "PRIVATE_ONLY": attrs.evolve(flag(False), with_it=PRIVATE),
-    "MAX_DELIVERIES_PER_SECOND": number(200_000, least=1),
+    "MAX_DELIVERIES_PER_SECOND": number(100_000, least=1),
     "PRESENCE_INTERVAL": number(100, least=1),
     "MAX_PRESENCE_CALLS_PER_SECOND": number(10, least=1),
     "MAX_PRESENCE_BYTES": number(8192, least=1024),
