@@ -124,6 +124,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.cluster.connection",
         "realtime_server.cluster.login",
     ),
+    "opentelemetry": ("realtime_core.opentelemetry",),
     "orjson": (
         "realtime_core.payloads",
         "realtime_server.fanout.payloads",

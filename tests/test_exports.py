@@ -29,6 +29,7 @@ OWN_NAME = {
     "realtime_core.arrow",
     "realtime_core.filters",
     "realtime_core.oids",
+    "realtime_core.opentelemetry",
     "realtime_core.payloads",
     "realtime_core.pgoutput",
     "realtime_core.replication",

@@ -13,6 +13,7 @@ from .base import (
 from .catalog import SlotStatus
 from .consumer import Consumer, ConsumerStats
 from .fan_out import FanOut
+from .hooks import Hooks
 from .memory import MemoryDatabase, MemorySource, MemoryTable
 from .pgoutput import PgoutputSource
 from .raw_pgoutput import RawPgoutputSource
@@ -39,6 +40,8 @@ __all__ = [
     "ConsumerStats",
     # .fan_out
     "FanOut",
+    # .hooks
+    "Hooks",
     # .memory
     "MemoryDatabase",
     "MemorySource",

@@ -42,6 +42,7 @@ from ._plugin import PluginFacts
 from ._queue import EventQueue
 from ._snapshot_phase import SnapshotPhase
 from .base import Acknowledgeable, E, SourceStats
+from .hooks import HookCalls
 from .stream_options import Dsn, StreamOptions, StreamSettings
 
 __all__ = ["StreamSource"]
@@ -106,6 +107,8 @@ class StreamSource(EventQueue[E]):
         self._lag_guard: asyncio.Task[None] | None = None
         # Writes messages while no changes come; None without heartbeat_interval.
         self._heartbeat: asyncio.Task[None] | None = None
+        # Calls the program's hooks; None if it has none.
+        self._hooks = None if settings.hooks is None else HookCalls(settings.hooks)
         # The stream; None while there is no connection.
         self._live: LiveStream | None = None
         # Decodes what was read, as it is iterated over. An event that is not handed over comes as
@@ -132,6 +135,8 @@ class StreamSource(EventQueue[E]):
                 self._settings, self._current_slot, lambda: self.stats().transactions
             )
             self._heartbeat = asyncio.create_task(heartbeat.run())
+        if self._hooks is not None:
+            self._hooks.start(self._settings.lag_interval, self.stats)
         if self._settings.persistent:
             self._attempts.start()
             return self
@@ -150,6 +155,8 @@ class StreamSource(EventQueue[E]):
             if self._snapshots is not None:
                 await self._snapshots.aclose()
             await self._attempts.aclose(_STOP_TIMEOUT)
+            if self._hooks is not None:
+                await self._hooks.aclose()
             for task in (self._lag_guard, self._heartbeat):
                 if task is not None:
                     task.cancel()
@@ -236,10 +243,14 @@ class StreamSource(EventQueue[E]):
             return
         self._meter.read(payloads)
         self._rest = live.take(payloads)
+        if self._hooks is not None:
+            self._rest = self._hooks.watching(self._rest)
         self._take_rest()
 
     def _put_behind(self, events: Iterator[Event]) -> None:
         """Have events handed over behind those that were read already."""
+        if self._hooks is not None:
+            events = self._hooks.watching(events)
         self._rest = chain(self._rest, events)
         self._has_rest = True
 
@@ -316,6 +327,8 @@ class StreamSource(EventQueue[E]):
         if self._snapshots is not None:
             self._snapshots.attached(self._queue)
         logger.info("streaming from database %r, %s %r", attachment.database, kind, slot)
+        if self._hooks is not None:
+            self._hooks.call("attached", attachment.stream, attachment.database, slot)
 
     def _learn_enums(self, enums: Mapping[tuple[str, str], tuple[str, ...]]) -> None:
         # The dict stays the same object, because the filter and the application may hold it.
@@ -328,6 +341,8 @@ class StreamSource(EventQueue[E]):
     def _lose(self, live: LiveStream, exc: SourceError) -> None:
         """Close a broken connection; the next read attaches again."""
         self._close(live)
+        if self._hooks is not None:
+            self._hooks.call("lost", exc)
         if exc.sqlstate == _UNDEFINED_OBJECT:
             # Attaching checks that the publication exists. If it does by then, it is newer than
             # the slot.

@@ -16,6 +16,7 @@ from ..snapshot import SnapshotProgress
 from ._argument_errors import check_names, check_start
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
+from .hooks import Hooks
 
 __all__ = [
     "AskStart",
@@ -111,6 +112,9 @@ class CommonOptions(TypedDict, total=False):
     the one before."""
     random: Random | None
     """The random numbers for delays and for the names of generated slots."""
+    hooks: Hooks | None
+    """Functions to call when the source was attached, the stream broke off, there is a gap, a
+    transaction was read, and every ``lag_interval`` seconds."""
     setting_names: Mapping[str, str] | None
     """The names of the application's own settings, for errors that say what to change: by libpq's
     parameter, with or without a value, as in
@@ -195,6 +199,7 @@ class StreamSettings:
     status_interval: float = 10.0
     backoff: tuple[float, float] = (0.1, 30.0)
     random: Random | None = None
+    hooks: Hooks | None = None
     setting_names: Mapping[str, str] | None = None
     snapshot: TakeSnapshot = "never"
     snapshot_connections: int = 1

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("arrow", "binary", "regex", "fast", "webhooks", "cluster")
+EXTRAS = ("arrow", "binary", "regex", "fast", "webhooks", "cluster", "opentelemetry")
 TESTS = (
     "tests/server/net",  # websockets and h11
     "tests/core/sources",  # psycopg
