@@ -226,14 +226,12 @@ class RoomTurns:
     def _step(self, line: _Line) -> None:
         """Go on with what is being written to a room."""
         assert line.steps is not None  # says the caller
-        began = self._clock()
         is_over = True
         try:
             for _ in line.steps:
                 is_over = False
                 break
         finally:
-            self._pace.wrote(0, self._clock() - began)
             if is_over:
                 # What was to be written together is lost if it failed; what comes next is not.
                 line.steps = None
@@ -259,8 +257,12 @@ class RoomTurns:
                         dispatch.add(members, frame, left_out)
                     if not line.queue or dispatch.is_due():
                         break
-                yield from dispatch.hand_out()
-                self._pace.wrote(deliveries, 0.0)
+                seconds, began = 0.0, self._clock()
+                for pause in dispatch.hand_out():
+                    seconds += self._clock() - began
+                    yield pause
+                    began = self._clock()
+                self._pace.wrote(deliveries, seconds + self._clock() - began)
             finally:
                 for item in written:
                     self._bytes.remove(item.sender, item.size)

@@ -20,6 +20,9 @@ MAX_WAITING_SECONDS: Final = 1.0
 
 _FIRST_GUESS: Final = 5e-6
 """Seconds of one delivery, until it is known."""
+_LEAST: Final = 100
+"""Deliveries of a write from which on it counts. What fewer take is not so much for each of them as
+for the write itself, which would be no measure of what large rooms take."""
 _MEMORY: Final = 100_000
 """After so many deliveries the former ones count for half of what they did."""
 
@@ -81,6 +84,8 @@ class WritePace:
 
     def wrote(self, deliveries: int, seconds: float) -> None:
         """Note how long it took to write so many frames."""
+        if deliveries < _LEAST:
+            return
         self._deliveries += deliveries
         self._seconds += seconds
         if self._deliveries > _MEMORY:
