@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import attrs
 import pytest
@@ -19,10 +21,11 @@ from tests.e2e.program import NodeProgram, Program
 from tests.e2e.rls_shop import rls_server
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.test_rooms import OPTIONS
-from tests.fix_postgres import Server
+from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import roles
 from tests.tokens import make_token
+from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
@@ -33,9 +36,9 @@ POLICIES = """
         claims jsonb := current_setting('request.jwt.claims')::jsonb;
         right_ text := case extension when 'presence' then presence else broadcasts end;
     begin
-        if claims ? 'fails' and right_ = 'writes' then
+        if realtime.topic() = 'rls_policy_error' and right_ = 'writes' then
             raise exception 'no';
-        elsif claims ? 'slow' and right_ = 'writes' then
+        elsif realtime.topic() = 'query_canceled' and right_ = 'writes' then
             perform pg_sleep(60);
         end if;
         return claims -> right_ ? realtime.topic();
@@ -54,12 +57,15 @@ UNAUTHORIZED = "Unauthorized: You do not have permissions to read from this Chan
 @attrs.frozen
 class Stage:
     server: ServerProcess
+    postgres: Server
+    database: Database
     role: str
     clients: Path
     python_client: Path
 
-    def token(self, *, reads: list[str], writes: list[str], **more: Any) -> str:
-        return make_token({"role": self.role, "reads": reads, "writes": writes, **more})
+    def token(self, *, reads: Iterable[str], writes: Iterable[str], **more: Iterable[str]) -> str:
+        rights = {"reads": reads, "writes": writes, **more}
+        return make_token({"role": self.role, **{name: [*rooms] for name, rooms in rights.items()}})
 
     def program(self, name: str, token: str) -> Program:
         said = json.dumps({**OPTIONS[name], "apikey": token})
@@ -80,9 +86,9 @@ class Stage:
 def stage(pg18: Server, clients: Path, python_client: Path) -> Iterator[Stage]:
     with roles(pg18, "member") as (role,), fresh_database(pg18) as database:
         database.execute("create publication changes")
-        with rls_server(database) as server:
+        with rls_server(database, RLS_CHECK_TIMEOUT="1000") as server:
             database.execute(POLICIES.replace("{role}", role))
-            yield Stage(server, role, clients, python_client)
+            yield Stage(server, pg18, database, role, clients, python_client)
 
 
 def enter(program: Program, *, private: bool = True) -> None:
@@ -187,10 +193,10 @@ def test_each_right_is_granted_by_itself(stage: Stage) -> None:
         for right in ("reads", "writes", "sees", "shows")
     }
     everything = {right: [*RIGHTS] for right in rights}
-    member = stage.token(**rights)  # type: ignore[arg-type]
+    member = stage.token(**rights)
     with (
         stage.everybody(member) as programs,
-        stage.program("js", stage.token(**everything)) as insider,  # type: ignore[arg-type]
+        stage.program("js", stage.token(**everything)) as insider,
     ):
         for name, program in {**programs, "insider": insider}.items():
             for room in RIGHTS:
@@ -251,3 +257,102 @@ def events(program: Program, room: str) -> list[str]:
         for line in [*program.said]
         if "broadcast" in line and line["channel"] == room
     ]
+
+
+MESSAGES_ARE_AWAY = """
+    alter table realtime.messages detach partition realtime.messages_probes;
+    alter table realtime.messages detach partition realtime.messages_default;
+"""
+MESSAGES_ARE_BACK = """
+    alter table realtime.messages attach partition realtime.messages_probes
+        for values from (minvalue) to ('2000-01-01');
+    alter table realtime.messages attach partition realtime.messages_default default;
+"""
+
+
+def test_a_sender_is_told_each_reason_for_which_the_database_lets_nobody_have_it(
+    stage: Stage,
+) -> None:
+    in_time = ("unauthorized", "rls_policy_error", "query_canceled")
+    rooms = (*in_time, "missing_partition", "unable_to_set_policies")
+    away = "unable_to_connect_to_project"
+    writes = [room for room in (*rooms, away) if room != "unauthorized"]
+    token = stage.token(reads=[*rooms, away], writes=writes)
+    sql = stage.database.execute
+
+    def refuse(*codes: str) -> None:
+        """Have all clients send to rooms, each of which is named like the code of the refusal."""
+        for program in programs.values():
+            for code in codes:
+                program.tell(send=code, event="m", payload={})
+        for name, program in programs.items():
+            for code in codes:
+                # Python's client does not tell the application of an answer.
+                if name != "py":
+                    program.wait_for(channel=code, sent="error")
+                    program.wait_for(refused=code)
+        if "py" in programs:
+            eventually_sync(lambda: all(refused(code) >= len(programs) for code in codes))
+
+    def request(room: str, message: str) -> None:
+        """Have clients send to a room by HTTP, which is refused."""
+        for name in ("js", "supabase-js", "py"):
+            program = programs[name]
+            program.tell(http=room, event="m", payload={})
+            program.wait_until(
+                lambda program=program: any(
+                    message in line.get("http", "")
+                    for line in [*program.said]
+                    if line.get("channel") == room
+                )
+            )  # type: ignore[misc]
+
+    def refused(code: str) -> float:
+        with urlopen(f"{stage.server.page_url}metrics") as response:
+            text = response.read().decode()
+        found = re.search(rf'realtime_broadcasts_refused_total{{code="{code}"}} (.*)', text)
+        return 0.0 if found is None else float(found[1])
+
+    with stage.everybody(token) as programs:
+        for program in programs.values():
+            for room in (*rooms, away):
+                config = {"private": True, "broadcast": {"ack": True, "bytes": False}}
+                program.tell(subscribe=room, bindings=[], config=config)
+        for program in programs.values():
+            for room in (*rooms, away):
+                program.wait_for(channel=room, status="SUBSCRIBED")
+        refuse(*in_time)
+        for name in ("js", "supabase-js"):
+            programs[name].tell(send=away, event="m", payload={}, persist=True)
+            programs[name].wait_for(channel=away, sent="persist_unavailable")
+        request("unauthorized", "Unauthorized")
+        request("rls_policy_error", "RLS policy error")
+        request("query_canceled", "Query canceled")
+        sql(MESSAGES_ARE_AWAY)
+        try:
+            refuse("missing_partition")
+        finally:
+            sql(MESSAGES_ARE_BACK)
+        sql(f'alter role "{stage.role}" rename to "{stage.role}_2"')
+        try:
+            refuse("unable_to_set_policies")
+            request("unable_to_set_policies", "RLS policy error")
+        finally:
+            sql(f'alter role "{stage.role}_2" rename to "{stage.role}"')
+        name = stage.database.name
+        stage.postgres.execute(f'alter database "{name}" allow_connections false')
+        try:
+            stage.postgres.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = %s and application_name like '%%polic%%'",
+                (name,),
+            )
+            refuse(away)
+            request(away, "UnableToConnectToProject")
+        finally:
+            stage.postgres.execute(f'alter database "{name}" allow_connections true')
+        # What failed for a moment is asked anew.
+        for each, program in programs.items():
+            program.tell(send=away, event="at last", payload={})
+            if each != "py":
+                program.wait_for(channel=away, sent="ok")

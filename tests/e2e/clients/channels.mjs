@@ -4,7 +4,7 @@
  *
  * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},
  * {"resubscribe": name, "bindings": [...], "config": {...}}, which is both, one after the other,
- * {"token": text}, {"send": name, "event": text, "payload": {...}}, the same with "bytes": [...] in
+ * {"token": text}, {"send": name, "event": text, "payload": {...}, "persist": true?}, the same with "bytes": [...] in
  * place of the payload, or {"http": name, …} to send it by HTTP, with a "config" if it has not been
  * subscribed to,
  * {"track": name, "payload": {...}}.
@@ -25,7 +25,7 @@ export function obey(client) {
     } else if (command.token !== undefined) {
       client.token(command.token);
     } else if (command.send !== undefined) {
-      client.send(command.send, command.event, payloadOf(command));
+      client.send(command.send, command.event, payloadOf(command), command.persist);
     } else if (command.http !== undefined) {
       client.http(command.http, command.event, payloadOf(command), command.config);
     } else if (command.track !== undefined) {

@@ -50,9 +50,9 @@ obey({
     await socket.setAuth(token);
     say({ token: "set" });
   },
-  async send(name, event, payload) {
+  async send(name, event, payload, persist) {
     const channel = channels.get(name) ?? socket.channel(name);
-    const sent = await channel.send({ type: "broadcast", event, payload });
+    const sent = await channel.send({ type: "broadcast", event, payload, ...(persist ? { persist } : {}) });
     say({ channel: name, sent });
   },
   async http(name, event, payload, config) {
