@@ -62,6 +62,11 @@ class SyncFansOut(Generic[E]):
         fan_out = self._source.fan_out(max_events=max_events, max_bytes=max_bytes)
         return SyncFanOut(cast("SyncSource[E]", self), fan_out)
 
+    def _tell_last_acks(self) -> None:
+        """Tell the source what was acknowledged to it, and to its consumers, before it ends."""
+        for source in (cast("SyncSource[E]", self), *self._sharing):
+            source._tell_acks()
+
     def _end_consumers(self) -> None:
         """Let no consumer use the thread any more."""
         for consumer in self._sharing:

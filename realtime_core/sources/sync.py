@@ -129,7 +129,7 @@ class SyncSource(SyncFansOut[E]):
             self._stop()
 
     async def _leave(self, *raised: Any) -> None:
-        self._tell_acks()
+        self._tell_last_acks()
         await self._source.__aexit__(*raised)
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class SyncSource(SyncFansOut[E]):
             self._stop()
 
     async def _close(self) -> None:
-        self._tell_acks()
+        self._tell_last_acks()
         await self._source.aclose()
 
     def _stop(self) -> None:

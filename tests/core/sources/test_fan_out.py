@@ -443,6 +443,23 @@ def test_consumers_end_with_their_source(database: MemoryDatabase, item: MemoryT
         idles.attached()
 
 
+@pytest.mark.parametrize("closes", [False, True], ids=["left", "closed"])
+def test_what_consumers_have_acknowledged_is_told_when_their_source_ends(
+    database: MemoryDatabase, item: MemoryTable, closes: bool
+) -> None:
+    with MemorySource.sync(database, slot="shared") as source:
+        fan_out = source.fan_out()
+        consumers = fan_out.consumer("one"), fan_out.consumer("two")
+        for number in range(3):
+            item.insert(id=number)
+        for consumer in consumers:
+            for _ in range(3):
+                consumer.ack(next(consumer))
+        if closes:
+            source.close()
+    assert unacknowledged(database) == []
+
+
 async def test_consumers_of_a_typed_source_get_objects(
     database: MemoryDatabase, item: MemoryTable
 ) -> None:
