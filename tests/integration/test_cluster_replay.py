@@ -133,6 +133,28 @@ async def test_a_client_goes_on_at_every_server(item: Database, nats: NatsServer
     assert client.gaps == []
 
 
+async def test_whoever_is_back_at_another_server_at_once_has_one_place(
+    item: Database, shared: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The former server learns of the lost connection when the client is elsewhere already."""
+    client = ReplayClient(0, session=f"{SESSION}a")
+    async with serve(item, shared) as one, serve(item, shared) as two:
+        assert not await come_back(client, one.port)
+        for number, server in enumerate((two, one, two, one), 1):
+            await write(item, number)
+            await client.until(number)
+            await eventually(
+                lambda: not any(parts(each).needs.without_proof() for each in (one, two))
+            )
+            await client.cut()
+            assert await come_back(client, server.port)
+            away = [parts(each).memberships.absences for each in (one, two)]
+            await eventually(lambda away=away: not any(map(len, away)))  # type: ignore[misc]
+        await client.close()
+    assert client.gaps == []
+    assert "several clients have the same session" not in caplog.text
+
+
 async def test_all_servers_may_stop_and_nats_start_again(
     item: Database, new_nats: Callable[..., NatsServer]
 ) -> None:
