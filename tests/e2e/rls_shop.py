@@ -35,8 +35,17 @@ def owned_rows(pg17: Server, reader: str, table: str, columns: str) -> Iterator[
 
 
 @contextlib.contextmanager
-def rls_server(database: Database, *, port: int = 0, **settings: str) -> Iterator[ServerProcess]:
-    """A server in RLS mode; ``settings`` are more variables."""
+def rls_server(
+    database: Database, *, port: int = 0, follows: bool = False, **settings: str
+) -> Iterator[ServerProcess]:
+    """A server in RLS mode.
+
+    Args:
+        database: its own.
+        port: 0 takes a free one.
+        follows: whether another one reads the database for it.
+        settings: more variables.
+    """
     ours = {
         "REPLICATION_MODE": "RLS",
         "SECURE_CHANNELS": "true",
@@ -49,5 +58,6 @@ def rls_server(database: Database, *, port: int = 0, **settings: str) -> Iterato
         streaming=False,
         **{**ours, **settings},
     ) as server:
-        server.wait_for_log("streaming from database")
+        if not follows:
+            server.wait_for_log("streaming from database")
         yield server

@@ -17,8 +17,9 @@ import pytest
 from tests.e2e.program import NodeProgram, Program
 from tests.e2e.rls_shop import rls_server
 from tests.e2e.test_rooms import OPTIONS, READ_BYTES
-from tests.fix_postgres import Server
+from tests.fix_postgres import Server, unique_name
 from tests.integration.conftest import fresh_database
+from tests.nats_server import LATEST, NatsServer
 from tests.rls_helpers import roles
 from tests.tokens import make_token
 
@@ -32,6 +33,8 @@ TABLE = """
 TRIGGER = """
     create policy reads on realtime.messages for select to {role}
         using (realtime.topic() = 'kitchen');
+    create policy writes on realtime.messages for insert to {role}
+        with check (realtime.topic() = 'kitchen');
     grant usage on schema realtime to {role};
     grant select, insert on realtime.messages to {role};
     create function orders_changed() returns trigger
@@ -130,6 +133,71 @@ def test_a_trigger_broadcasts_to_a_private_room(
             programs[name].wait_until(lambda name=name: "back" in events(programs[name]))  # type: ignore[misc]
             found = events(programs[name])
             assert found[found.index("end") + 1 :] == ["away 1", "away 2", "back"]
+
+
+@pytest.mark.parametrize("nats", [LATEST], indirect=True, ids=["latest"])
+def test_a_private_room_spans_the_processes_of_several_servers(
+    pg18: Server, nats: NatsServer, clients: Path, python_client: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        (role,) = stack.enter_context(roles(pg18, "member"))
+        database = stack.enter_context(fresh_database(pg18))
+        database.execute(TABLE.replace("{role}", role))
+        shared = {
+            "BROADCAST_FROM_DATABASE": "true",
+            "NATS_URL": nats.url,
+            "SLOT_NAME": unique_name("rooms"),
+        }
+        servers = [
+            stack.enter_context(rls_server(database, follows=follows, **shared, **more))
+            for follows, more in ((False, {"WORKERS": "2"}), (True, {}))
+        ]
+        for server in servers:
+            server.wait_for_log("broadcasts reach members at all servers")
+        database.execute(TRIGGER.replace("{role}", role))
+        options = {"apikey": make_token({"role": role})}
+        programs: dict[str, Program] = {}
+        for number, name in enumerate([*OPTIONS, "js", "phoenix"]):
+            url = servers[number % 2].websocket_url
+            said = json.dumps({**OPTIONS[name], **options})
+            if name == "py":
+                program = Program(str(python_client), str(clients / "realtime_py.py"), url, said)
+            else:
+                file = "phoenix_1.mjs" if name == "phoenix" else "realtime_js_2.mjs"
+                program = NodeProgram(clients / file, url, said)
+            programs[f"{name} {number}"] = stack.enter_context(program)
+        for program in programs.values():
+            for topic in ("cellar", "kitchen"):
+                config = {"private": True, "broadcast": {"ack": True, "bytes": False}}
+                program.tell(subscribe=topic, bindings=[], config=config)
+        for program in programs.values():
+            program.wait_for(channel="cellar", status="CHANNEL_ERROR")
+            program.wait_for(channel="kitchen", status="SUBSCRIBED")
+        # Each has heard of each when the servers know of each other's members.
+        for name, program in programs.items():
+            program.tell(send="kitchen", event=f"by {name}", payload={})
+            program.wait_for(channel="kitchen", sent="ok")
+        first, *others = programs
+        for number in range(100):
+            fence = f"fence {number}"
+            programs[first].tell(send="kitchen", event=fence, payload={})
+            programs[first].wait_for(channel="kitchen", sent="ok", times=number + 2)
+            if all(any("fence" in event for event in events(programs[name])) for name in others):
+                break
+            time.sleep(0.05)
+        database.execute("insert into orders values (1, 'new'); update orders set state = 'done'")
+        database.execute("select realtime.send('{}', 'not here', 'cellar')")
+        database.execute("select realtime.send('{\"last\": true}', 'end', 'kitchen')")
+        for program in programs.values():
+            program.wait_until(lambda program=program: "end" in events(program))  # type: ignore[misc]
+            found = [
+                event
+                for event in events(program)
+                if "fence" not in event and not event.startswith("by ")
+            ]
+            # Once, and in order, whichever process it is at.
+            assert found == ["INSERT", "UPDATE", "end"]
+            assert program.count(channel="cellar", status="SUBSCRIBED") == 0
 
 
 def heard(program: Program) -> list[Any]:
