@@ -23,6 +23,8 @@ from .targets import Target
 
 __all__ = ["Copy", "make_target"]
 
+_WAIT: Final = 0.05
+"""Seconds to collect what is written at once, as each commit of the target takes its time."""
 _MOST_ROWS: Final = 10_000
 """The most rows that are written at once."""
 _MOST_BYTES: Final = 16 * 1024 * 1024
@@ -116,7 +118,7 @@ class Copy:
             boundaries=True,
             snapshot_progress=progress,
         ) as source:
-            for batch in source.batches(max_rows=_MOST_ROWS, max_bytes=_MOST_BYTES):
+            for batch in source.batches(max_wait=_WAIT, max_rows=_MOST_ROWS, max_bytes=_MOST_BYTES):
                 done = 0
                 for place, event in enumerate(batch):
                     if isinstance(event, Commit | Idle | SnapshotComplete):
