@@ -26,7 +26,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from .changes import Delete, Event, Insert, Relation, Transaction, Truncate, Update
+from .changes import (
+    CommittedTransaction,
+    Delete,
+    Event,
+    Insert,
+    RawRows,
+    Relation,
+    Transaction,
+    Truncate,
+    Update,
+)
 from .records import UNCHANGED, Field, Record
 from .snapshot import Snapshot, SnapshotBegin, SnapshotEvent
 
@@ -74,6 +84,8 @@ def to_arrow(
         ValueConversionError: if a value does not fit, with ``on_error="raise"``; or if it was sent
             in binary.
         ValueError: if a table has a column of one of the names that begin with the prefix.
+        TypeError: if an event has rows that cannot be reached: a whole transaction, or the rows of
+            a :class:`RawPgoutputSource`.
     """
     tables: dict[Any, _Rows] = {}
     # Relations are compared by identity, and a reconnect brings new ones for the same tables.
@@ -86,6 +98,7 @@ def to_arrow(
             found = known[id(relation)] = tables.setdefault(key, _Rows(relation))
         return found
 
+    event: Any
     for event in events:
         match event:
             case Snapshot():
@@ -107,6 +120,10 @@ def to_arrow(
                 for relation in event.tables:
                     rows = rows_of(relation)
                     rows.add("snapshot_begin", rows.empty)
+            case CommittedTransaction():
+                raise TypeError("to_arrow takes a transaction's changes: to_arrow(it.changes)")
+            case RawRows():
+                raise TypeError("to_arrow takes decoded changes, as PgoutputSource yields them")
     return [
         ArrowRows(rows.relation, rows.record_batch(prefix, as_text, on_error))
         for rows in tables.values()

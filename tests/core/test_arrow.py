@@ -17,12 +17,14 @@ from realtime_core import (
     LSN,
     UNCHANGED,
     Column,
+    CommittedTransaction,
     Delete,
     Gap,
     GapReason,
     Idle,
     Insert,
     Position,
+    RawRows,
     Record,
     Relation,
     ReplicaIdentity,
@@ -269,6 +271,15 @@ def test_decimals_of_an_array_have_the_columns_scale() -> None:
 def test_a_binary_field_is_an_error() -> None:
     with pytest.raises(ValueConversionError, match="without binary"):
         only([inserted(ORDERS, b"\0" * 8, "a")])
+
+
+def test_rows_that_cannot_be_reached_are_an_error() -> None:
+    change = inserted(ORDERS, "1", "a")
+    whole = CommittedTransaction(TRANSACTION, (change,), change.position)
+    with pytest.raises(TypeError, match=r"to_arrow\(it.changes\)"):
+        to_arrow([whole])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="decoded changes"):
+        to_arrow([RawRows(TRANSACTION, 0, ORDERS, (b"I",))])  # type: ignore[list-item]
 
 
 def test_a_column_whose_name_is_taken_asks_for_another_prefix() -> None:
