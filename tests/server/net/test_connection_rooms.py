@@ -183,6 +183,13 @@ async def test_a_broadcast_is_answered_where_that_was_asked_for() -> None:
         assert (received(asks), received(does_not)) == ([heard(7)], [])
 
 
+@pytest.fixture
+def long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what comes together in one turn: a busy machine may stand still for longer than one."""
+    monkeypatch.setattr(room_turns, "_TURN", 60.0)
+
+
+@pytest.mark.usefixtures("long_turns")
 async def test_ones_own_comes_before_its_answer() -> None:
     async with open_connection(rooms=make_rooms(), vsn="2.0.0") as client:
         await join(client, ack=True, self=True)
@@ -375,6 +382,7 @@ async def test_a_push_of_an_earlier_membership_is_ignored() -> None:
         assert (received(sender), received(other)) == ([], [])
 
 
+@pytest.mark.usefixtures("long_turns")
 async def test_pushes_that_came_together_go_out_together() -> None:
     rooms = make_rooms()
     async with (
