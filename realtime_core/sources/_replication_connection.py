@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 from typing import Any, Final
 
 import psycopg
@@ -29,7 +27,7 @@ from ..lsn import LSN
 from ..replication import commands
 from ._arrivals import Arrivals, ExpectsMore
 from ._postgres_errors import translate
-from ._sessions import ReplicationSession
+from ._sessions import ReplicationSession, break_off
 from .prompt_future import PromptFuture
 
 __all__ = ["ReplicationConnection"]
@@ -275,10 +273,7 @@ class ReplicationConnection(ReplicationSession):
 
     def abort(self) -> None:
         """Break the connection, so that every call that waits for it fails."""
-        with contextlib.suppress(psycopg.Error, OSError):
-            descriptor = os.dup(self._pgconn.socket)
-            with socket.socket(fileno=descriptor) as twin:
-                twin.shutdown(socket.SHUT_RDWR)
+        break_off(self._pgconn)
 
     async def stop(self, within: float) -> None:
         """End the stream and close the connection; the slot is free when this returns.

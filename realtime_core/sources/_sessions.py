@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection
+from psycopg.pq.abc import PGconn
 
 from ..errors import SourceError
 from ..lsn import LSN
@@ -25,6 +27,7 @@ from .stream_options import Dsn
 
 __all__ = [
     "ReplicationSession",
+    "break_off",
     "copying_connection",
     "plain_connection",
     "stream_parameters",
@@ -93,6 +96,14 @@ def stream_parameters(
     parameters["options"] = f"{theirs} {own}".strip()
     parameters["replication"] = "database"
     return parameters
+
+
+def break_off(connection: PGconn) -> None:
+    """Break a connection, so that every call that waits for it fails."""
+    with contextlib.suppress(psycopg.Error, OSError):
+        descriptor = os.dup(connection.socket)
+        with socket.socket(fileno=descriptor) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.asynccontextmanager

@@ -106,7 +106,7 @@ class StreamSource(EventQueue[E]):
         # Checks how much WAL the slot retains; None without max_lag_bytes.
         self._lag_guard: asyncio.Task[None] | None = None
         # Writes messages while no changes come; None without heartbeat_interval.
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._heartbeat: Heartbeat | None = None
         # Calls the program's hooks; None if it has none.
         self._hooks = None if settings.hooks is None else HookCalls(settings.hooks)
         # The stream; None while there is no connection.
@@ -131,10 +131,10 @@ class StreamSource(EventQueue[E]):
             guard = LagGuard(self._settings, self._current_slot, self._recreate_slot)
             self._lag_guard = asyncio.create_task(guard.run())
         if self._settings.heartbeat_interval is not None:
-            heartbeat = Heartbeat(
+            self._heartbeat = Heartbeat(
                 self._settings, self._current_slot, lambda: self.stats().transactions
             )
-            self._heartbeat = asyncio.create_task(heartbeat.run())
+            self._heartbeat.start()
         if self._hooks is not None:
             self._hooks.start(self._settings.lag_interval, self.stats)
         if self._settings.persistent:
@@ -157,10 +157,11 @@ class StreamSource(EventQueue[E]):
             await self._attempts.aclose(_STOP_TIMEOUT)
             if self._hooks is not None:
                 await self._hooks.aclose()
-            for task in (self._lag_guard, self._heartbeat):
-                if task is not None:
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
+            if self._heartbeat is not None:
+                await self._heartbeat.aclose()
+            if self._lag_guard is not None:
+                self._lag_guard.cancel()
+                await asyncio.gather(self._lag_guard, return_exceptions=True)
             if self._live is not None:
                 await self._stop(self._live)
         finally:

@@ -25,7 +25,7 @@ from realtime_core import (
     TransactionTooLargeError,
     ensure_slot,
 )
-from realtime_core.sources import _stream, catalog
+from realtime_core.sources import _heartbeat, _stream, catalog
 from realtime_core.sources._heartbeat import Heartbeat
 from realtime_core.sources.stream_options import StreamSettings
 from tests.fix_postgres import Database, Server, unique_name
@@ -38,11 +38,13 @@ from tests.integration.source_helpers import (
     take,
     wal_position,
 )
+from tests.proxy import Proxy
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 MANY = 3000
+MANY_BYTES = 1_000_000
 # A row of it makes a transaction large enough to be streamed.
 BULK = f"insert into item select g, repeat('x', 200) from generate_series(1, {MANY}) g"
 
@@ -520,14 +522,40 @@ async def test_a_heartbeat_that_cannot_be_written_is_said_once(
 
     dsn = make_conninfo(table.dsn, options=f"-c role={role}")
     settings = StreamSettings(dsn=dsn, heartbeat_interval=0.001)
-    beating = asyncio.create_task(Heartbeat(settings, slot, lambda: 0).run())
+    heartbeat = Heartbeat(settings, slot, lambda: 0)
+    heartbeat.start()
     try:
-        await eventually(lambda: asked > 5 or beating.done())
+        await eventually(lambda: asked > 5)
         assert caplog.text.count("cannot write a heartbeat for slot 'etl': the role lacks a") == 1
         table.execute(f"grant execute on {function} to public")
         before = wal_position(table)
         await eventually(lambda: wal_position(table) > before)
         assert caplog.text.count("cannot write a heartbeat") == 1
     finally:
-        beating.cancel()
+        await heartbeat.aclose()
         table.execute(f"drop role {role}")
+
+
+async def test_a_heartbeat_does_not_wait_for_a_server_that_is_silent(
+    table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy() as proxy:
+        settings = StreamSettings(dsn=proxy.lead_to(table.dsn), heartbeat_interval=0.01)
+        heartbeat = Heartbeat(settings, lambda: "etl", lambda: 0)
+        proxy.stall_later(MANY_BYTES)
+        await heartbeat._write("etl")
+        assert proxy._until_stall is not None
+        # The answer is the last that comes.
+        until_answer = MANY_BYTES - proxy._until_stall
+        proxy.stall_later(until_answer)
+        monkeypatch.setattr(_heartbeat, "_SILENT", 0.1)
+        await heartbeat._write("etl")
+        assert "cannot write a heartbeat for slot 'etl'" in caplog.text
+        monkeypatch.undo()
+        proxy.flow()
+        proxy.stall_later(until_answer)
+        heartbeat.start()
+        await eventually(lambda: proxy.is_stalled and heartbeat._connection is not None)
+        async with asyncio.timeout(4):
+            await heartbeat.aclose()
+        assert caplog.text.count("cannot write a heartbeat") == 1
