@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from ..changes import Commit, Delete, Event, Idle, Insert, Relation, Truncate, Update
+from ..changes import Begin, Commit, Delete, Event, Idle, Insert, Relation, Truncate, Update
 from ..errors import ConfigError
 from ..positions import Position
 from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent, SnapshotProgress
@@ -134,7 +134,9 @@ class Copy:
                 yield source
 
     def _write(self, events: Sequence[Any]) -> None:
-        for kind, group in groupby(events, _kind):
+        # Where transactions end is no reason for another round trip.
+        written = (event for event in events if not isinstance(event, Begin | Commit))
+        for kind, group in groupby(written, _kind):
             if kind is _Row:
                 steps = self._steps(group)
                 self._target.execute(steps)
