@@ -178,10 +178,14 @@ def test_a_pattern_with_many_instructions_is_looked_for_in_fewer_characters(
     ids=lambda pattern: pattern[:6],
 )
 def test_no_pattern_takes_long_to_read(pattern: str) -> None:
-    begin = time.process_time()
-    with pytest.raises(ValueError, match=r"RE2 refuses|no character class"):
-        regex(pattern, ignore_case=False)
-    assert time.process_time() - begin < 0.1
+    # The quickest of three: a garbage collection of all tests' objects takes long, too.
+    taken = []
+    for _ in range(3):
+        begin = time.process_time()
+        with pytest.raises(ValueError, match=r"RE2 refuses|no character class"):
+            regex(pattern, ignore_case=False)
+        taken.append(time.process_time() - begin)
+    assert min(taken) < 0.1
 
 
 @pytest.mark.parametrize(
