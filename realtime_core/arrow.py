@@ -88,15 +88,17 @@ def to_arrow(
             a :class:`RawPgoutputSource`.
     """
     tables: dict[Any, _Rows] = {}
-    # Relations are compared by identity, and a reconnect brings new ones for the same tables.
-    known: dict[int, _Rows] = {}
+    # Relations are compared by identity, and a reconnect brings new ones for the same tables. Each
+    # is kept, as another one may have the identity of one that is gone.
+    known: dict[int, tuple[Relation, _Rows]] = {}
 
     def rows_of(relation: Relation) -> _Rows:
         found = known.get(id(relation))
         if found is None:
-            key = (str(relation), relation.columns)
-            found = known[id(relation)] = tables.setdefault(key, _Rows(relation))
-        return found
+            key = (relation.schema, relation.table, relation.columns)
+            found = relation, tables.setdefault(key, _Rows(relation))
+            known[id(relation)] = found
+        return found[1]
 
     event: Any
     for event in events:

@@ -88,16 +88,20 @@ def _tables(settings: CopySettings) -> list[tuple[str, str]]:
             for quoted, bare in (parts.group(1, 2), parts.group(3, 4))
         )
         tables.append((schema, table))
-    names = [table for _, table in tables]
-    if settings.target.startswith("sqlite:") and len(set(names)) < len(names):
-        problems.append("--tables has two tables of one name, and a SQLite file has no schemas")
+    tables = list(dict.fromkeys(tables))
+    names = {table.lower() for _, table in tables}
+    if settings.target.startswith("sqlite:") and len(names) < len(tables):
+        problems.append(
+            "--tables has two tables of one name, and a SQLite file has no schemas, nor names that "
+            "differ in case alone"
+        )
     try:
         check_slot_name(settings.name)
     except ValueError as exc:
         problems.append(f"--name {exc}")
     if problems:
         raise ConfigError(problems)
-    return list(dict.fromkeys(tables))
+    return tables
 
 
 def _plan(

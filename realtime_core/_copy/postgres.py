@@ -39,7 +39,6 @@ _WIDER: Final = {
     "int4": ("int8", "numeric"),
     "int8": ("numeric",),
     "float4": ("float8",),
-    "json": ("jsonb",),
     "bpchar": ("varchar",),
 }
 """The types besides text that hold all values of a type, if they have no modifier."""

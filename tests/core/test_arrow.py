@@ -6,6 +6,7 @@ import math
 import re
 import struct
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -293,3 +294,15 @@ def test_the_error_without_pyarrow_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match="pip install pyarrow"):
         arrow_schema(ORDERS)
+
+
+def test_each_row_goes_to_its_table_although_nothing_else_keeps_its_relation() -> None:
+    def changes() -> Iterator[Any]:
+        # A stream has other relations for the same tables after each reconnect.
+        for number in range(30):
+            name = "lines" if number % 3 else "orders"
+            table = Relation(1, "public", name, ReplicaIdentity.DEFAULT, (ID, NOTE))
+            yield inserted(table, str(number), name)
+
+    found = {each.relation.table: each.rows["note"].to_pylist() for each in to_arrow(changes())}
+    assert found == {"orders": ["orders"] * 10, "lines": ["lines"] * 20}

@@ -18,10 +18,12 @@ from realtime_core import (
     ReplicaIdentity,
     Transaction,
 )
+from realtime_core._cli.copy import CopySettings, copy
 from realtime_core._copy.plan import TablePlan
 from realtime_core._copy.postgres import _is_misfit as is_postgres_misfit
 from realtime_core._copy.sqlite import SqliteTarget
 from realtime_core._copy.targets import TargetError
+from realtime_core.errors import ConfigError
 from realtime_core.oids import BUILTIN_TYPES
 
 OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
@@ -121,7 +123,9 @@ def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
         (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 1) + 4), False),
         (("numeric", -1), ("numeric", (12 << 16 | 1) + 4), False),
         (("timestamptz", -1), ("timestamp", -1), False),
-        (("json", -1), ("jsonb", -1), True),
+        # jsonb refuses \u0000, and keeps the last of several members of one name only.
+        (("json", -1), ("jsonb", -1), False),
+        (("json", -1), ("text", -1), True),
     ],
 )
 def test_a_column_of_postgresql_fits_if_it_holds_every_value(
@@ -157,3 +161,18 @@ def test_a_position_is_stored_in_the_place_of_the_former_one(
     target.end(commit=False)
     target.forget("one")
     assert target.position("one") is None
+
+
+@pytest.mark.parametrize("second", ["other.orders", "public.Orders", "other.ORDERS"])
+def test_two_tables_that_are_one_in_sqlite_are_refused(tmp_path: Path, second: str) -> None:
+    settings = CopySettings(
+        source="",
+        target=f"sqlite:{tmp_path / 'copy.db'}",
+        tables=["public.orders", second],
+        name="copy",
+        overwrite=False,
+        dry_run=True,
+        quiet=True,
+    )
+    with pytest.raises(ConfigError, match="two tables of one name"):
+        copy(settings)
