@@ -31,7 +31,7 @@ class RoomBus:
     def __init__(self, carrier: Carrier, node: bytes) -> None:
         self._carrier = carrier
         self._node = node
-        self._take: TakeBroadcast = lambda room, broadcast: False
+        self._take: TakeBroadcast = lambda node, room, broadcast: False
         self._sent = self._received = self._lost = 0
 
     def stats(self) -> BusStats:
@@ -67,7 +67,7 @@ class RoomBus:
         message = decode_broadcast(subject, data)
         if message.node == self._node:
             return
-        if self._take(message.room, message.broadcast):
+        if self._take(message.node, message.room, message.broadcast):
             self._received += 1
         else:
             self._lost += 1

@@ -15,8 +15,9 @@ from ..phoenix.reasons import BroadcastReason
 
 __all__ = ["Bus", "LocalBus", "TakeBroadcast"]
 
-TakeBroadcast: TypeAlias = Callable[[RoomName, Broadcast], bool]
-"""Takes what another process has broadcast in a room, and returns whether it goes to members."""
+TakeBroadcast: TypeAlias = Callable[[bytes, RoomName, Broadcast], bool]
+"""Takes what another process, by its name, has broadcast in a room, and returns whether it goes to
+members."""
 
 
 class Bus(Protocol):

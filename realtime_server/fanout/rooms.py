@@ -28,8 +28,6 @@ from .turns import Steps
 
 __all__ = ["Rooms"]
 
-_OTHERS: Final = "other processes"
-"""The sender of all that other processes bring."""
 _NOBODY: Final = "nobody here"
 """The sender of all that is published by no member."""
 
@@ -182,11 +180,11 @@ class Rooms:
             Published(sender, name, broadcast, size, deliveries, left_out, done, problem)
         )
 
-    def _take(self, name: RoomName, broadcast: Broadcast) -> bool:
-        """Write what another process has broadcast, unless too much waits already."""
-        if not self._turns.has_room(_OTHERS, broadcast.size, {name: self.size(name)}):
+    def _take(self, node: bytes, name: RoomName, broadcast: Broadcast) -> bool:
+        """Write what another process has broadcast, unless too much of its waits already."""
+        if not self._turns.has_room(node, broadcast.size, {name: self.size(name)}):
             return False
-        self._publish(_OTHERS, name, broadcast)
+        self._publish(node, name, broadcast)
         return True
 
     def write(self, name: RoomName, writing: Writing) -> None:

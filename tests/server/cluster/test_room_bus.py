@@ -152,3 +152,17 @@ def test_what_others_send_is_bounded_while_it_waits_to_be_written(
     there.turn()
     assert heard.payloads() == [1, 1]
     assert there.bus.stats() == BusStats(received=2, lost=3)
+
+
+def test_a_process_that_floods_leaves_a_share_and_turns_for_the_others(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room_turns, "MAX_WAITING_BYTES", 8)
+    flooding, quiet, there = nodes
+    _, heard = there.member()
+    for _ in range(5):
+        flooding.rooms.publish([(ROOM, ONE)])
+        flooding.turn()
+    quiet.rooms.publish([(ROOM, Broadcast("m", b"2"))])
+    there.turn()
+    assert heard.payloads() == [1, 2, 1]
