@@ -67,7 +67,10 @@ def misfits(relation: Relation, key: Sequence[str], table: TargetTable | None) -
             f"{relation} REPLICA IDENTITY DEFAULT, and publish these columns"
         )
     if table is None:
-        yield f"the target has no table {relation}: create it, as pg_dump --schema-only writes it"
+        yield (
+            f"the target has no table {relation}: create it, with the same columns and primary key;"
+            " in a SQLite file its name is without the schema"
+        )
         return
     if key and set(key) != set(table.key):
         theirs = f"({', '.join(table.key)})" if table.key else "there is none"

@@ -256,7 +256,8 @@ def test_tables_that_do_not_fit_are_named_with_each_reason(
         "error: the primary key of table public.orders is (id), in the target (note)",
         "error: the source has no column 'at' of table public.orders, which is NOT NULL in the"
         " target: give it a default",
-        "error: the target has no table public.away: create it, as pg_dump --schema-only writes it",
+        "error: the target has no table public.away: create it, with the same columns and primary"
+        " key; in a SQLite file its name is without the schema",
         "error: the target makes the values of column 'paid' of table public.orders itself: let it"
         " take others",
     ]
