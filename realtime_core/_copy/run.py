@@ -8,12 +8,14 @@ it, with the position, or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final
 
 from ..changes import Begin, Commit, Delete, Event, Idle, Insert, Relation, Truncate, Update
-from ..errors import ConfigError
+from ..errors import ConfigError, SlotInUseError
 from ..positions import Position
 from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent, SnapshotProgress
 from ..snapshot.tables import CopiedTable
@@ -25,10 +27,14 @@ __all__ = ["Copy", "make_target"]
 
 _WAIT: Final = 0.05
 """Seconds to collect what is written at once, as each commit of the target takes its time."""
+logger = logging.getLogger("realtime.source")
+
 _MOST_ROWS: Final = 10_000
 """The most rows that are written at once."""
 _MOST_BYTES: Final = 16 * 1024 * 1024
 """The most bytes that they may have, unless one row is larger."""
+_PAUSE: Final = 0.5
+"""Seconds until a slot that another process uses is looked at again."""
 _SQLITE: Final = "sqlite:"
 
 
@@ -94,7 +100,7 @@ class Copy:
 
     def follow(
         self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
-    ) -> Iterator[SyncSource[Any]]:
+    ) -> Generator[SyncSource[Any], None, None]:
         """Copy, and follow the changes, for ever; yield the source after each batch.
 
         Args:
@@ -107,11 +113,31 @@ class Copy:
         """
         if self._overwrite:
             self.position = None
+        is_told = False
+        while True:
+            try:
+                yield from self._follow(dsn, progress)
+                return
+            except SlotInUseError as exc:
+                # The other process may go on with the copy, so the position is not known yet.
+                if not is_told:
+                    logger.warning(
+                        "slot %r is active for %s; waiting until it is free", self._name, exc.holder
+                    )
+                    is_told = True
+                time.sleep(_PAUSE)
+                self._target.end(commit=False)
+                if self.position is not None or not self._overwrite:
+                    self.position = self._target.position(self._name)
+                    self._target.end(commit=False)
+
+    def _follow(
+        self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
+    ) -> Generator[SyncSource[Any], None, None]:
         with PgoutputSource.sync(
             dsn,
             publications=[self._name],
             slot=self._name,
-            slot_in_use="wait",
             # A slot that is of no use any more is replaced where all rows are copied anew.
             snapshot="when_needed" if self._overwrite else "initial",
             start_at=None if self.position is None else Position.parse(self.position),

@@ -5,6 +5,7 @@ COPY_KILLS says how often it is killed for each target (20 by default), KILLS_SE
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
@@ -21,6 +23,8 @@ import pytest
 from psycopg.sql import SQL
 
 from realtime_core._cli.parser import main
+from realtime_core._copy.run import Copy, make_target
+from realtime_core.sources._described import create_publication, described_tables
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.writers import writing
 from tests.waiting import eventually_sync
@@ -302,6 +306,39 @@ def test_a_table_that_gets_a_column_ends_the_copy_until_the_target_has_it(
     with copying(shop, copied):
         query = "select id, paid from orders order by id"
         eventually_sync(lambda: copied.execute(query) == [(1, None), (2, True)])
+
+
+def test_a_copy_that_has_waited_goes_on_where_the_other_one_has_ended(
+    shop: Database, copied: Copied, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    tables = [("public", "orders")]
+    found, _ = asyncio.run(described_tables(shop.dsn, shop.name, tables))
+    asyncio.run(create_publication(shop.dsn, shop.name, tables))
+
+    def follow(following: Iterator[object], count: int) -> None:
+        while copied.execute("select count(*) from orders") != [(count,)]:
+            next(following)
+
+    def wait() -> None:
+        # SQLite's connections are for one thread.
+        with closing(make_target(copied.argument)) as target:
+            copy = Copy(target, shop.name, found, overwrite=False)
+            with closing(copy.follow(shop.dsn, None)) as following:
+                follow(following, 3)
+
+    with ThreadPoolExecutor(1) as pool, closing(make_target(copied.argument)) as target:
+        copy = Copy(target, shop.name, found, overwrite=False)
+        with closing(copy.follow(shop.dsn, None)) as following:
+            next(following)
+            waiting = pool.submit(wait)
+            eventually_sync(lambda: "waiting until it is free" in caplog.text)
+            shop.execute("insert into orders values (2, 1, 'a')")
+            follow(following, 2)
+        shop.execute("insert into orders values (3, 1, 'a')")
+        waiting.result(60)
+    assert copied.execute("select id from orders order by id") == [(1,), (2,), (3,)]
 
 
 def test_a_publication_of_other_tables_is_refused(
