@@ -115,11 +115,15 @@ class Copy:
             self.position = None
         is_told = False
         while True:
+            if self.position is not None or not self._overwrite:
+                # Another process may have gone on with the copy. From a position before the slot's
+                # it could not go on, and without one the slot would move behind a new snapshot.
+                self.position = self._target.position(self._name)
+                self._target.end(commit=False)
             try:
                 yield from self._follow(dsn, progress)
                 return
             except SlotInUseError as exc:
-                # The other process may go on with the copy, so the position is not known yet.
                 if not is_told:
                     logger.warning(
                         "slot %r is active for %s; waiting until it is free", self._name, exc.holder
@@ -127,9 +131,6 @@ class Copy:
                     is_told = True
                 time.sleep(_PAUSE)
                 self._target.end(commit=False)
-                if self.position is not None or not self._overwrite:
-                    self.position = self._target.position(self._name)
-                    self._target.end(commit=False)
 
     def _follow(
         self, dsn: str, progress: Callable[[SnapshotProgress], object] | None

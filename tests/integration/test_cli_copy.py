@@ -341,6 +341,25 @@ def test_a_copy_that_has_waited_goes_on_where_the_other_one_has_ended(
     assert copied.execute("select id from orders order by id") == [(1,), (2,), (3,)]
 
 
+def test_a_copy_that_was_made_before_another_one_began_goes_on_with_it(
+    shop: Database, copied: Copied
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    tables = [("public", "orders")]
+    found, _ = asyncio.run(described_tables(shop.dsn, shop.name, tables))
+    asyncio.run(create_publication(shop.dsn, shop.name, tables))
+    with closing(make_target(copied.argument)) as one, closing(make_target(copied.argument)) as two:
+        begins = Copy(one, shop.name, found, overwrite=False)
+        goes_on = Copy(two, shop.name, found, overwrite=False)
+        for count, copy in enumerate((begins, goes_on), 1):
+            with closing(copy.follow(shop.dsn, None)) as following:
+                while copied.execute("select count(*) from orders") != [(count,)]:
+                    next(following)
+            shop.execute(f"insert into orders values ({count + 1}, 1, 'a')")
+    assert (begins.rows, goes_on.rows, goes_on.changes) == (1, 0, 1)
+
+
 def test_a_publication_of_other_tables_is_refused(
     shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
 ) -> None:
