@@ -105,10 +105,10 @@ class Consumer(EventQueue[E]):
             await super().__aexit__(exc_type, exc, traceback)
         elif not self._closed:
             logger.error(
-                "consumer %r ended by %s: the slot stays where it has acknowledged, %s",
+                "consumer %r ended by %s: the slot keeps what it has not acknowledged, behind %s",
                 self.name,
                 exc_type.__name__,
-                self._acknowledged_position,
+                self._acknowledged_position or "the place where it began",
             )
             self._stop(failed=True)
 

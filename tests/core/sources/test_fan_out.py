@@ -205,6 +205,19 @@ async def test_what_one_that_failed_has_not_acknowledged_stays_in_the_slot(
     assert "consumer 'fails' ended by ZeroDivisionError" in caplog.text
 
 
+async def test_the_log_says_where_one_began_that_failed_before_it_acknowledged_anything(
+    database: MemoryDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(database) as source:
+        with pytest.raises(ZeroDivisionError):
+            async with source.fan_out().consumer("new"):
+                raise ZeroDivisionError
+    assert caplog.messages == [
+        "consumer 'new' ended by ZeroDivisionError: the slot keeps what it has not acknowledged,"
+        " behind the place where it began"
+    ]
+
+
 async def test_a_cancelled_read_takes_nothing_from_anybody(
     database: MemoryDatabase, item: MemoryTable
 ) -> None:
