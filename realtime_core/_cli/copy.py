@@ -136,7 +136,7 @@ def _follow(settings: CopySettings, made: Copy) -> None:
         pass
     if not settings.quiet:
         seconds = time.monotonic() - started
-        complain("done", f"{_summary(made, source)} in {seconds:.1f} s")
+        complain("done", f"{_summary(made, source)}, in this run of {seconds:.1f} s")
 
 
 def _summary(made: Copy, source: SyncSource[Any] | None) -> str:

@@ -77,8 +77,10 @@ class SqliteTarget(Target):
     checkpoints = "realtime_copy"
 
     def __init__(self, path: str) -> None:
-        with _errors():
+        try:
             self._connection = sqlite3.connect(path, timeout=_PATIENCE)
+        except sqlite3.Error as exc:
+            raise TargetError(f"the target {path!r} cannot be opened: {exc}") from exc
 
     def table(self, relation: Relation) -> TargetTable | None:
         rows, _ = self.run(_COLUMNS, [relation.table])

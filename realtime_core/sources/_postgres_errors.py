@@ -68,8 +68,8 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
             return OutputPluginNotAllowedError(found[1])
         case "42501":
             return PrivilegeError(
-                f"the role lacks a privilege ({text}); run ALTER ROLE … REPLICATION, and GRANT "
-                "what is missing"
+                f"the role lacks a privilege ({text}): GRANT it, or run ALTER ROLE … REPLICATION "
+                "if it is replication that the role may not start"
             )
         case "53400":
             return SlotUnavailableError(

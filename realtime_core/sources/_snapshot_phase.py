@@ -127,7 +127,7 @@ class SnapshotPhase:
             self._is_first = False
             self._acknowledged.clear()
             self._events.append(begin)
-            logger.info("taking a snapshot of %d tables, at %s", len(begin.tables), run.origin.lsn)
+            logger.info("taking a snapshot at %s; tables: %d", run.origin.lsn, len(begin.tables))
             return run
 
     async def fill(self, queue: deque[Any]) -> None:

@@ -104,12 +104,23 @@ class Consumer(EventQueue[E]):
         if exc_type is None:
             await super().__aexit__(exc_type, exc, traceback)
         elif not self._closed:
-            logger.error(
-                "consumer %r ended by %s: the slot keeps what it has not acknowledged, behind %s",
-                self.name,
-                exc_type.__name__,
-                self._acknowledged_position or "the place where it began",
-            )
+            behind = self._acknowledged_position or "the place where it began"
+            if issubclass(exc_type, Exception):
+                logger.error(
+                    "consumer %r ended by %s: the slot keeps what it has not acknowledged, "
+                    "behind %s",
+                    self.name,
+                    exc_type.__name__,
+                    behind,
+                )
+            else:
+                # A program is stopped so.
+                logger.info(
+                    "consumer %r was cancelled: the slot keeps what it has not acknowledged, "
+                    "behind %s",
+                    self.name,
+                    behind,
+                )
             self._stop(failed=True)
 
     async def aclose(self) -> None:

@@ -218,6 +218,23 @@ async def test_the_log_says_where_one_began_that_failed_before_it_acknowledged_a
     ]
 
 
+async def test_a_consumer_that_is_cancelled_is_no_error_in_the_log(
+    database: MemoryDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "realtime.source")
+    async with opened(database) as source:
+        with pytest.raises(asyncio.CancelledError):
+            async with source.fan_out().consumer("new"):
+                raise asyncio.CancelledError
+    assert [(line.levelname, line.message) for line in caplog.records if "new" in line.message] == [
+        (
+            "INFO",
+            "consumer 'new' was cancelled: the slot keeps what it has not acknowledged,"
+            " behind the place where it began",
+        )
+    ]
+
+
 async def test_a_cancelled_read_takes_nothing_from_anybody(
     database: MemoryDatabase, item: MemoryTable
 ) -> None:
