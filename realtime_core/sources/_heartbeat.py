@@ -6,7 +6,6 @@ documentation.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,7 +13,7 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 
 from ..errors import SourceError
-from ._sessions import break_off, plain_connection
+from ._side_task import SideTask
 from .stream_options import StreamSettings
 
 __all__ = ["HEARTBEAT_PREFIX", "Heartbeat"]
@@ -24,9 +23,6 @@ logger = logging.getLogger("realtime.source")
 HEARTBEAT_PREFIX: Final = "realtime_core.heartbeat"
 """The prefix of the messages, whose content is the name of the slot."""
 
-_SILENT: Final = 10.0
-"""Seconds after which a server that does not answer is given up."""
-
 # A message in no transaction: it needs no transaction ID, and no commit.
 _WRITE: Final = """
     SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery()
@@ -34,7 +30,7 @@ _WRITE: Final = """
 """
 
 
-class Heartbeat:
+class Heartbeat(SideTask):
     """Writes a message every ``heartbeat_interval`` seconds in which no transaction has come.
 
     Args:
@@ -49,50 +45,26 @@ class Heartbeat:
         slot: Callable[[], str | None],
         transactions: Callable[[], int],
     ) -> None:
-        self._settings = settings
+        assert settings.heartbeat_interval is not None
+        super().__init__(settings.dsn, settings.heartbeat_interval)
         self._slot = slot
         self._transactions = transactions
+        # How many had come at the last turn.
+        self._seen = -1
         # What was logged last; None if messages can be written.
         self._trouble: str | None = None
-        # Writes messages; None before :meth:`start`.
-        self._task: asyncio.Task[None] | None = None
-        # What a message is being written on.
-        self._connection: AsyncConnection[Any] | None = None
-        self._is_closed = False
 
-    def start(self) -> None:
-        """Begin to write messages."""
-        self._task = asyncio.create_task(self._run())
-
-    async def aclose(self) -> None:
-        """Write no more messages. A server that does not answer is not waited for."""
-        self._is_closed = True
-        if self._task is None:
-            return
-        if self._connection is None:
-            self._task.cancel()
-        else:
-            # psycopg would wait for the server to answer a cancellation, too.
-            break_off(self._connection.pgconn)
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        assert self._settings.heartbeat_interval is not None
-        seen = -1
-        while True:
-            slot, transactions = self._slot(), self._transactions()
-            if slot is not None and transactions == seen:
-                await self._write(slot)
-            if self._is_closed:
-                return
-            seen = transactions
-            await asyncio.sleep(self._settings.heartbeat_interval)
+    async def _turn(self) -> None:
+        slot, transactions = self._slot(), self._transactions()
+        if slot is not None and transactions == self._seen:
+            await self._write(slot)
+        self._seen = transactions
 
     async def _write(self, slot: str) -> None:
         trouble = None
         try:
-            async with plain_connection(self._settings.dsn, slot) as connection:
-                if not await self._written(connection, slot):
+            async with self._connected(slot) as connection:
+                if not await _written(connection, slot):
                     trouble = (
                         "the server is a standby, which writes nothing: leave "
                         "heartbeat_interval out, and have the primary written to now and then"
@@ -100,21 +72,15 @@ class Heartbeat:
         except SourceError as exc:
             trouble = str(exc)
         except Exception:
-            # A function that returns the DSN may raise anything, and nobody awaits this task.
+            # A function that returns the DSN may raise anything.
             logger.exception("cannot write a heartbeat for slot %r", slot)
             return
         if trouble is not None and trouble != self._trouble and not self._is_closed:
             logger.warning("cannot write a heartbeat for slot %r: %s", slot, trouble)
         self._trouble = trouble
 
-    async def _written(self, connection: AsyncConnection[Any], slot: str) -> bool:
-        """Write a message; return whether the server writes at all."""
-        self._connection = connection
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(_SILENT, break_off, connection.pgconn)
-        try:
-            written = await connection.execute(_WRITE, (HEARTBEAT_PREFIX, slot))
-            return (await written.fetchone()) != (None,)
-        finally:
-            timer.cancel()
-            self._connection = None
+
+async def _written(connection: AsyncConnection[Any], slot: str) -> bool:
+    """Write a message; return whether the server writes at all."""
+    written = await connection.execute(_WRITE, (HEARTBEAT_PREFIX, slot))
+    return (await written.fetchone()) != (None,)

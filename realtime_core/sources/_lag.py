@@ -6,13 +6,12 @@ far the server has written. So the guard asks by SQL, on a connection that it op
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
 from ..errors import SourceError
 from . import catalog
-from ._sessions import plain_connection
+from ._side_task import SideTask
 from .catalog import SlotStatus
 from .stream_options import StreamSettings
 
@@ -21,7 +20,7 @@ __all__ = ["LagGuard"]
 logger = logging.getLogger("realtime.source")
 
 
-class LagGuard:
+class LagGuard(SideTask):
     """Checks a source's slot every ``lag_interval`` seconds.
 
     Args:
@@ -33,6 +32,7 @@ class LagGuard:
     def __init__(
         self, settings: StreamSettings, slot: Callable[[], str | None], restart: Callable[[], None]
     ) -> None:
+        super().__init__(settings.dsn, settings.lag_interval)
         self._settings = settings
         self._slot = slot
         self._restart = restart
@@ -40,25 +40,23 @@ class LagGuard:
         # Whether the last check found the consumer too far behind.
         self._behind = False
 
-    async def run(self) -> None:
-        """Check the slot again and again, until this is cancelled."""
-        while True:
-            name = self._slot()
-            if name is not None:
-                try:
-                    async with plain_connection(self._settings.dsn, name) as connection:
-                        status = await catalog.slot(connection, name)
-                except SourceError as exc:
-                    # If the server is gone, the stream notices it, too.
-                    logger.info("cannot check the lag of slot %r: %s", name, exc)
-                except Exception:
-                    # A function that returns the DSN may raise anything. Nobody awaits this task,
-                    # so an exception that escaped would silently end the checks.
-                    logger.exception("cannot check the lag of slot %r", name)
-                else:
-                    if status is not None and name == self._slot():
-                        self._judge(status)
-            await asyncio.sleep(self._settings.lag_interval)
+    async def _turn(self) -> None:
+        name = self._slot()
+        if name is None:
+            return
+        try:
+            async with self._connected(name) as connection:
+                status = await catalog.slot(connection, name)
+        except SourceError as exc:
+            # If the server is gone, the stream notices it, too.
+            if not self._is_closed:
+                logger.info("cannot check the lag of slot %r: %s", name, exc)
+        except Exception:
+            # A function that returns the DSN may raise anything.
+            logger.exception("cannot check the lag of slot %r", name)
+        else:
+            if status is not None and name == self._slot():
+                self._judge(status)
 
     def _judge(self, status: SlotStatus) -> None:
         limit = self._settings.max_lag_bytes

@@ -104,7 +104,7 @@ class StreamSource(EventQueue[E]):
             )
         self._random = random
         # Checks how much WAL the slot retains; None without max_lag_bytes.
-        self._lag_guard: asyncio.Task[None] | None = None
+        self._lag_guard: LagGuard | None = None
         # Writes messages while no changes come; None without heartbeat_interval.
         self._heartbeat: Heartbeat | None = None
         # Calls the program's hooks; None if it has none.
@@ -128,8 +128,8 @@ class StreamSource(EventQueue[E]):
         if self._history.stream is not None or self._attempts.started:
             raise RuntimeError("this source is open already")
         if self._settings.max_lag_bytes is not None:
-            guard = LagGuard(self._settings, self._current_slot, self._recreate_slot)
-            self._lag_guard = asyncio.create_task(guard.run())
+            self._lag_guard = LagGuard(self._settings, self._current_slot, self._recreate_slot)
+            self._lag_guard.start()
         if self._settings.heartbeat_interval is not None:
             self._heartbeat = Heartbeat(
                 self._settings, self._current_slot, lambda: self.stats().transactions
@@ -160,8 +160,7 @@ class StreamSource(EventQueue[E]):
             if self._heartbeat is not None:
                 await self._heartbeat.aclose()
             if self._lag_guard is not None:
-                self._lag_guard.cancel()
-                await asyncio.gather(self._lag_guard, return_exceptions=True)
+                await self._lag_guard.aclose()
             if self._live is not None:
                 await self._stop(self._live)
         finally:

@@ -25,8 +25,9 @@ from realtime_core import (
     TransactionTooLargeError,
     ensure_slot,
 )
-from realtime_core.sources import _heartbeat, _stream, catalog
+from realtime_core.sources import _side_task, _stream, catalog
 from realtime_core.sources._heartbeat import Heartbeat
+from realtime_core.sources._lag import LagGuard
 from realtime_core.sources.stream_options import StreamSettings
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.source_helpers import (
@@ -548,7 +549,7 @@ async def test_a_heartbeat_does_not_wait_for_a_server_that_is_silent(
         # The answer is the last that comes.
         until_answer = MANY_BYTES - proxy._until_stall
         proxy.stall_later(until_answer)
-        monkeypatch.setattr(_heartbeat, "_SILENT", 0.1)
+        monkeypatch.setattr(_side_task, "_SILENT", 0.1)
         await heartbeat._write("etl")
         assert "cannot write a heartbeat for slot 'etl'" in caplog.text
         monkeypatch.undo()
@@ -559,3 +560,31 @@ async def test_a_heartbeat_does_not_wait_for_a_server_that_is_silent(
         async with asyncio.timeout(4):
             await heartbeat.aclose()
         assert caplog.text.count("cannot write a heartbeat") == 1
+
+
+async def test_a_check_of_the_lag_does_not_wait_for_a_server_that_is_silent(
+    table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "realtime.source")
+    async with Proxy() as proxy:
+        settings = StreamSettings(
+            dsn=proxy.lead_to(table.dsn), max_lag_bytes=1, lag_interval=0.01, on_lag="warn"
+        )
+        guard = LagGuard(settings, lambda: "etl", lambda: None)
+        proxy.stall_later(MANY_BYTES)
+        await guard._turn()
+        assert proxy._until_stall is not None
+        # The answer is the last that comes.
+        until_answer = MANY_BYTES - proxy._until_stall
+        proxy.stall_later(until_answer)
+        with monkeypatch.context() as patched:
+            patched.setattr(_side_task, "_SILENT", 0.1)
+            await guard._turn()
+        assert "cannot check the lag of slot 'etl'" in caplog.text
+        proxy.flow()
+        proxy.stall_later(until_answer)
+        guard.start()
+        await eventually(lambda: proxy.is_stalled and guard._connection is not None)
+        async with asyncio.timeout(4):
+            await guard.aclose()
+        assert caplog.text.count("cannot check the lag") == 1

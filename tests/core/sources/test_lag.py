@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 
 from realtime_core.sources._lag import LagGuard
@@ -18,9 +16,9 @@ async def test_it_goes_on_when_it_cannot_be_told_where_to_look(
         raise ValueError("the vault is sealed")
 
     settings = StreamSettings(dsn=dsn, max_lag_bytes=1, lag_interval=0.001)
-    guard = asyncio.create_task(LagGuard(settings, lambda: "etl", lambda: None).run())
-    await eventually(lambda: asked >= 3 or guard.done())
-    assert not guard.done()
-    guard.cancel()
+    guard = LagGuard(settings, lambda: "etl", lambda: None)
+    guard.start()
+    await eventually(lambda: asked >= 3)
+    await guard.aclose()
     assert "cannot check the lag of slot 'etl'" in caplog.text
     assert "the vault is sealed" in caplog.text
