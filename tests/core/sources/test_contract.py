@@ -1045,9 +1045,9 @@ async def test_a_backfill_hands_over_rows_between_changes(filled: World) -> None
         assert await take_ids(source, 1) == [3]
 
 
-async def test_a_heartbeat_comes_while_nothing_else_does(world: World) -> None:
-    if not (isinstance(world, PostgresWorld) and world.sends_messages):
-        pytest.skip("it has no heartbeats, or none that is handed over")
+@pytest.mark.integration
+@pytest.mark.parametrize("world", [name for name in WORLDS if name != "wal2json-1"], indirect=True)
+async def test_a_heartbeat_comes_while_nothing_else_does(world: PostgresWorld) -> None:
     async with world.source(heartbeat_interval=0.05) as source:
         _, beat = await take(source, 2)
         assert (beat.prefix, beat.content) == ("realtime_core.heartbeat", world.slot.encode())
@@ -1065,9 +1065,22 @@ class Item:
     name: str
 
 
+DECODING_ROWS = pytest.mark.parametrize(
+    "world",
+    [
+        *MEMORY_WORLDS,
+        *(
+            pytest.param(name, marks=pytest.mark.integration)
+            for name, (_, world) in WORLDS.items()
+            if world is not RawPgoutputWorld
+        ),
+    ],
+    indirect=True,
+)
+
+
+@DECODING_ROWS
 async def test_rows_are_handed_over_as_objects_in_each_way_of_reading(world: World) -> None:
-    if not world.filters:
-        pytest.skip("its rows are bytes")
     async with world.source() as plain:
         source = plain.typed({f"{world.schema}.item": Item})
         world.insert(1)
@@ -1097,9 +1110,16 @@ async def test_rows_are_handed_over_as_objects_in_each_way_of_reading(world: Wor
         assert (await soon(anext(source))).record["id"] == 7
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("world", ["raw-17"], indirect=True)
+async def test_a_source_of_bytes_makes_no_objects(world: World) -> None:
+    source: Any = world.source()
+    with pytest.raises(TypeError, match="has rows as bytes"):
+        source.typed({f"{world.schema}.item": Item})
+
+
+@DECODING_ROWS
 async def test_a_row_that_does_not_fit_its_class_stays_the_next(world: World) -> None:
-    if not world.filters:
-        pytest.skip("its rows are bytes")
     table = f"{world.schema}.item"
     async with world.source() as plain:
         source = plain.typed({table: Item})
