@@ -35,6 +35,7 @@ from ._attempts import Attempts
 from ._filtering import RowFilter
 from ._heartbeat import Heartbeat
 from ._history import StreamHistory
+from ._hook_calls import HookCalls
 from ._lag import LagGuard
 from ._live_stream import LiveStream
 from ._meter import Meter
@@ -42,7 +43,6 @@ from ._plugin import PluginFacts
 from ._queue import EventQueue
 from ._snapshot_phase import SnapshotPhase
 from .base import Acknowledgeable, E, SourceStats
-from .hooks import HookCalls
 from .stream_options import Dsn, StreamOptions, StreamSettings
 
 __all__ = ["StreamSource"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from realtime_core import Commit, Gap, Hooks, SourceStats
-from realtime_core.sources.hooks import HookCalls
+from realtime_core.sources._hook_calls import HookCalls
 from tests.core.sources.test_queue import GAP, whole
 
 
@@ -57,3 +57,12 @@ def test_a_hook_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     [record] = caplog.records
     assert record.getMessage() == "the hook transaction() has failed; this is logged once"
     assert record.exc_info is not None
+
+
+def test_an_async_hook_is_refused() -> None:
+    class Async(Hooks):
+        async def gap(self, gap: Gap) -> None:  # type: ignore[override]
+            pass
+
+    with pytest.raises(TypeError, match=r"the hook gap\(\) is an async function"):
+        HookCalls(Async())
