@@ -25,7 +25,8 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._until_cut: int | None = None
-        self._until_stall: int | None = None
+        self.until_stall: int | None = None
+        """How many bytes are still passed on to clients; None: without end, or nothing any more."""
         self.port = 0
         self.refusing = False
         """Whether new connections are closed at once."""
@@ -78,7 +79,7 @@ class Proxy:
 
     def stall_later(self, count: int) -> None:
         """Do so when the server has sent so many more bytes, to all together."""
-        self._until_stall = count
+        self.until_stall = count
 
     @property
     def is_stalled(self) -> bool:
@@ -113,10 +114,10 @@ class Proxy:
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, to_client: bool
     ) -> None:
         while data := await source.read(self.piece):
-            if to_client and self._until_stall is not None:
-                self._until_stall -= len(data)
-                if self._until_stall <= 0:
-                    self._until_stall = None
+            if to_client and self.until_stall is not None:
+                self.until_stall -= len(data)
+                if self.until_stall <= 0:
+                    self.until_stall = None
                     self.stall()
             await self._flowing.wait()
             if to_client and self._until_cut is not None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -537,54 +538,67 @@ async def test_a_heartbeat_that_cannot_be_written_is_said_once(
         table.execute(f"drop role {role}")
 
 
-async def test_a_heartbeat_does_not_wait_for_a_server_that_is_silent(
-    table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with Proxy() as proxy:
-        settings = StreamSettings(dsn=proxy.lead_to(table.dsn), heartbeat_interval=0.01)
-        heartbeat = Heartbeat(settings, lambda: "etl", lambda: 0)
-        proxy.stall_later(MANY_BYTES)
-        await heartbeat._write("etl")
-        assert proxy._until_stall is not None
-        # The answer is the last that comes.
-        until_answer = MANY_BYTES - proxy._until_stall
-        proxy.stall_later(until_answer)
-        monkeypatch.setattr(_side_task, "_SILENT", 0.1)
-        await heartbeat._write("etl")
-        assert "cannot write a heartbeat for slot 'etl'" in caplog.text
-        monkeypatch.undo()
-        proxy.flow()
-        proxy.stall_later(until_answer)
-        heartbeat.start()
-        await eventually(lambda: proxy.is_stalled and heartbeat._connection is not None)
-        async with asyncio.timeout(4):
-            await heartbeat.aclose()
-        assert caplog.text.count("cannot write a heartbeat") == 1
+class OpenHeartbeat(Heartbeat):
+    """A heartbeat that shows when it asks the server."""
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    async def take_turn(self) -> None:
+        self._seen = 0
+        await self._turn()
 
 
-async def test_a_check_of_the_lag_does_not_wait_for_a_server_that_is_silent(
-    table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+class OpenLagGuard(LagGuard):
+    """A check of the lag that shows when it asks the server."""
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    async def take_turn(self) -> None:
+        await self._turn()
+
+
+def heartbeat(dsn: str) -> OpenHeartbeat:
+    settings = StreamSettings(dsn=dsn, heartbeat_interval=0.01)
+    return OpenHeartbeat(settings, lambda: "etl", lambda: 0)
+
+
+def lag_guard(dsn: str) -> OpenLagGuard:
+    settings = StreamSettings(dsn=dsn, max_lag_bytes=1, lag_interval=0.01, on_lag="warn")
+    return OpenLagGuard(settings, lambda: "etl", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(heartbeat, "cannot write a heartbeat"), (lag_guard, "cannot check the lag")],
+)
+async def test_what_is_asked_beside_the_stream_does_not_wait_for_a_server_that_is_silent(
+    table: Database,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[str], OpenHeartbeat | OpenLagGuard],
+    said: str,
 ) -> None:
     caplog.set_level("INFO", "realtime.source")
     async with Proxy() as proxy:
-        settings = StreamSettings(
-            dsn=proxy.lead_to(table.dsn), max_lag_bytes=1, lag_interval=0.01, on_lag="warn"
-        )
-        guard = LagGuard(settings, lambda: "etl", lambda: None)
+        asks = make(proxy.lead_to(table.dsn))
         proxy.stall_later(MANY_BYTES)
-        await guard._turn()
-        assert proxy._until_stall is not None
+        await asks.take_turn()
+        assert proxy.until_stall is not None
         # The answer is the last that comes.
-        until_answer = MANY_BYTES - proxy._until_stall
+        until_answer = MANY_BYTES - proxy.until_stall
         proxy.stall_later(until_answer)
         with monkeypatch.context() as patched:
             patched.setattr(_side_task, "_SILENT", 0.1)
-            await guard._turn()
-        assert "cannot check the lag of slot 'etl'" in caplog.text
+            await asks.take_turn()
+        assert f"{said} of slot 'etl'" in caplog.text or f"{said} for slot 'etl'" in caplog.text
         proxy.flow()
         proxy.stall_later(until_answer)
-        guard.start()
-        await eventually(lambda: proxy.is_stalled and guard._connection is not None)
+        asks.start()
+        await eventually(lambda: proxy.is_stalled and asks.is_connected)
         async with asyncio.timeout(4):
-            await guard.aclose()
-        assert caplog.text.count("cannot check the lag") == 1
+            await asks.aclose()
+        assert caplog.text.count(said) == 1
