@@ -54,7 +54,8 @@ class NatsServer:
     more: str = ""
     """What its configuration has besides, such as users and TLS."""
     jetstream: bool = True
-    max_file_store: str = "8GB"
+    max_file_store: str = "256GB"
+    """What all streams may have together; each of a test's logs counts with its bound."""
     scheme: str = "nats"
     host: str = "127.0.0.1"
     """What its address calls it; it listens on 127.0.0.1."""

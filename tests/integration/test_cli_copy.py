@@ -1,6 +1,6 @@
 """`python -m realtime_core copy` as a process, to PostgreSQL and to SQLite, from real servers.
 
-COPY_KILLS says how often it is killed for each target (20 by default), KILLS_SEED when.
+COPY_KILLS says how often it is killed for each target (6 by default), KILLS_SEED when.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.waiting import eventually_sync
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 COMMAND = [sys.executable, "-m", "realtime_core", "copy"]
-KILLS = int(os.environ.get("COPY_KILLS", "20"))
+KILLS = int(os.environ.get("COPY_KILLS", "6"))
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 ROWS = 20_000
 ORDERS = "create table orders (id bigint primary key, amount numeric not null, note text)"
