@@ -26,6 +26,13 @@ GIVEN = {
     "docs/howto/arrow.md": """
 dsn = "dbname=shop"
 """,
+    "docs/howto/fan-out.md": """
+import threading
+from realtime_core import Change, PgoutputSource, SyncConsumer
+dsn = "dbname=shop"
+def greet(consumer: SyncConsumer[Change]) -> None: ...
+def count(consumer: SyncConsumer[Change]) -> None: ...
+""",
     "docs/howto/slots.md": """
 from realtime_core import PgoutputSource
 dsn = "dbname=shop"
