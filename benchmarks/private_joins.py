@@ -22,8 +22,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from psycopg import AsyncConnection
 
 from benchmarks._report import percentile
+from benchmarks._sender import HANDSHAKE, TOPIC
 from benchmarks.fanout import OURS, Bench, Row, cpu_time, run_parts
-from benchmarks.rooms import HANDSHAKE, TOPIC
 from realtime_server.messages.policies.policy_checks import PolicyChecks
 from realtime_server.messages.policies.questions import Extension, Question
 from realtime_server.rls.setup.migrations import migrate

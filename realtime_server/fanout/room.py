@@ -70,7 +70,10 @@ class Room:
         """Of the channels that are going to join."""
 
     def __len__(self) -> int:
-        return self._deaf + len(self.holds) + sum(map(len, self._groups.values()))
+        count = self._deaf + len(self.holds)
+        for group in self._groups.values():
+            count += len(group)
+        return count
 
     def add(self, member: Member) -> None:
         if not member.hears:

@@ -147,12 +147,12 @@ class Rooms:
             Why they go to nobody; None if they are going to be written.
         """
         who: object = _NOBODY if sender is None else sender.outbox
-        size = 0
+        bytes_of = [broadcast.size for _, broadcast in messages]
+        sizes = [self.size(name) for name, _ in messages]
         deliveries: dict[RoomName, int] = {}
-        for name, broadcast in messages:
-            size += broadcast.size
-            deliveries[name] = deliveries.get(name, 0) + self.size(name)
-        if not self._turns.has_room(who, size, deliveries):
+        for (name, _), count in zip(messages, sizes, strict=True):
+            deliveries[name] = deliveries.get(name, 0) + count
+        if not self._turns.has_room(who, sum(bytes_of), deliveries):
             return BroadcastReason.WAITING
         for name, broadcast in messages:
             if not self._bus.fits(name, broadcast):
@@ -160,31 +160,20 @@ class Rooms:
         left_out = None if sender is None or sender.hears_itself else sender.outbox
         if done is not None and len(messages) > 1:
             done = _Batch(len(messages), done).one_done
-        for name, broadcast in messages:
+        for (name, broadcast), size, count in zip(messages, bytes_of, sizes, strict=True):
             self._count += 1
             problem = self._bus.publish(name, broadcast)
-            self._publish(who, name, broadcast, left_out, done, problem)
+            self._turns.publish(
+                Published(who, name, broadcast, size, count, left_out, done, problem)
+            )
         return None
-
-    def _publish(
-        self,
-        sender: object,
-        name: RoomName,
-        broadcast: Broadcast,
-        left_out: Outbox | None = None,
-        done: Done | None = None,
-        problem: BroadcastReason | None = None,
-    ) -> None:
-        size, deliveries = broadcast.size, self.size(name)
-        self._turns.publish(
-            Published(sender, name, broadcast, size, deliveries, left_out, done, problem)
-        )
 
     def _take(self, node: bytes, name: RoomName, broadcast: Broadcast) -> bool:
         """Write what another process has broadcast, unless too much of its waits already."""
-        if not self._turns.has_room(node, broadcast.size, {name: self.size(name)}):
+        size, count = broadcast.size, self.size(name)
+        if not self._turns.has_room(node, size, {name: count}):
             return False
-        self._publish(node, name, broadcast)
+        self._turns.publish(Published(node, name, broadcast, size, count, None, None, None))
         return True
 
     def write(self, name: RoomName, writing: Writing) -> None:
