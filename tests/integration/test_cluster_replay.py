@@ -140,6 +140,8 @@ async def test_whoever_is_back_at_another_server_at_once_has_one_place(
     client = ReplayClient(0, session=f"{SESSION}a")
     async with serve(item, shared) as one, serve(item, shared) as two:
         assert not await come_back(client, one.port)
+        # A client that comes back before others have heard of it begins anew.
+        await eventually(lambda: bool(journal_of(two).slots))
         for number, server in enumerate((two, one, two, one), 1):
             await write(item, number)
             await client.until(number)
