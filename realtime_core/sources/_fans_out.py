@@ -29,16 +29,24 @@ class FansOut(Generic[E]):
 
         Raises:
             ConfigError: if one of them is not above 0.
-            RuntimeError: if the source has a fan-out already.
+            RuntimeError: if the source has a fan-out already, or is being read.
         """
         from .fan_out import FanOut
 
         if self._has_fan_out:
             raise RuntimeError("this source has a fan-out already: add consumers to that")
         source = cast("EventQueue[E]", self)
+        if source._reading:
+            raise RuntimeError("this source is being read: make its fan-out when no read waits")
         fan_out = FanOut(source, max_events=max_events, max_bytes=max_bytes)
         self._has_fan_out = True
         return fan_out
+
+    def _check_unshared(self) -> None:
+        if self._has_fan_out:
+            raise RuntimeError(
+                "this source has a fan-out, and nothing else may read it: read a consumer of that"
+            )
 
 
 class SyncFansOut(Generic[E]):
@@ -55,7 +63,7 @@ class SyncFansOut(Generic[E]):
 
         Raises:
             ConfigError: if a bound is not above 0.
-            RuntimeError: if the source has a fan-out already.
+            RuntimeError: if the source has a fan-out already, or is being read.
         """
         from .sync_fan_out import SyncFanOut
 

@@ -64,6 +64,8 @@ class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
     def __init__(self, *, boundaries: bool, auto_ack: bool) -> None:
         self._boundaries = boundaries
         self._auto_ack = auto_ack
+        # Whether reads begin with _prepare().
+        self._prepares = auto_ack
         self._queue = deque()
         self._handed = None
         self._classes = None
@@ -170,8 +172,8 @@ class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
             DecodeError: if the server sent what cannot be decoded.
             StopAsyncIteration: after :meth:`aclose`.
         """
-        if self._auto_ack:
-            self._ack_handed()
+        if self._prepares:
+            self._prepare()
         return self._next_event(self._more)
 
     async def _next_event(self, more: More) -> E:
@@ -315,8 +317,8 @@ class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
         return self
 
     def _step(self, way: Callable[[More], Awaitable[T]]) -> Awaitable[T]:
-        if self._auto_ack:
-            self._ack_handed()
+        if self._prepares:
+            self._prepare()
         return way(self._more)
 
     @property
@@ -344,6 +346,10 @@ class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
             return not scope.expired()
         finally:
             self._reading = False
+
+    def _prepare(self) -> None:
+        self._check_unshared()
+        self._ack_handed()
 
     def _ack_handed(self) -> None:
         if self._handed is not None:

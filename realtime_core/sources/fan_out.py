@@ -49,9 +49,9 @@ class FanOut(Generic[E]):
                 tasks.create_task(index(search))
                 tasks.create_task(send(mail))
 
-    The source is read when a consumer wants more, and by nothing else meanwhile. It has one
-    fan-out, and its option ``auto_ack`` is that of each consumer. An error of the source ends the
-    fan-out: each consumer raises it behind what it was given before.
+    The source is read when a consumer wants more, and by nothing else: its own ways of reading
+    raise RuntimeError. It has one fan-out, and its option ``auto_ack`` is that of each consumer. An
+    error of the source ends the fan-out: each consumer raises it behind what it was given before.
 
     Args:
         source: the source.
@@ -76,6 +76,8 @@ class FanOut(Generic[E]):
         self._max_bytes = max_bytes
         # The source's own must not acknowledge what consumers have not.
         self._auto_ack, source._auto_ack = source._auto_ack, False
+        # They would get what it reads itself, too, or it what is theirs.
+        source._prepares = True
         # The consumers that get what comes.
         self._consumers: list[Consumer[E]] = []
         # Those that left by an exception: the slot stays where they have acknowledged.

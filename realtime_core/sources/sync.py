@@ -280,6 +280,7 @@ class SyncSource(SyncFansOut[E]):
         self._reader = me
         try:
             source = self._source
+            source._check_unshared()
             if source._auto_ack and source._handed is not None:
                 self.ack(source._handed)
             if self._errand is not None:

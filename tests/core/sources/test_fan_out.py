@@ -426,7 +426,42 @@ async def test_what_cannot_be_is_refused(database: MemoryDatabase) -> None:
         source.fan_out()
 
 
+async def test_a_direct_read_is_refused_and_the_fan_out_goes_on(
+    database: MemoryDatabase, item: MemoryTable
+) -> None:
+    async with opened(database) as source:
+        reading = asyncio.create_task(anext(source))
+        await turns()
+        with pytest.raises(RuntimeError, match="being read"):
+            source.fan_out()
+        item.insert(id=1)
+        assert (await reading).record["id"] == 1
+        one = source.fan_out().consumer("one")
+        waiting = asyncio.create_task(take_ids(one, 1))
+        await turns()
+        for read in (source, source.batches(), source.transactions(1_000)):
+            with pytest.raises(RuntimeError, match="has a fan-out"):
+                await anext(read)
+        item.insert(id=2)
+        assert await waiting == [2]
+        item.insert(id=3)
+        assert await take_ids(one, 1) == [3]
+
+
 # Without an event loop
+
+
+def test_a_direct_read_in_another_thread_is_refused(
+    database: MemoryDatabase, item: MemoryTable
+) -> None:
+    with MemorySource.sync(database, slot="shared") as source, ThreadPoolExecutor(1) as pool:
+        one = source.fan_out().consumer("one")
+        waiting = pool.submit(next, one)
+        for read in (lambda: source.next(0.1), lambda: next(source.batches())):
+            with pytest.raises(RuntimeError, match="has a fan-out"):
+                read()
+        item.insert(id=1)
+        assert waiting.result(30).record["id"] == 1
 
 
 def test_each_thread_reads_a_consumer(database: MemoryDatabase, item: MemoryTable) -> None:
