@@ -38,7 +38,7 @@ POLICIES = """
     begin
         if realtime.topic() = 'rls_policy_error' and right_ = 'writes' then
             raise exception 'no';
-        elsif realtime.topic() = 'query_canceled' and right_ = 'writes' then
+        elsif realtime.topic() like 'query_canceled%' and right_ = 'writes' then
             perform pg_sleep(60);
         end if;
         return claims -> right_ ? realtime.topic();
@@ -75,6 +75,13 @@ class Stage:
             return Program(str(self.python_client), *command)
         file = "phoenix_1.mjs" if name == "phoenix" else "realtime_js_2.mjs"
         return NodeProgram(self.clients / file, url, said)
+
+    def refused(self, code: str) -> float:
+        """How many broadcasts were refused with a code."""
+        with urlopen(f"{self.server.page_url}metrics") as response:
+            text = response.read().decode()
+        found = re.search(rf'realtime_broadcasts_refused_total{{code="{code}"}} (.*)', text)
+        return 0.0 if found is None else float(found[1])
 
     @contextlib.contextmanager
     def everybody(self, token: str) -> Iterator[dict[str, Program]]:
@@ -292,7 +299,7 @@ def test_a_sender_is_told_each_reason_for_which_the_database_lets_nobody_have_it
                     program.wait_for(channel=code, sent="error")
                     program.wait_for(refused=code)
         if "py" in programs:
-            eventually_sync(lambda: all(refused(code) >= len(programs) for code in codes))
+            eventually_sync(lambda: all(stage.refused(code) >= len(programs) for code in codes))
 
     def request(room: str, message: str) -> None:
         """Have clients send to a room by HTTP, which is refused."""
@@ -306,12 +313,6 @@ def test_a_sender_is_told_each_reason_for_which_the_database_lets_nobody_have_it
                     if line.get("channel") == room
                 )
             )  # type: ignore[misc]
-
-    def refused(code: str) -> float:
-        with urlopen(f"{stage.server.page_url}metrics") as response:
-            text = response.read().decode()
-        found = re.search(rf'realtime_broadcasts_refused_total{{code="{code}"}} (.*)', text)
-        return 0.0 if found is None else float(found[1])
 
     with stage.everybody(token) as programs:
         for program in programs.values():
@@ -356,3 +357,36 @@ def test_a_sender_is_told_each_reason_for_which_the_database_lets_nobody_have_it
             program.tell(send=away, event="at last", payload={})
             if each != "py":
                 program.wait_for(channel=away, sent="ok")
+
+
+def test_whoever_has_too_many_policies_waiting_is_told(stage: Stage) -> None:
+    code, slow = "increase_connection_pool", [f"query_canceled {number}" for number in range(24)]
+    token = stage.token(reads=slow, writes=[])
+
+    def send(program: Program, rooms: list[str]) -> None:
+        for room in rooms:
+            program.tell(send=room, event="m", payload={})
+
+    with (
+        stage.everybody(token) as programs,
+        stage.program("js", token) as one,
+        stage.program("js", token) as another,
+    ):
+        # Of one connection eight channels ask at once.
+        rooms = {one: slow[:8], another: slow[8:16], **dict.fromkeys(programs.values(), slow[16:])}
+        for program, its in rooms.items():
+            for room in its:
+                config = {"private": True, "broadcast": {"ack": True, "bytes": False}}
+                program.tell(subscribe=room, bindings=[], config=config)
+        for program, its in rooms.items():
+            for room in its:
+                program.wait_for(channel=room, status="SUBSCRIBED")
+        for program in (one, another):
+            send(program, rooms[program])
+        eventually_sync(lambda: stage.refused(code))
+        for program in programs.values():
+            send(program, rooms[program])
+        for name, program in programs.items():
+            # Python's client does not tell the application of an answer.
+            if name != "py":
+                program.wait_for(refused=code)

@@ -6,14 +6,17 @@ They share a NATS. Their servers need no database for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.program import Program
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.test_presence import LIMITS, agree, crowds_in
 from tests.e2e.test_rooms import NOWHERE, OPTIONS, READ_BYTES, clients_in_a_room
 from tests.nats_server import LATEST, NatsServer
+from tests.waiting import eventually_sync
 
 pytestmark = [
     pytest.mark.e2e,
@@ -80,3 +83,42 @@ def test_all_see_each_other(
         there.untrack(there.keys[:3])
         there.leave(there.keys[-2:])
         agree(here, there)
+
+
+def test_a_sender_is_told_that_members_elsewhere_do_not_get_it(
+    servers: tuple[ServerProcess, ServerProcess],
+    nats: NatsServer,
+    clients: Path,
+    python_client: Path,
+) -> None:
+    def times_reached() -> list[int]:
+        said = "broadcasts reach members at all servers"
+        return [sum(said in line for line in [*server.log]) for server in servers]
+
+    before = times_reached()
+    with clients_in_a_room(servers[1], clients, python_client, ack=True) as room, nats.down():
+        for name, program in room.programs.items():
+            refuse(name, program)
+        # Those at this server have got it.
+        for name in room.programs:
+            others = {f"by {each}" for each in room.programs if each != name}
+            room.programs[name].wait_until(
+                lambda name=name, others=others: others <= {*room.events(name)}
+            )  # type: ignore[misc]
+    # Whoever comes next finds them together again.
+    eventually_sync(lambda: times_reached() == [times + 1 for times in before], within=60)
+
+
+def refuse(name: str, program: Program) -> None:
+    """Have a client send until it is told that others are out of reach."""
+    for times in count(1):
+        program.tell(send="room", event=f"by {name}", payload={})
+        if name == "py":
+            # It does not tell the application of an answer.
+            return
+        program.wait_until(
+            lambda times=times: program.count(sent="ok") + program.count(sent="error") == times
+        )  # type: ignore[misc]
+        if program.count(sent="error"):
+            program.wait_for(refused="other_servers_unavailable")
+            return
