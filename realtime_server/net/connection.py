@@ -144,12 +144,14 @@ class Connection:
         self._pushes: RoomPushes | None = None
         # Made when policies are asked for the first time.
         self._queues: ChannelQueues | None = None
+        # Broadcasts that were taken in this round of the event loop.
+        self._pushes_at_once = 0
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
         logger.info("connected: %s", self._peer, extra=named(self._peer, "connect"))
         self._metrics.connections.inc()
-        pushes_at_once = 0
+        loop = asyncio.get_running_loop()
         try:
             while (data := await self._receive()) is not None:
                 is_push = False
@@ -159,11 +161,12 @@ class Connection:
                 # answers.
                 if self._is_open() and not await self._waits(data):
                     is_push = await self._carry_out(data)
-                if is_push and len(data) <= _SHORT and pushes_at_once < _PUSHES_AT_ONCE:
+                if is_push and len(data) <= _SHORT and self._pushes_at_once < _PUSHES_AT_ONCE:
                     # If another has come as well, both are written together.
-                    pushes_at_once += 1
+                    if not self._pushes_at_once:
+                        loop.call_soon(self._begin_round)
+                    self._pushes_at_once += 1
                     continue
-                pushes_at_once = 0
                 # recv() does not give way while messages are queued: one client that floods
                 # the server must not keep the others waiting.
                 await asyncio.sleep(0)
@@ -184,6 +187,10 @@ class Connection:
             )
             if self._queues is not None:
                 await self._queues.aclose()
+
+    def _begin_round(self) -> None:
+        """Note that others have had their turn."""
+        self._pushes_at_once = 0
 
     def _is_open(self) -> bool:
         return self._websocket.protocol.state is State.OPEN

@@ -401,9 +401,10 @@ async def test_pushes_that_came_together_go_out_together() -> None:
             write(data)
 
         transport.write = count  # type: ignore[method-assign]
-        await push(sender, *(v2("broadcast", broadcast(number)) for number in range(10)))
-        assert received(other) == [heard(number) for number in range(10)]
-        assert writes == 1
+        for times in range(1, 4):
+            await push(sender, *(v2("broadcast", broadcast(number)) for number in range(10)))
+            assert received(other) == [heard(number) for number in range(10)]
+            assert writes == times
 
 
 async def test_others_have_their_turn_while_one_floods() -> None:
