@@ -18,7 +18,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench release docs clean compiled lint clients examples older
+ACCELERATOR := build/accelerator
+
+.PHONY: help demo test check bench release docs clean compiled lint clients examples older accelerator
 .DEFAULT_GOAL := help
 
 help: ## print this menu
@@ -30,7 +32,7 @@ demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=45
 
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
-	@$(MAKE) --no-print-directory --jobs=4 compiled lint clients examples older $(VENV)/.docs
+	@$(MAKE) --no-print-directory --jobs=4 compiled lint clients examples older accelerator $(VENV)/.docs
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
 # Unit tests have one try.
@@ -69,6 +71,15 @@ define npm_ci
         npm ci --no-audit --no-fund --loglevel=error; }; \
 else echo "npm is not installed: what needs JavaScript in $(1) cannot run"; fi
 endef
+
+# What is in accelerator/, compiled. It is outside of .venv, so that only those tests run with it
+# that ask for it.
+accelerator: $(ACCELERATOR)/.done
+
+$(ACCELERATOR)/.done: $(wildcard accelerator/*.* accelerator/realtime_core_c/*.*) | $(VENV)/bin/pip
+	@if $(RUN) tests/compiler.py; then rm -rf $(ACCELERATOR) && \
+	    $(PIP) install --no-deps --target $(ACCELERATOR) ./accelerator && touch $@; \
+	else echo "what is in accelerator/ is not compiled, and its tests cannot run"; fi
 
 clients: $(CLIENTS)/.venv/.done
 	$(call npm_ci,$(CLIENTS))

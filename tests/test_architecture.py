@@ -160,6 +160,12 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.rls",
     ),
     "re2": ("realtime_core.filters",),
+    # The compiled parts of the library, where its own distribution of them is installed.
+    "realtime_core_c": (
+        "realtime_core._implementation",
+        "realtime_core.pgoutput._tuples",
+        "realtime_core.pgoutput.change_decoder",
+    ),
     "uvloop": ("realtime_server.cli",),
     "websockets": (
         "realtime_server.net.connection",

@@ -20,8 +20,9 @@ PAGES = [
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"].keys() - {"dev", "docs", "test"}
 INSTALL = ROOT / "docs" / "howto" / "install.md"
-# What a page installs besides: the clients' packages, and what an error message names.
-OTHERS = {"realtime", "google-re2"}
+# What a page installs besides: the clients' packages, the accelerator, and what an error message
+# names.
+OTHERS = {"realtime", "google-re2", "./accelerator"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

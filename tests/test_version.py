@@ -24,6 +24,14 @@ def test_both_packages_have_the_distributions_version() -> None:
     assert realtime_server.__version__ == realtime_core.__version__
 
 
+def test_the_accelerator_has_it_and_the_extra_asks_for_that() -> None:
+    version = realtime_core.__version__
+    package = ROOT / "accelerator" / "realtime_core_c" / "__init__.py"
+    assert f'__version__ = "{version}"' in package.read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["c"] == [f"realtime-core-c=={version}"]
+
+
 def test_the_changelog_has_a_heading_for_the_version() -> None:
     headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     versions = [heading.partition(" - ")[0] for heading in headings if heading != "Unreleased"]

@@ -8,19 +8,25 @@ assembler, and so does every row that the head's reader does not read.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from ..changes import Relation
-from ._row_readers import HEAD, ChangeReader, change_reader
+from ._row_readers import HEAD, ChangeReader
 
 __all__ = ["ShortCuts"]
 
 
 class ShortCuts:
-    """The row readers of one stream."""
+    """The row readers of one stream.
 
-    __slots__ = ("_heads", "readers")
+    Args:
+        make_reader: returns the reader of the messages that begin with a head, of a relation.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_heads", "_make_reader", "readers")
+
+    def __init__(self, make_reader: Callable[[bytes, Relation], ChangeReader]) -> None:
+        self._make_reader = make_reader
         self.readers: dict[bytes, ChangeReader] = {}
         """The readers by head. It is the same dict for as long as the stream lasts."""
         # The heads by the relation's OID, so that a relation is forgotten without a look at all
@@ -36,7 +42,7 @@ class ShortCuts:
         """
         head = message[:HEAD]
         if head not in self.readers:
-            self.readers[head] = change_reader(head, relation)
+            self.readers[head] = self._make_reader(head, relation)
             self._heads[head[1:5]].append(head)
 
     def forget(self, relation_oid: int) -> None:

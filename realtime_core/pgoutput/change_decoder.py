@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from .._implementation import IMPLEMENTATION
 from ..changes import Begin, Change, Commit, Delete, Insert, Update
 from ..errors import DecodeError
 from ..positions import StreamIdentity
 from ._event_decoder import EventDecoder
-from ._row_readers import HEAD, ChangeReader
+from ._row_readers import HEAD, ChangeReader, change_reader
 from ._short_cuts import ShortCuts
 from .assembler import MAX_MEMORY
 from .spill import SpillStore
@@ -62,7 +63,12 @@ class ChangeDecoder(EventDecoder):
             spill_store=spill_store,
             transactional_messages=transactional_messages,
         )
-        self._short_cuts = ShortCuts()
+        if IMPLEMENTATION == "c":
+            from realtime_core_c.rows import RowReader
+
+            self._short_cuts = ShortCuts(RowReader)
+        else:
+            self._short_cuts = ShortCuts(change_reader)
         self._assembler.relations.on_described = self._short_cuts.forget
 
     def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
@@ -74,6 +80,21 @@ class ChangeDecoder(EventDecoder):
         Raises:
             DecodeError, SpillError: as :meth:`Decoder.decode` and :meth:`Assembler.feed` do.
         """
+        if IMPLEMENTATION == "c":
+            from realtime_core_c.rows import decode_changes
+
+            return decode_changes(
+                payloads,
+                self._open_transaction,
+                self._short_cuts.readers,
+                self._assembler.is_abandoned,
+                self._short_begin,
+                self._short_commit,
+                self._long_way,
+            )
+        return self._decode(payloads)
+
+    def _decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
         # Short cuts are for transactions that are not streamed: in a streamed one an xid stands
         # where the readers look for the OID. After an error no short cut is taken, and the
         # assembler refuses every message.

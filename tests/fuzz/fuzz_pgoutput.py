@@ -36,7 +36,7 @@ from tests.core.captures import payloads
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Server, seen
 
-__all__ = ["BrokenPromiseError", "run"]
+__all__ = ["BrokenPromiseError", "CAPTURES", "mutated", "mutated_stream", "run"]
 
 CAPTURES = (
     "replica_identity.bin",
@@ -152,10 +152,10 @@ def _input(random: Random, inside: bool) -> bytes:
     data = random.choice(_messages()[tag])
     if inside and tag in WITH_XID:
         data = data[:1] + random.randbytes(4) + data[1:]
-    return _mutated(random, data)
+    return mutated(random, data)
 
 
-def _mutated(random: Random, data: bytes) -> bytes:
+def mutated(random: Random, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(random.choice((0, 1, 1, 1, 2, 3, 6))):
         random.choice(_MUTATIONS)(random, changed)
@@ -220,7 +220,7 @@ def _captured(name: str) -> list[bytes]:
     return list(payloads(name))
 
 
-def _stream(random: Random, parallel: bool) -> list[bytes]:
+def mutated_stream(random: Random, parallel: bool) -> list[bytes]:
     if random.random() < 0.7:
         stream = _random_stream(random, parallel=parallel)
     else:
@@ -237,13 +237,13 @@ def _stream(random: Random, parallel: bool) -> list[bytes]:
             case 2:
                 stream[place], stream[other] = stream[other], stream[place]
             case _:
-                stream[place] = _mutated(random, stream[place])
+                stream[place] = mutated(random, stream[place])
     return stream
 
 
 def _try_stream(random: Random) -> str:
     parallel = random.random() < 0.5
-    stream = _stream(random, parallel)
+    stream = mutated_stream(random, parallel)
     max_memory = random.choice((0, 1000, 2**20))
     assembler = Assembler(max_memory=max_memory)
     decoder = ChangeDecoder(abort_info=parallel, max_memory=max_memory)

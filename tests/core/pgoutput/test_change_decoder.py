@@ -46,6 +46,7 @@ from realtime_core.pgoutput import (
     StreamStopMessage,
     UpdateMessage,
 )
+from realtime_core.pgoutput._row_readers import change_reader
 from realtime_core.pgoutput._short_cuts import ShortCuts
 from tests.core.captures import FOLDERS, events, payloads
 from tests.pgoutput_encoder import encode
@@ -413,7 +414,7 @@ class Counted(bytes):
 
 def test_to_forget_a_relation_takes_no_look_at_the_others() -> None:
     """Else a database of thousands of tables takes minutes to describe."""
-    short_cuts = ShortCuts()
+    short_cuts = ShortCuts(change_reader)
     row = InsertMessage(OID, ROW)
     (change,) = warmed(row).decode([encode(row)])
     assert isinstance(change, Insert)

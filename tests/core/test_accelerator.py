@@ -1,0 +1,78 @@
+"""The compiled implementation: the same tests pass with it, and it agrees with the one in Python.
+
+`make test` compiles it into build/accelerator, where a C compiler is. It is used in the processes
+that are started here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPILED = ROOT / "build" / "accelerator"
+
+# Tests of what it takes over.
+TESTS = (
+    "tests/core/pgoutput/test_captures.py",
+    "tests/core/pgoutput/test_captures_forms.py",
+    "tests/core/pgoutput/test_change_decoder.py",
+    "tests/core/pgoutput/test_decoder.py",
+    "tests/core/types",
+    "tests/core/test_changes.py",
+    "tests/core/test_records.py",
+    "tests/core/test_structure.py",
+    "tests/fuzz/test_fuzz_pgoutput.py",
+    "tests/property/test_pgoutput.py::test_any_bytes_are_a_message_or_a_decode_error",
+    "tests/property/test_pgoutput_streams.py",
+    "tests/property/test_pgoutput_values.py",
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (COMPILED / ".done").is_file(),
+        reason="the accelerator is not compiled: make accelerator, which takes a C compiler",
+    ),
+]
+
+
+def with_accelerator(*arguments: str, use: str = "c") -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(COMPILED), str(ROOT)]),
+        "REALTIME_CORE_IMPL": use,
+    }
+    # What belongs to the run of the tests that this one is among.
+    for name in [name for name in environment if name.startswith("PYTEST_")]:
+        del environment[name]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def test_what_it_takes_over_passes_the_same_tests() -> None:
+    plugins = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:rerunfailures")
+    done = with_accelerator("-m", "pytest", "-q", *plugins, *TESTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_implementations_make_the_same_of_any_input() -> None:
+    done = with_accelerator("-m", "tests.fuzz.fuzz_implementations", "2000", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_is_of_the_librarys_version_and_used_unless_something_else_is_said() -> None:
+    code = "from realtime_core._implementation import IMPLEMENTATION; print(IMPLEMENTATION)"
+    for use, used in (("", "c"), ("c", "c"), ("python", "python")):
+        done = with_accelerator("-c", code, use=use)
+        assert (done.stdout, done.stderr) == (f"{used}\n", "")

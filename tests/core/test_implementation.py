@@ -1,0 +1,53 @@
+"""Which implementation is used: what is asked for, what is installed, and what is said of it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from realtime_core import __version__
+from realtime_core._implementation import choose
+
+
+@pytest.mark.parametrize("wanted", [None, ""])
+def test_the_compiled_one_is_used_where_it_is_installed(wanted: str | None) -> None:
+    assert choose(wanted, __version__) == "c"
+    assert choose(wanted, None) == "python"
+
+
+def test_either_can_be_asked_for() -> None:
+    assert choose("c", __version__) == "c"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose("python", __version__) == "python"
+        assert choose("python", "0.1") == "python"
+
+
+def test_another_version_is_not_used_and_the_warning_says_what_to_do() -> None:
+    told = (
+        f"realtime-core-c is version 0.1, and is not used: install version {__version__}, "
+        "which realtime-core has, or uninstall it"
+    )
+    with pytest.warns(RuntimeWarning) as caught:
+        assert choose(None, "0.1") == "python"
+    assert [str(warning.message) for warning in caught] == [told]
+
+
+@pytest.mark.parametrize(
+    ("installed", "what"), [(None, "is not installed"), ("0.1", "is version 0.1")]
+)
+def test_a_program_that_asks_for_the_compiled_one_in_vain_does_not_start(
+    installed: str | None, what: str
+) -> None:
+    with pytest.raises(ImportError) as caught:
+        choose("c", installed)
+    assert str(caught.value) == (
+        f"REALTIME_CORE_IMPL is 'c', but realtime-core-c {what}: install realtime-core-c "
+        f"{__version__}, or unset REALTIME_CORE_IMPL"
+    )
+
+
+def test_any_other_word_is_refused() -> None:
+    with pytest.raises(ImportError, match="REALTIME_CORE_IMPL is 'C': set it to 'python' or 'c'"):
+        choose("C", __version__)
