@@ -7,26 +7,27 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from types import FrameType
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Final
 
 import attrs
 
-from .._copy.run import Copy, make_target
+from .._copy.run import Copy
+from .._copy.targets import DRIVER_ERRORS, SqliteTarget, Target, TargetError
+from .._text import one_line
 from ..errors import ConfigError
 from ..replication.commands import check_slot_name
 from ..snapshot.tables import CopiedTable
-from ..sources import SourceStats, SyncSource
 from ..sources._described import create_publication, described_tables
 from .bar import Bar
 from .output import complain, log_lines
 
-__all__ = ["CopySettings", "copy"]
+__all__ = ["CopySettings", "copy", "make_target"]
 
 _PROGRESS: Final = 10.0
 """Seconds between two lines about the progress."""
+_SQLITE: Final = "sqlite:"
 _NAME: Final = r'(?:"((?:[^"]|"")+)"|([^".]+))'
 _TABLE: Final = re.compile(rf"{_NAME}\.{_NAME}")
 
@@ -62,35 +63,39 @@ def copy(settings: CopySettings) -> int:
         RealtimeError: if the source or the target fails.
     """
     tables = _tables(settings)
-    with log_lines(quiet=settings.quiet), closing(make_target(settings.target)) as target:
-        describing = described_tables(settings.source, settings.name, tables)
-        found, is_published = asyncio.run(describing)
-        made = Copy(target, settings.name, found, overwrite=settings.overwrite)
-        if settings.dry_run:
-            for line in _plan(settings, found, made, is_published=is_published):
-                print(line)
-            return 0
-        if not is_published:
-            asyncio.run(create_publication(settings.source, settings.name, tables))
-        _follow(settings, made)
+    try:
+        with log_lines(quiet=settings.quiet), closing(make_target(settings.target)) as target:
+            found, is_published = asyncio.run(
+                described_tables(settings.source, settings.name, tables)
+            )
+            made = Copy(target, settings.name, found, overwrite=settings.overwrite)
+            if settings.dry_run:
+                _tell_plan(settings, found, made, is_published=is_published)
+                return 0
+            if not is_published:
+                asyncio.run(create_publication(settings.source, settings.name, tables))
+            _follow(settings, made)
+    except DRIVER_ERRORS as exc:
+        raise TargetError(f"the target refused: {one_line(exc)}") from exc
     return 0
 
 
+def make_target(text: str) -> Target:
+    """Connect to the target that is named: ``sqlite:FILE``, or a connection string."""
+    is_file = text.startswith(_SQLITE)
+    return SqliteTarget(text.removeprefix(_SQLITE)) if is_file else Target(text)
+
+
 def _tables(settings: CopySettings) -> list[tuple[str, str]]:
-    problems, tables = [], []
+    problems, tables = [], set()
     for text in settings.tables:
-        parts = _TABLE.fullmatch(text)
-        if parts is None:
+        if parts := _TABLE.fullmatch(text):
+            quoted, bare, quoted_table, bare_table = parts.groups()
+            schema, table = quoted or bare, quoted_table or bare_table
+            tables.add((schema.replace('""', '"'), table.replace('""', '"')))
+        else:
             problems.append(f"--tables has {text!r}, which is not schema.table")
-            continue
-        schema, table = (
-            quoted.replace('""', '"') if quoted else bare
-            for quoted, bare in (parts.group(1, 2), parts.group(3, 4))
-        )
-        tables.append((schema, table))
-    tables = list(dict.fromkeys(tables))
-    names = {table.lower() for _, table in tables}
-    if settings.target.startswith("sqlite:") and len(names) < len(tables):
+    if settings.target.startswith(_SQLITE) and len({t.lower() for _, t in tables}) < len(tables):
         problems.append(
             "--tables has two tables of one name, and a SQLite file has no schemas, nor names that "
             "differ in case alone"
@@ -101,59 +106,37 @@ def _tables(settings: CopySettings) -> list[tuple[str, str]]:
         problems.append(f"--name {exc}")
     if problems:
         raise ConfigError(problems)
-    return tables
+    return sorted(tables)
 
 
-def _plan(
+def _tell_plan(
     settings: CopySettings, tables: Sequence[CopiedTable], made: Copy, *, is_published: bool
-) -> Iterator[str]:
-    name = settings.name
-    goes_on = made.position is not None and not settings.overwrite
+) -> None:
     if not is_published:
-        yield f"publication {name!r} would be created"
-    if goes_on:
-        yield f"the copy {name!r} would go on behind {made.position}"
+        print(f"publication {settings.name!r} would be created")
+    begins = settings.overwrite or made.position is None
+    if not begins:
+        print(f"the copy {settings.name!r} would go on behind {made.position}")
     for table in tables:
         rows = "an unknown number of" if table.estimate is None else f"about {table.estimate:,}"
+        what = f": {rows} rows would be copied" if begins else ""
         columns, key = len(table.relation.columns), ", ".join(table.key)
-        what = f"{table.relation}, {columns} columns, key {key}"
-        yield what if goes_on else f"{what}: {rows} rows would be copied"
-    yield "the tables fit; nothing was changed"
+        print(f"{table.relation}, {columns} columns, key {key}{what}")
+    print("the tables fit; nothing was changed")
 
 
 def _follow(settings: CopySettings, made: Copy) -> None:
-    started = told_at = time.monotonic()
-    source: SyncSource[Any] | None = None
-    is_shown = sys.stderr.isatty() and not settings.quiet
+    tell: Callable[[str, object], None] = (lambda *_: None) if settings.quiet else complain
+    bar = Bar(sys.stderr) if sys.stderr.isatty() and not settings.quiet else None
+    # SIGTERM ends it as Ctrl-C does.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told_at = time.monotonic()
     try:
-        with _terminable():
-            for source in made.follow(settings.source, Bar(sys.stderr) if is_shown else None):
-                now = time.monotonic()
-                if not settings.quiet and now - told_at >= _PROGRESS:
-                    told_at = now
-                    complain("progress", _summary(made, source))
+        for _ in made.follow(settings.source, bar):
+            if time.monotonic() - told_at >= _PROGRESS:
+                told_at = time.monotonic()
+                tell("progress", made)
     except KeyboardInterrupt:
-        pass
-    if not settings.quiet:
-        seconds = time.monotonic() - started
-        complain("done", f"{_summary(made, source)}, in this run of {seconds:.1f} s")
-
-
-def _summary(made: Copy, source: SyncSource[Any] | None) -> str:
-    stats = SourceStats() if source is None else source.stats()
-    behind = f", {stats.lag_seconds:.1f} s behind" if stats.lag_seconds else ""
-    return f"{made.rows:,} rows, {made.changes:,} changes, up to {stats.received_lsn}{behind}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM end it as Ctrl-C does."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
+        tell("done", made)
     finally:
         signal.signal(signal.SIGTERM, former)

@@ -1,5 +1,6 @@
 """What ``python -m realtime_core copy`` does: tables are copied, and kept as they are.
 
-A source hands over a snapshot and then changes; :mod:`.plan` says what becomes of each in SQL, a
-target executes it and keeps the position, :mod:`.run` has them meet.
+:mod:`.run` reads a source, and decides what is committed together; :mod:`.statements` makes SQL of
+each row and change; :mod:`.targets` executes it in PostgreSQL or SQLite, stores the position, and
+says which tables do not fit.
 """

@@ -1,4 +1,4 @@
-"""Run: hands over what a source reads to a target, a transaction at a time.
+"""Copy: hands over what a source reads to a target, a transaction at a time.
 
 The rows of a snapshot are one transaction of the target's, and so is each transaction of the
 source's, or several: whatever came. With them the position behind them is stored. So those who read
@@ -11,46 +11,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from itertools import groupby
 from typing import Any, Final
 
-from ..changes import Begin, Commit, Delete, Event, Idle, Insert, Relation, Truncate, Update
-from ..errors import ConfigError, SlotInUseError
+from ..changes import Commit, Delete, Idle, Insert, Relation, Truncate, Update
+from ..errors import ConfigError, RealtimeError, SlotInUseError
 from ..positions import Position
-from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotEvent, SnapshotProgress
+from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotProgress
 from ..snapshot.tables import CopiedTable
-from ..sources import PgoutputSource, SyncSource
-from .plan import Statement, TablePlan, misfits
-from .targets import Target
+from ..sources import PgoutputSource
+from .statements import TablePlan
+from .targets import Steps, Target
 
-__all__ = ["Copy", "make_target"]
+__all__ = ["Copy"]
+
+logger = logging.getLogger("realtime.source")
 
 _WAIT: Final = 0.05
 """Seconds to collect what is written at once, as each commit of the target takes its time."""
-logger = logging.getLogger("realtime.source")
-
 _MOST_ROWS: Final = 10_000
 """The most rows that are written at once."""
 _MOST_BYTES: Final = 16 * 1024 * 1024
 """The most bytes that they may have, unless one row is larger."""
 _PAUSE: Final = 0.5
 """Seconds until a slot that another process uses is looked at again."""
-_SQLITE: Final = "sqlite:"
-
-
-def make_target(text: str) -> Target:
-    """Connect to the target that is named: ``sqlite:FILE``, or a connection string.
-
-    Raises:
-        TargetError: if it cannot be connected to.
-    """
-    if text.startswith(_SQLITE):
-        from .sqlite import SqliteTarget
-
-        return SqliteTarget(text.removeprefix(_SQLITE))
-    from .postgres import PostgresTarget
-
-    return PostgresTarget(text)
 
 
 class Copy:
@@ -70,29 +53,33 @@ class Copy:
     def __init__(
         self, target: Target, name: str, tables: Sequence[CopiedTable], *, overwrite: bool
     ) -> None:
-        self._target = target
-        self._name = name
-        self._overwrite = overwrite
+        self._target, self._name, self._overwrite = target, name, overwrite
         self._keys = {str(table.relation): table.key for table in tables}
-        # Each table as it was described last, and the statements for it.
-        self._plans: dict[str, tuple[Relation, TablePlan]] = {}
+        # Each table as it was described last, by its OID, and the statements for it.
+        self._plans: dict[int, tuple[Relation, TablePlan | None]] = {}
         self.rows = 0
         """How many rows of a snapshot were written."""
         self.changes = 0
         """How many changes were written."""
-        self.position = target.position(name)
+        self.position: str | None
+        self.position, copied = target.checkpoint(name) or (None, [])
         """The position that is stored, None if none is."""
-        problems: list[str] = []
+        # The position that the next one takes the place of; "" within a snapshot.
+        self._former = self.position or ""
+        problems = []
         for table in tables:
-            try:
-                found = self._plan(table.relation).table
-            except ConfigError as exc:
-                problems += exc.problems
-                continue
-            if not overwrite and self.position is None and target.has_rows(found):
+            found = list(target.problems(table.relation, table.key))
+            if found or overwrite:
+                problems += found
+            elif self.position is None and target.has_rows(table.relation):
                 problems.append(
                     f"table {table.relation} of the target has rows, but no position of a copy "
                     f"{name!r} is stored there: --overwrite removes them"
+                )
+            elif self.position is not None and str(table.relation) not in copied:
+                problems.append(
+                    f"table {table.relation} is new to the copy {name!r}, which has passed its "
+                    "rows: --overwrite copies all tables anew, or copy it with another --name"
                 )
         target.end(commit=False)
         if problems:
@@ -100,8 +87,8 @@ class Copy:
 
     def follow(
         self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
-    ) -> Generator[SyncSource[Any], None, None]:
-        """Copy, and follow the changes, for ever; yield the source after each batch.
+    ) -> Generator[None, None, None]:
+        """Copy, and follow the changes, for ever; yield after each batch.
 
         Args:
             dsn: the source's connection string.
@@ -109,128 +96,102 @@ class Copy:
 
         Raises:
             ConfigError: if a table was altered, and does not fit any more.
-            RealtimeError: if the source or the target fails.
+            RealtimeError: if the source fails, or somebody else has written to the target.
+            DRIVER_ERRORS: if the target fails.
         """
-        if self._overwrite:
-            self.position = None
         is_told = False
         while True:
-            if self.position is not None or not self._overwrite:
-                # Another process may have gone on with the copy. From a position before the slot's
-                # it could not go on, and without one the slot would move behind a new snapshot.
-                self.position = self._target.position(self._name)
-                self._target.end(commit=False)
+            self.position = self._stored()
             try:
                 yield from self._follow(dsn, progress)
-                return
-            except SlotInUseError as exc:
-                if not is_told:
-                    logger.warning(
-                        "slot %r is active for %s; waiting until it is free", self._name, exc.holder
-                    )
+            except RealtimeError as exc:
+                self._target.end(commit=False)
+                if not isinstance(exc, SlotInUseError):
+                    # Another process may have had the slot, after the position was read.
+                    if self._stored() == self.position:
+                        raise
+                elif not is_told:
+                    message = "slot %r is active for %s; waiting until it is free"
+                    logger.warning(message, self._name, exc.holder)
                     is_told = True
                 time.sleep(_PAUSE)
-                self._target.end(commit=False)
+
+    def __str__(self) -> str:
+        counts = f"{self.rows:,} rows, {self.changes:,} changes"
+        return f"{counts}, up to {self.position or 'nothing'}"
 
     def _follow(
         self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
-    ) -> Generator[SyncSource[Any], None, None]:
+    ) -> Generator[None, None, None]:
+        self._former = self.position or ""
+        goes_on_at = None if self._overwrite or not self.position else self.position
         with PgoutputSource.sync(
             dsn,
             publications=[self._name],
             slot=self._name,
             # A slot that is of no use any more is replaced where all rows are copied anew.
             snapshot="when_needed" if self._overwrite else "initial",
-            start_at=None if self.position is None else Position.parse(self.position),
+            start_at=Position.parse(goes_on_at) if goes_on_at else None,
             boundaries=True,
             snapshot_progress=progress,
         ) as source:
             for batch in source.batches(max_wait=_WAIT, max_rows=_MOST_ROWS, max_bytes=_MOST_BYTES):
                 done = 0
-                for place, event in enumerate(batch):
+                for place, event in enumerate(batch, 1):
                     if isinstance(event, Commit | Idle | SnapshotComplete):
-                        done, end = place + 1, event
+                        done, end = place, event
                 self._write(batch[:done])
                 if done:
-                    # Behind it a transaction may have begun, whose end is yet to come.
-                    self._target.store(self._name, str(end.position), self.position)
+                    self._target.store(self._name, str(end.position), self._keys, self._former)
                     self._target.end(commit=True)
-                    self.position = str(end.position)
+                    self.position = self._former = str(end.position)
+                    self._overwrite = False
                     source.ack(end)
+                # A transaction that has begun is committed with its end, which is yet to come.
                 self._write(batch[done:])
-                yield source
+                yield
 
     def _write(self, events: Sequence[Any]) -> None:
-        # Where transactions end is no reason for another round trip.
-        written = (event for event in events if not isinstance(event, Begin | Commit))
-        for kind, group in groupby(written, _kind):
-            if kind is _Row:
-                steps = self._steps(group)
-                self._target.execute(steps)
-                self.changes += sum(len(rows) for _, rows in steps)
-            elif kind is Snapshot:
-                for relation, rows in groupby(group, _relation):
-                    plan = self._plan(relation)
-                    values = [plan.values(row.record.fields) for row in rows]
-                    self._target.fill(plan, values)
-                    self.rows += len(values)
-            else:
-                for event in group:
-                    self._empty(event)
+        steps: Steps = []
+        for event in events:
+            if isinstance(event, Insert | Update | Delete | Snapshot):
+                plan = self._plan(event.relation)
+                if plan is not None:
+                    statement, values = plan.step(event)
+                    if not steps or steps[-1][0] is not statement:
+                        steps.append((statement, []))
+                    steps[-1][1].append(values)
+                    self.rows += isinstance(event, Snapshot)
+                    self.changes += not isinstance(event, Snapshot)
+            elif isinstance(event, SnapshotBegin):
+                # If a connection was lost, rows of a snapshot before this one are there.
+                self._target.end(commit=False)
+                self._target.claim(self._name)
+                self._former, self.rows = "", 0
+                steps = self._emptied(event.tables)
+            elif isinstance(event, Truncate):
+                steps += self._emptied(event.relations)
+                self.changes += 1
+        self._target.execute(steps)
 
-    def _steps(self, changes: Iterable[Any]) -> list[tuple[Statement, list[Sequence[Any]]]]:
-        """Return the statements for changes; those that follow each other become one."""
-        steps: list[tuple[Statement, list[Sequence[Any]]]] = []
-        for change in changes:
-            statement, values = self._plan(change.relation).step(change)
-            if not steps or steps[-1][0] is not statement:
-                steps.append((statement, []))
-            steps[-1][1].append(values)
-        return steps
+    def _emptied(self, relations: Iterable[Relation]) -> Steps:
+        return [(plan.empty, [()]) for plan in map(self._plan, relations) if plan is not None]
 
-    def _empty(self, event: Event | SnapshotEvent) -> None:
-        if isinstance(event, SnapshotBegin):
-            # If a connection was lost, rows of a snapshot before this one are there.
-            self._target.end(commit=False)
-            self.rows = 0
-            if self._overwrite:
-                self._target.forget(self._name)
-                self.position = None
-            self._empty_all(event.tables)
-        elif isinstance(event, Truncate):
-            self._empty_all(event.relations)
-            self.changes += 1
-
-    def _empty_all(self, relations: Iterable[Relation]) -> None:
-        for relation in relations:
-            self._target.empty(self._plan(relation).table)
-
-    def _plan(self, relation: Relation) -> TablePlan:
-        name = str(relation)
-        if name not in self._keys:
-            raise ConfigError(
-                f"publication {self._name!r} has got table {relation}: name it with --tables, and "
-                "copy all anew with --overwrite; or take it out"
-            )
-        former, plan = self._plans.get(name, (None, None))
-        if relation is not former or plan is None:
-            table = self._target.table(relation)
-            problems = list(misfits(relation, self._keys[name], table))
-            if table is None or problems:
+    def _plan(self, relation: Relation) -> TablePlan | None:
+        """Return the statements for a table; None if it is not copied."""
+        former, plan = self._plans.get(relation.oid, (None, None))
+        if relation is not former:
+            key = self._keys.get(str(relation))
+            if key is None:
+                message = "table %s of publication %r is not copied: --tables does not name it"
+                logger.warning(message, relation, self._name)
+            elif problems := list(self._target.problems(relation, key)):
                 raise ConfigError(problems)
-            converters = self._target.converters(relation)
-            plan = TablePlan(relation, self._keys[name], table, self._target.mark, converters)
-            self._plans[name] = relation, plan
+            plan = None if key is None else self._target.plan(relation, key)
+            self._plans[relation.oid] = relation, plan
         return plan
 
-
-class _Row:
-    """Stands for the kinds of changes that one statement may have several of."""
-
-
-def _kind(event: Event | SnapshotEvent) -> type:
-    return _Row if isinstance(event, Insert | Update | Delete) else type(event)
-
-
-def _relation(row: Any) -> Any:
-    return row.relation
+    def _stored(self) -> str | None:
+        position, _ = self._target.checkpoint(self._name) or (None, [])
+        self._target.end(commit=False)
+        return position

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,10 +22,13 @@ from typing import Any
 import pytest
 from psycopg.sql import SQL
 
+from realtime_core._cli.copy import make_target
 from realtime_core._cli.parser import main
-from realtime_core._copy.run import Copy, make_target
+from realtime_core._copy.run import Copy
+from realtime_core._copy.targets import Target
 from realtime_core.sources._described import create_publication, described_tables
 from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.test_source_gaps import remove_wal
 from tests.integration.writers import writing
 from tests.waiting import eventually_sync
 
@@ -358,6 +361,131 @@ def test_a_copy_that_was_made_before_another_one_began_goes_on_with_it(
                     next(following)
             shop.execute(f"insert into orders values ({count + 1}, 1, 'a')")
     assert (begins.rows, goes_on.rows, goes_on.changes) == (1, 0, 1)
+
+
+def made_copy(shop: Database, copied: Copied) -> Callable[[], AbstractContextManager[Copy]]:
+    """Have a publication of the table orders; return a function that makes a copy of it."""
+    tables = [("public", "orders")]
+    found, _ = asyncio.run(described_tables(shop.dsn, shop.name, tables))
+    asyncio.run(create_publication(shop.dsn, shop.name, tables))
+
+    @contextmanager
+    def make() -> Iterator[Copy]:
+        with closing(make_target(copied.argument)) as target:
+            yield Copy(target, shop.name, found, overwrite=False)
+
+    return make
+
+
+def follow(shop: Database, copied: Copied, copy: Copy, count: int) -> None:
+    """Have a copy go on until there are so many orders in the target."""
+    with closing(copy.follow(shop.dsn, None)) as following:
+        while copied.execute("select count(*) from orders") != [(count,)]:
+            next(following)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+def test_another_copy_may_come_and_go_between_the_stored_position_and_the_slot(
+    shop: Database, copied: Copied, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    make = made_copy(shop, copied)
+    if not is_first:
+        with make() as copy:
+            follow(shop, copied, copy, 1)
+    read = Target.checkpoint
+
+    def read_and_be_late(target: Target, name: str) -> object:
+        monkeypatch.undo()
+        found = read(target, name)
+        shop.execute("insert into orders values (2, 1, 'b')")
+        with make() as early:
+            follow(shop, copied, early, 2)
+        shop.execute("insert into orders values (3, 1, 'c')")
+        return found
+
+    with make() as late:
+        monkeypatch.setattr(Target, "checkpoint", read_and_be_late)
+        follow(shop, copied, late, 3)
+    with make() as last:
+        shop.execute("insert into orders values (4, 1, 'd')")
+        follow(shop, copied, last, 4)
+    assert copied.execute("select id from orders order by id") == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_table_that_joins_the_publication_is_left_out_and_needs_all_copied_anew(
+    shop: Database,
+    copied: Copied,
+    said: Callable[..., tuple[int, str, list[str]]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop.execute(f"{ORDERS}; {PAIRS}; insert into pairs values (1, 1)")
+    for statement in (LITE_ORDERS if is_lite(copied) else ORDERS, PAIRS):
+        copied.execute(statement)
+    make = made_copy(shop, copied)
+    with make() as copy, closing(copy.follow(shop.dsn, None)) as following:
+        next(following)
+        shop.execute(f"alter publication {shop.name} add table pairs")
+        shop.execute("insert into pairs values (2, 2); insert into orders values (1, 1, 'a')")
+        shop.execute("truncate pairs, orders; insert into orders values (2, 1, 'a')")
+        while copied.execute("select id from orders") != [(2,)]:
+            next(following)
+    assert f"table public.pairs of publication '{shop.name}' is not copied" in caplog.text
+    code, _, (error,) = said("public.pairs")
+    assert code == 2
+    assert f"table public.pairs is new to the copy '{shop.name}'" in error
+    assert "--overwrite copies all tables anew" in error
+    shop.execute("insert into pairs values (3, 3)")
+    with copying(shop, copied, "public.pairs", "--overwrite"):
+        eventually_sync(lambda: copied.execute("select one from pairs") == [(3,)])
+    assert copied.execute("select id from orders") == [(2,)]
+
+
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
+def test_what_the_targets_own_types_refuse_ends_the_copy_until_they_take_it(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    mood = "create type mood as enum ({}); create domain few as int check (value < {});"
+    orders = "create table orders (id int primary key, mood mood, few few)"
+    shop.execute(mood.format("'glad', 'sad'", 10) + orders)
+    copied.execute(mood.format("'glad'", 5) + orders)
+    shop.execute("insert into orders values (1, 'glad', 3)")
+    make = made_copy(shop, copied)
+    with make() as copy:
+        follow(shop, copied, copy, 1)
+    shop.execute("insert into orders values (2, 'sad', 3)")
+    code, _, (error,) = said("--quiet")
+    assert code == 1
+    assert 'the target refused: invalid input value for enum public.mood: "sad"' in error
+    copied.execute("alter type mood add value 'sad'")
+    shop.execute("insert into orders values (3, 'sad', 7)")
+    code, _, (error,) = said("--quiet")
+    assert code == 1
+    assert "violates check constraint" in error
+    copied.execute("alter domain few drop constraint few_check")
+    with make() as copy:
+        follow(shop, copied, copy, 3)
+
+
+def test_an_invalidated_slot_is_replaced_where_all_is_copied_anew(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    make = made_copy(shop, copied)
+    with make() as copy:
+        follow(shop, copied, copy, 1)
+    with shop.server.setting("max_slot_wal_keep_size", "1MB"):
+        shop.execute("update orders set id = 2")
+        remove_wal(shop)
+        code, _, errors = said()
+        assert code == 1
+        assert "wal_removed" in errors[-1]
+        with copying(shop, copied, "--overwrite"):
+            eventually_sync(lambda: copied.execute("select id from orders") == [(2,)])
+            shop.execute("update orders set id = 3")
+            eventually_sync(lambda: copied.execute("select id from orders") == [(3,)])
 
 
 def test_a_publication_of_other_tables_is_refused(

@@ -19,10 +19,7 @@ from realtime_core import (
     Transaction,
 )
 from realtime_core._cli.copy import CopySettings, copy
-from realtime_core._copy.plan import TablePlan
-from realtime_core._copy.postgres import _is_misfit as is_postgres_misfit
-from realtime_core._copy.sqlite import SqliteTarget
-from realtime_core._copy.targets import TargetError
+from realtime_core._copy.targets import SqliteTarget, Target, TargetColumn, TargetError
 from realtime_core.errors import ConfigError
 from realtime_core.oids import BUILTIN_TYPES
 
@@ -77,18 +74,16 @@ def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
     fitting = set()
     for type_name, (text, value) in VALUES.items():
         of_type = relation(type_name)
-        table = target.table(of_type)
-        assert table is not None
-        if table.columns["c"].misfit(column(type_name)):
+        if any("cannot hold" in problem for problem in target.problems(of_type, ("id",))):
             continue
         fitting.add(type_name)
-        plan = TablePlan(of_type, ("id",), table, target.mark, target.converters(of_type))
+        plan = target.plan(of_type, ("id",))
         change = Insert(
             Transaction(1, LSN(1), None), 0, of_type, Record(of_type.shape, ("1", text))
         )
         statement, row = plan.step(change)
         target.execute([(statement, [row])])
-        ((found,),), _ = target.run("select c from t")
+        ((found,),) = target.run("select c from t")
         assert (type(found), found) == (type(value), value), type_name
     times = {"timestamp", "date", "interval"}
     texts = {"numeric", "text", "uuid", "jsonb", *times}
@@ -131,14 +126,25 @@ def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
 def test_a_column_of_postgresql_fits_if_it_holds_every_value(
     source: tuple[str, int], target: tuple[str, int], fits: bool
 ) -> None:
-    assert is_postgres_misfit(*target, column(*source)) is not fits
+    theirs = TargetColumn("c", "", False, False, False, *target)
+    assert Target.holds(theirs, column(*source)) is fits
+
+
+@pytest.mark.parametrize("name", ["realtime_copy", "Realtime_Copy"])
+def test_a_table_with_the_name_of_the_table_of_positions_is_refused(
+    lite: Callable[[str], SqliteTarget], name: str
+) -> None:
+    columns = (column("int8", key=True),)
+    taken = Relation(1, "public", name, ReplicaIdentity.DEFAULT, columns)
+    problem, *_ = lite("text").problems(taken, ("id",))
+    assert problem == (
+        f"table public.{name} has the name of the target's table of positions: rename it"
+    )
 
 
 def test_a_row_that_is_not_there_is_an_error(lite: Callable[[str], SqliteTarget]) -> None:
     target, of_type = lite("text"), relation("text")
-    table = target.table(of_type)
-    assert table is not None
-    plan = TablePlan(of_type, ("id",), table, target.mark, target.converters(of_type))
+    plan = target.plan(of_type, ("id",))
     gone = Delete(Transaction(1, LSN(1), None), 0, of_type, Record(of_type.key_shape, ("1",)))
     statement, key = plan.step(gone)
     with pytest.raises(TargetError, match=r"1 rows have to be there for DELETE FROM .*, and 0 are"):
@@ -149,18 +155,18 @@ def test_a_position_is_stored_in_the_place_of_the_former_one(
     lite: Callable[[str], SqliteTarget],
 ) -> None:
     target = lite("text")
-    assert target.position("one") is None
-    target.store("one", "0/1:0", None)
-    target.store("one", "0/2:0", "0/1:0")
+    assert target.checkpoint("one") is None
+    target.claim("one")
+    target.store("one", "0/1:0", {"public.b", "public.a"}, "")
+    target.store("one", "0/2:0", {"public.b", "public.a"}, "0/1:0")
     target.end(commit=True)
-    assert target.position("one") == "0/2:0"
+    assert target.checkpoint("one") == ("0/2:0", ["public.a", "public.b"])
+    for former in ("0/1:0", ""):
+        with pytest.raises(TargetError, match="another process writes to the copy 'one'"):
+            target.store("one", "0/3:0", {"public.a"}, former)
+    target.claim("one")
     with pytest.raises(TargetError, match="another process writes to the copy 'one'"):
-        target.store("one", "0/3:0", "0/1:0")
-    with pytest.raises(TargetError, match="the target refused: UNIQUE"):
-        target.store("one", "0/3:0", None)
-    target.end(commit=False)
-    target.forget("one")
-    assert target.position("one") is None
+        target.store("one", "0/3:0", {"public.a"}, "0/2:0")
 
 
 @pytest.mark.parametrize("second", ["other.orders", "public.Orders", "other.ORDERS"])
