@@ -111,8 +111,9 @@ class Copy:
                     if self._stored() == self.position:
                         raise
                 elif not is_told:
-                    message = "slot %r is active for %s; waiting until it is free"
-                    logger.warning(message, self._name, exc.holder)
+                    logger.warning(
+                        "slot %r is active for %s; waiting until it is free", self._name, exc.holder
+                    )
                     is_told = True
                 time.sleep(_PAUSE)
 
@@ -183,8 +184,10 @@ class Copy:
         if relation is not former:
             key = self._keys.get(str(relation))
             if key is None:
-                message = "table %s of publication %r is not copied: --tables does not name it"
-                logger.warning(message, relation, self._name)
+                logger.warning(
+                    "table %s of publication %r is not copied: --tables does not name it",
+                    *(relation, self._name),
+                )
             elif problems := list(self._target.problems(relation, key)):
                 raise ConfigError(problems)
             plan = None if key is None else self._target.plan(relation, key)
