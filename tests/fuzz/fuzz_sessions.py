@@ -6,15 +6,17 @@ holds whole sessions with a server's parts in this process, or in several, until
 were sent, and says what they cost the processor. A session is a client's handshake, some messages,
 changes of tables in between, and its end. Most messages are what stock clients send, mutated or
 made by their grammar: joins with filters, tokens of all kinds, leaves, heartbeats, binary frames,
-fragments, bytes that are no frame. One in two hundred is made to take long: up to 64 KB of
-something repeated; after those come changes with values of 64 KB.
+fragments, bytes that are no frame, and what is said in rooms, public and private ones, for which
+policies answer as chance has it. One in two hundred is made to take long: up to 64 KB of something
+repeated; after those come changes with values of 64 KB.
 
 It fails with the first message after which something must not be: an error that nobody has thought
 of, a session that does not end, anything left in the hub or the budget when all sessions have
-ended. And it tells each message that costs more than 50 ms of the processor's time, with the first
-change after it. Only what repeats counts: such a message is tried again, alone with a new server,
-three times. Python's garbage collector runs between the messages. The same messages for the same
-seed.
+ended; a well-behaved member of a room whose connection ends, or that does not hear just what is
+broadcast there; a client that hears a private room in which no policy lets it. And it tells each
+message that costs more than 50 ms of the processor's time, with the first change after it. Only
+what repeats counts: such a message is tried again, alone with a new server, three times. Python's
+garbage collector runs between the messages. The same messages for the same seed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from queue import Empty
 from typing import Any, Final
 
 from tests.fuzz.session_messages import EXPENSIVE
-from tests.fuzz.session_run import CHUNK, Report, run
+from tests.fuzz.session_report import Report
+from tests.fuzz.session_run import CHUNK, run
 
 __all__ = ["main"]
 

@@ -6,19 +6,19 @@ as long as it likes, and ten million are made soon enough.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from functools import lru_cache
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 from realtime_core import FilterError
 from realtime_core.filters import parse_filter
 from realtime_server.phoenix.joins import MAX_WEIGHT
+from tests.fuzz.session_envelopes import VALUES, envelope, quoted
 from tests.fuzz.session_filters import long_filter, make_filter, some_conditions
 from tests.fuzz.session_frames import BINARY, TEXT, deflated, fragments, frame, odd_frames
+from tests.fuzz.session_rooms import PUSHES, make_binary, make_room_message
 from tests.fuzz.session_tokens import long_tokens, make_token
 
 __all__ = ["EXPENSIVE", "MOST", "Sent", "make_message"]
@@ -40,18 +40,6 @@ EVENTS: Final = [
     *("phx_join", "phx_leave", "phx_leave", "heartbeat", "access_token", "broadcast", "presence"),
     *("phx_close", "phx_reply", "dance", "", "postgres_changes"),
 ]
-PUSHES: Final = [
-    ("broadcast", '"m"', '"y":1'),
-    ("presence", '"track"', '"phx_ref":"mine"'),
-    ("presence", '"TRACK"', '"metas":[]'),
-    ("presence", '"untrack"', '"y":1'),
-]
-"""Events, with the events in their payloads, and members of what is in these."""
-VALUES: Final = [
-    *("null", "true", "0", "-1", "1.5", "1e999", "9" * 400, "-0", '""', '"*"', "[]", "{}", "[[]]"),
-    *('{"":null}', '{"a":1,"a":2}', '"\\ud800"', '"\\u0000"', '"漢"', "[" * 900 + "]" * 900),
-    *('"' + "x" * 5000 + '"', '["x","x"]', "[" + "1," * 100 + "1]"),
-]  # fmt: skip
 PIECES: Final = [
     *('"', "{", "}", "[", "]", ":", ",", "\\", "\\ud800", "1e999", "null", "\0", "漢", "\ud800"),
     *("9" * 5000, " " * 2000, '"filter":"id=eq.1",', '"config":', "[" * 1000),
@@ -83,7 +71,12 @@ class Sent:
 
 
 def make_message(
-    random: Random, vsn: str, *, is_deflating: bool, expensive: float = EXPENSIVE
+    random: Random,
+    vsn: str,
+    *,
+    is_deflating: bool,
+    is_talking: bool = False,
+    expensive: float = EXPENSIVE,
 ) -> Sent:
     """Return a message of a protocol version.
 
@@ -91,24 +84,28 @@ def make_message(
         random: decides on all of it.
         vsn: the version.
         is_deflating: whether it may be compressed.
+        is_talking: whether it most probably is about a room.
         expensive: the share of messages that are made to take long.
     """
     if random.random() < expensive:
         return _expensive(random, vsn, is_deflating)
     kind = random.random()
+    if is_talking and random.random() < 0.9:
+        # A push of kind 3, where there are such, or any of the last.
+        kind = 0.79 if kind < 0.1 else 1.0
     if kind < 0.4:
         name, text, is_join = _small(random, vsn)
-    elif kind < 0.8:
+    elif kind < 0.7:
         name, text, is_join = "join", _join(random, vsn), True
-    elif kind < 0.86:
-        _, text, is_join = _small(random, vsn) if kind < 0.82 else ("", _join(random, vsn), True)
+    elif kind < 0.76:
+        _, text, is_join = _small(random, vsn) if kind < 0.72 else ("", _join(random, vsn), True)
         name, text = "torn", _torn(random, text)
-    elif kind < 0.88:
+    elif kind < 0.78:
         return Sent("odd frame", odd_frames(random))
-    elif kind < (0.91 if vsn == "2.0.0" else 0.885):
-        return Sent("binary", frame(_binary(random), BINARY))
+    elif kind < (0.81 if vsn == "2.0.0" else 0.785):
+        return Sent("binary", frame(make_binary(random), BINARY))
     else:
-        name, text, is_join = "join", _join(random, vsn), True
+        name, text, is_join = make_room_message(random, vsn)
     payload = text.encode("utf-8", "surrogatepass")
     if is_deflating and random.random() < 0.3:
         return Sent(f"{name}, deflated", deflated(payload), is_join)
@@ -121,43 +118,34 @@ def make_message(
 # Usual ones.
 
 
-def _envelope(random: Random, vsn: str, topic: str, event: str, payload: str) -> str:
-    ref = random.choice(('"1"', '"2"', '"3"', "1", "null")) if random.random() < 0.95 else "9" * 40
-    join_ref = random.choice(('"1"', '"1"', "null", '"9"'))
-    if vsn == "2.0.0":
-        return f"[{join_ref},{ref},{topic},{event},{payload}]"
-    rest = f',"join_ref":{join_ref}' if random.random() < 0.5 else ""
-    return f'{{"topic":{topic},"event":{event},"payload":{payload},"ref":{ref}{rest}}}'
-
-
 def _small(random: Random, vsn: str) -> tuple[str, str, bool]:
     kind = random.random()
     if kind < 0.25:
-        return "heartbeat", _envelope(random, vsn, '"phoenix"', '"heartbeat"', "{}"), False
-    topic = _quoted(random.choice(TOPICS))
+        return "heartbeat", envelope(random, vsn, '"phoenix"', '"heartbeat"', "{}"), False
+    topic = quoted(random.choice(TOPICS))
     if kind < 0.55:
-        payload = f'{{"access_token":{_quoted(make_token(random))}}}'
-        return "token", _envelope(random, vsn, topic, '"access_token"', payload), False
+        payload = f'{{"access_token":{quoted(make_token(random))}}}'
+        return "token", envelope(random, vsn, topic, '"access_token"', payload), False
     if kind < 0.7:
-        return "leave", _envelope(random, vsn, topic, '"phx_leave"', "{}"), False
+        return "leave", envelope(random, vsn, topic, '"phx_leave"', "{}"), False
     if kind < 0.8:
         payload = random.choice(
-            ("{}", "[]", "null", f'{{"user_token":{_quoted(make_token(random))}}}')
+            ("{}", "[]", "null", f'{{"user_token":{quoted(make_token(random))}}}')
         )
-        return "join, old", _envelope(random, vsn, topic, '"phx_join"', payload), True
+        return "join, old", envelope(random, vsn, topic, '"phx_join"', payload), True
     if kind < 0.9:
         event, told, values = random.choice(PUSHES)
         value = random.choice(VALUES)
         inner = value if random.random() < 0.5 else f'{{"x":{value},{values}}}'
         payload = f'{{"event":{told},"payload":{inner}}}'
-        return event, _envelope(random, vsn, topic, f'"{event}"', payload), False
+        return event, envelope(random, vsn, topic, f'"{event}"', payload), False
     event = random.choice(EVENTS)
-    text = _envelope(random, vsn, topic, _quoted(event), random.choice(VALUES))
+    text = envelope(random, vsn, topic, quoted(event), random.choice(VALUES))
     return "event", text, event == "phx_join"
 
 
 def _join(random: Random, vsn: str) -> str:
-    topic = _quoted(random.choice(TOPICS[:6]) if random.random() < 0.9 else random.choice(TOPICS))
+    topic = quoted(random.choice(TOPICS[:6]) if random.random() < 0.9 else random.choice(TOPICS))
     bindings = ",".join(_binding(random) for _ in range(random.choice((0, 1, 1, 1, 1, 2, 3, 8))))
     members = [f'"postgres_changes":[{bindings}]']
     if random.random() < 0.3:
@@ -166,8 +154,8 @@ def _join(random: Random, vsn: str) -> str:
         members.append(f'"{random.choice(("private", "broadcast", "x"))}":{random.choice(VALUES)}')
     config = f'{{"config":{{{",".join(members)}}}'
     if random.random() < 0.7:
-        config += f',"access_token":{_quoted(make_token(random))}'
-    return _envelope(random, vsn, topic, '"phx_join"', config + "}")
+        config += f',"access_token":{quoted(make_token(random))}'
+    return envelope(random, vsn, topic, '"phx_join"', config + "}")
 
 
 def _binding(random: Random) -> str:
@@ -177,7 +165,7 @@ def _binding(random: Random) -> str:
     if kind < 0.95:
         table, extra = ("t", random.choice(_EXTRA)) if kind < 0.8 else ("todos", "")
         event = random.choice(("*", "*", "INSERT", "UPDATE", "DELETE"))
-        text = _quoted(make_filter(random))
+        text = quoted(make_filter(random))
         return f'{{"event":"{event}","schema":"public","table":"{table}","filter":{text}{extra}}}'
     name = random.choice(("event", "schema", "table", "filter", "select", "leaves"))
     return f'{{"schema":"public","table":"t","{name}":{random.choice(VALUES)}}}'
@@ -210,17 +198,6 @@ def _torn(random: Random, text: str) -> str:
             case _:
                 text = text[:start] + random.choice(PIECES) + text[end:]
     return text
-
-
-def _binary(random: Random) -> bytes:
-    parts = [b"1", b"2", b"realtime:room", b"cursor", random.choice((b"", b'{"persist":true}'))]
-    payload = random.choice((b'{"x":1}', b"\xff\0", b"", b"x" * 3000, b"[" * 900))
-    data = bytes([3, *map(len, parts), random.choice((0, 1))]) + b"".join(parts) + payload
-    for _ in range(random.choice((0, 1, 1, 2))):
-        at = random.randrange(len(data))
-        end = min(at + random.choice((0, 1, 3)), len(data))
-        data = data[:at] + random.randbytes(random.choice((0, 1, 2))) + data[end:] or b"\0"
-    return data
 
 
 # Those that look as if they took long.
@@ -256,11 +233,11 @@ def _expensive(random: Random, vsn: str, is_deflating: bool) -> Sent:
 
 def _with_bindings(random: Random, vsn: str, bindings: list[str], rest: str = "") -> str:
     payload = f'{{"config":{{"postgres_changes":[{",".join(bindings)}]{rest}}}}}'
-    return _envelope(random, vsn, '"realtime:room"', '"phx_join"', payload)
+    return envelope(random, vsn, '"realtime:room"', '"phx_join"', payload)
 
 
 def _filtered(text: str, extra: str = "") -> str:
-    return f'{{"event":"*","schema":"public","table":"t","filter":{_quoted(text)}{extra}}}'
+    return f'{{"event":"*","schema":"public","table":"t","filter":{quoted(text)}{extra}}}'
 
 
 def _one_filter(random: Random, vsn: str, most: int) -> str:
@@ -312,8 +289,8 @@ def _long_topic(random: Random, vsn: str, most: int) -> str:
         )
     )()
     payload = random.choice(("{}", '{"config":{}}'))
-    topic = _quoted("realtime:" + text[: most - 30])
-    return _envelope(random, vsn, topic, '"phx_join"', payload)
+    topic = quoted("realtime:" + text[: most - 30])
+    return envelope(random, vsn, topic, '"phx_join"', payload)
 
 
 def _long_select(random: Random, vsn: str, most: int) -> str:
@@ -346,14 +323,14 @@ def _long_json(random: Random, vsn: str, most: int) -> str:
     place = random.random()
     if place < 0.7:
         event = random.choice(('"phx_join"', '"broadcast"', '"access_token"', '"dance"'))
-        return _envelope(random, vsn, '"realtime:room"', event, payload)
+        return envelope(random, vsn, '"realtime:room"', event, payload)
     if place < 0.8:
         return f'[1,{payload},"realtime:room","phx_join",{{}}]'
     if place < 0.9:
         # A float, for which the whole frame is read once more.
         return f'[1.5,1e400,"realtime:room","phx_join",{payload}]'
-    text = _quoted(filled)
-    return _envelope(random, vsn, text, random.choice(('"heartbeat"', text[: most // 2])), "{}")
+    text = quoted(filled)
+    return envelope(random, vsn, text, random.choice(('"heartbeat"', text[: most // 2])), "{}")
 
 
 def _long_config(random: Random, vsn: str, most: int) -> str:
@@ -364,12 +341,12 @@ def _long_config(random: Random, vsn: str, most: int) -> str:
 
 
 def _long_token(random: Random, vsn: str, most: int) -> str:
-    token = _quoted(random.choice(long_tokens()))
+    token = quoted(random.choice(long_tokens()))
     if random.random() < 0.5:
         payload = f'{{"access_token":{token}}}'
-        return _envelope(random, vsn, '"realtime:room"', '"access_token"', payload)
+        return envelope(random, vsn, '"realtime:room"', '"access_token"', payload)
     payload = f'{{"config":{{}},"access_token":{token}}}'
-    return _envelope(random, vsn, '"realtime:room"', '"phx_join"', payload)
+    return envelope(random, vsn, '"realtime:room"', '"phx_join"', payload)
 
 
 _MAKERS: Final[list[tuple[str, Callable[[Random, str, int], str]]]] = [
@@ -385,18 +362,3 @@ _MAKERS: Final[list[tuple[str, Callable[[Random, str, int], str]]]] = [
     ("config", _long_config),
     ("token", _long_token),
 ]
-
-
-def _quoted(value: Any) -> str:
-    return _quoted_text(value) if isinstance(value, str) and len(value) < 500 else _dumped(value)
-
-
-@lru_cache(4096)
-def _quoted_text(value: str) -> str:
-    return _dumped(value)
-
-
-def _dumped(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    # Half of a surrogate pair can only be written as an escape.
-    return text if text.isascii() or text.isprintable() else json.dumps(value)

@@ -11,9 +11,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import count
+from random import Random
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
+import attrs
 from websockets.asyncio.server import Server
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -23,7 +25,6 @@ from realtime_core import Change
 from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
 from realtime_server.config import ServerConfig
 from realtime_server.config.database.tables import Table
-from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.presence import Presence, PresenceLimits
 from realtime_server.fanout.rooms import Rooms
@@ -31,16 +32,20 @@ from realtime_server.fanout.source_attachment import Attachment
 from realtime_server.fanout.stream.join_checks import CatalogRegistrar
 from realtime_server.fanout.stream.table_lookup import FoundTables, TableLookup
 from realtime_server.fanout.turns import call_later, run_steps
+from realtime_server.messages.policies.policy_checks import PolicyChecks
+from realtime_server.messages.stored_messages import StoredMessages
 from realtime_server.metrics import Metrics
 from realtime_server.net.connection import Connection
 from realtime_server.net.filter_limits import FilterBudget, FilterCost
 from realtime_server.net.frame_limits import BoundedConnection
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import cut_off
+from realtime_server.net.private_channels import PrivateChannels
 from realtime_server.net.services import Services
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.fuzz import session_tables as tables
 from tests.fuzz.session_loop import Cost, SessionLoop
+from tests.fuzz.session_policies import KnownBus, Policies, Stored
 from tests.fuzz.session_tokens import EPOCH, GOOD, VERIFIER
 from tests.server_helpers import FakeTransport, make_backlog, make_metrics
 
@@ -68,12 +73,10 @@ class Transport(FakeTransport):
         super().__init__()
         self._loop = loop
         self._is_lost = False
-        self.sent_bytes = 0
-        self.last = b""
+        self.received = bytearray()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.sent_bytes += len(data)
-        self.last = bytes(data)
+        self.received += data
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """websockets asks for it."""
@@ -138,7 +141,15 @@ class TestedServer:
             enums=tables.ENUMS, max_record_bytes=self.config.max_record_bytes, clock=loop.time
         )
         self.budget = FilterBudget(self.config)
-        self.rooms = Rooms(LocalBus(), later=call_later, clock=loop.time)
+        self.bus = KnownBus()
+        self.policies = Policies(None)
+        self.private = PrivateChannels(
+            cast(PolicyChecks, self.policies),
+            cast(StoredMessages, Stored(Random("stored"))),
+            (),
+            self.metrics,
+        )
+        self.rooms = Rooms(self.bus, later=call_later, clock=loop.time)
         refs = count()
         self.presence = Presence(
             self.rooms,
@@ -166,6 +177,8 @@ class TestedServer:
             True: TokenAuthorizer(VERIFIER, clock=self.clock),
         }
         self.happened: Counter[str] = Counter()
+        self.sessions: set[asyncio.Task[None]] = set()
+        """The connections that have not ended."""
         # Of websockets' server, what a connection of it looks at.
         self.websockets = SimpleNamespace(
             handler=self._handler,
@@ -206,6 +219,13 @@ class TestedServer:
         if found:
             raise BrokenPromiseError(f"left of sessions that have ended: {found!r:.2000}")
 
+    def abandon(self) -> None:
+        """End all sessions, after something that must not be."""
+        for session in self.sessions:
+            session.cancel()
+        self.loop.settle()
+        self.loop.problems.clear()
+
     # What observes connections.
 
     def count_flood(self) -> None:
@@ -237,15 +257,24 @@ class Session:
         vsn: of the protocol.
         is_secure: whether tokens are asked for.
         is_deflating: whether the server offers permessage-deflate.
+        is_patient: whether it may be idle for as long as it likes.
     """
 
     def __init__(
-        self, server: TestedServer, vsn: str, *, is_secure: bool, is_deflating: bool
+        self,
+        server: TestedServer,
+        vsn: str,
+        *,
+        is_secure: bool,
+        is_deflating: bool,
+        is_patient: bool = False,
     ) -> None:
         self._server = server
         self._loop = server.loop
         self.is_deflating = is_deflating
         config = server.config
+        if is_patient:
+            config = attrs.evolve(config, idle_timeout=round(1e12))
         extensions = [deflate_factory()] if is_deflating else None
         self._transport = Transport(self._loop)
         self._websocket = BoundedConnection(
@@ -276,11 +305,15 @@ class Session:
                 metrics=server.metrics,
                 rooms=server.rooms,
                 presence=server.presence,
+                private=server.private,
                 clock=server.clock,
             ),
             peer="client",
         )
+        self._transport.received.clear()
         self._task = self._loop.create_task(self._serve(connection))
+        server.sessions.add(self._task)
+        self._task.add_done_callback(server.sessions.discard)
         self._loop.settle()
 
     async def _serve(self, connection: Connection) -> None:
@@ -289,6 +322,11 @@ class Session:
             await connection.run()
         finally:
             await self._websocket.close()
+
+    @property
+    def received(self) -> bytes:
+        """What it has been sent since the handshake."""
+        return bytes(self._transport.received)
 
     @property
     def is_open(self) -> bool:

@@ -13,7 +13,7 @@ from realtime_server.auth.keys_and_algorithms import import_jwks, import_secret
 from realtime_server.auth.tokens import TokenVerifier
 from tests.tokens import SECRET, forge, segment, sign, sign_text
 
-__all__ = ["EPOCH", "GOOD", "VERIFIER", "long_tokens", "make_token", "tokens"]
+__all__ = ["EPOCH", "GOOD", "OTHER", "VERIFIER", "long_tokens", "make_token", "tokens"]
 
 EPOCH: Final = 1_800_000_000
 """When sessions begin, seconds since 1970."""
@@ -35,6 +35,8 @@ VERIFIER: Final = TokenVerifier(
     ]
 )
 GOOD: Final = sign({"exp": LATER, "role": "authenticated"}, KEY, alg="HS256")
+OTHER: Final = sign({"exp": LATER, "role": "authenticated", "sub": "another"}, KEY, alg="HS256")
+"""As good as that."""
 
 NUMBERS: Final = [0, -1, 1.5, 10**40, 1e308, EPOCH + 0.5, True, None, "soon", [], {}]
 CLAIMS: Final[list[dict[str, Any]]] = [
