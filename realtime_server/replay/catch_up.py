@@ -324,6 +324,8 @@ class CatchUp:
         one.place = place
         if events:
             self._set_apart(one, published.costly)
+            if published.is_last:
+                raise asyncio.CancelledError
         # Their outboxes have to drain first.
         for member in one.behind():
             one.remove(member)

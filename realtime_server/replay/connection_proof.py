@@ -215,6 +215,19 @@ class ConnectionProof:
                 self._answers.pop(waiting)(True)
         return True
 
+    def when_answered(self, ordinal: int, on_answer: Callable[[bool], None]) -> None:
+        """Call a function with True when the client has answered a ping that was behind a write,
+        or with False if the connection ends before, as :meth:`ask` does."""
+        if self._has_ended:
+            on_answer(False)
+            return
+        if self._answers is None:
+            self._answers = {}
+        self._answers[ordinal] = on_answer
+        if len(self._answers) > _MOST_QUESTIONS:
+            # Nobody waits for the oldest any more, or the client takes long for all of them.
+            del self._answers[next(iter(self._answers))]
+
     def closed_by_client(self) -> None:
         """Lower what is proven, as a page that closes may not have got the last messages."""
         if not self._is_closing:
@@ -257,15 +270,7 @@ class ConnectionProof:
         # One that was not asked before: an earlier answer may be on its way.
         ordinal = self._proofs.advance()
         if on_answer is not None:
-            if self._has_ended:
-                on_answer(False)
-                return ordinal
-            if self._answers is None:
-                self._answers = {}
-            self._answers[ordinal] = on_answer
-            if len(self._answers) > _MOST_QUESTIONS:
-                # Nobody waits for the oldest any more, or the client takes long for all of them.
-                del self._answers[next(iter(self._answers))]
+            self.when_answered(ordinal, on_answer)
         if not self._is_closing:
             self._write_ping(ordinal)
         return ordinal

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Hashable
-from typing import Final, Protocol
+from typing import Protocol
 
 import attrs
 
 from realtime_core import Event
 
 from ..fanout.hub import Hub
-from ..fanout.turns import run_steps
+from ..fanout.turns import Steps, run_steps
 
-__all__ = ["CannotPublishError", "Publish", "Published", "one_at_a_time"]
+__all__ = ["CannotPublishError", "Publish", "Published", "one_at_a_time", "write_all"]
 
 
 @attrs.frozen
@@ -36,6 +36,8 @@ class Published:
     so."""
     may_go_on: Callable[[], bool] = lambda: True
     """Returns whether the viewers that are held may go on."""
+    is_last: bool = False
+    """Whether the task was cancelled while the changes were written, and has still to end."""
 
 
 class Publish(Protocol):
@@ -43,6 +45,9 @@ class Publish(Protocol):
 
     async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         """Publish events, and return when every outbox has got them.
+
+        A cancellation ends it before the first outbox has got anything, or else is said in the
+        result when all have: so it is known what channels have whose server stops.
 
         Args:
             hub: of the round.
@@ -59,7 +64,14 @@ class CannotPublishError(Exception):
     """No channel of a round can get the changes: they are told of a gap, and go live."""
 
 
-_TO_ALL: Final = Published()
+async def write_all(steps: Steps) -> bool:
+    """Do all steps that write something; return whether the task was cancelled meanwhile."""
+    try:
+        await run_steps(steps)
+    except asyncio.CancelledError:
+        # All steps were done.
+        return True
+    return False
 
 
 def one_at_a_time() -> Publish:
@@ -72,7 +84,6 @@ def one_at_a_time() -> Publish:
 
     async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         async with lock:
-            await run_steps(hub.publishing(events))
-        return _TO_ALL
+            return Published(is_last=await write_all(hub.publishing(events)))
 
     return publish

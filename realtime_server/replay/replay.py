@@ -83,7 +83,7 @@ class Replay:
         """The changes that clients may have missed."""
         self.queues = QueuePlaces(lambda: proofs.ordinal)
         """The places of viewers whose changes wait for slow policies."""
-        self._standings = Standings(self)
+        self._standings = Standings(self, clock)
         self.memberships = Memberships(
             self._standings.place,
             window=window,

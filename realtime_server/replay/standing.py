@@ -116,7 +116,7 @@ class Standing:
         return None if self._has_proven_start else self.lost
 
     def note_answer(self, now: float) -> None:
-        """Note when the client is known to have the answer to its join; call this now and then."""
+        """Note that the client has the answer to its join, if that is proven now."""
         if self._answered is None and self.proof.proven >= self.reply:
             self._answered = now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from ..fanout.groups import Subscription
@@ -23,10 +24,12 @@ class Standings:
 
     Args:
         live: the places up to which the live hub has handed changes out.
+        clock: seconds of the clock by which channels are joined.
     """
 
-    def __init__(self, live: LivePlaces) -> None:
+    def __init__(self, live: LivePlaces, clock: Callable[[], float]) -> None:
         self._live = live
+        self._clock = clock
         self._by_member: dict[Membership, Standing] = {}
         self._by_subscription: dict[Subscription, Standing] = {}
         # The standings whose place does not follow from their connection's proofs alone, and since
@@ -48,6 +51,10 @@ class Standings:
         self._by_subscription[standing.subscription] = standing
         self._unsettled[standing] = self._unsure[standing] = None
         self.on_place(standing.sure_place(self._live))
+        standing.proof.when_answered(standing.reply, partial(self._note_answer, standing))
+
+    def _note_answer(self, standing: Standing, is_there: bool) -> None:
+        standing.note_answer(self._clock())
 
     def end(self, standing: Standing) -> None:
         """Note that a channel has ended. If it is not parked it has to be removed then."""
@@ -141,7 +148,6 @@ class Standings:
             if standing not in self._unsettled:
                 continue
             since = self._unsettled[standing]
-            standing.note_answer(now)
             if standing.is_settled:
                 standing.member.is_anew = False
             if standing.is_settled and since is not None:

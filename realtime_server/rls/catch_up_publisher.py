@@ -30,9 +30,8 @@ from ..config.database.addresses import resolve_dsn
 from ..config.database.connections import brief
 from ..fanout.hub import Hub
 from ..fanout.payloads.oversize import size_of
-from ..fanout.turns import run_steps
 from ..logs import LineLimit
-from ..replay.publishing import CannotPublishError, Published
+from ..replay.publishing import CannotPublishError, Published, write_all
 from .checker import Checker, CheckResult
 from .costly_viewers import is_costly
 from .counters import Counters
@@ -129,8 +128,7 @@ class CatchUpPublisher:
         delivery = Delivery(hub, self._counters)
         if isinstance(events[0], Gap):
             async with self._writing:
-                await run_steps(delivery.telling(events[0]))
-            return Published()
+                return Published(is_last=await write_all(delivery.telling(events[0])))
         reads = [Read(event, size_of(event)) for event in events if isinstance(event, RowChange)]
         if not reads:
             return Published()
@@ -141,7 +139,8 @@ class CatchUpPublisher:
         else:
             await self._check_together(done)
         async with self._writing:
-            await run_steps(delivery.handing_out(list(zip(pending, done.shown, strict=True))))
+            handing_out = delivery.handing_out(list(zip(pending, done.shown, strict=True)))
+            is_cancelled = await write_all(handing_out)
         return Published(
             done.slow,
             done.apart,
@@ -149,6 +148,7 @@ class CatchUpPublisher:
             done.refused,
             done.locked_out,
             self._when_released(done.locked) if done.locked_out else lambda: True,
+            is_last=is_cancelled,
         )
 
     async def _check_alone(self, step: _Step) -> None:

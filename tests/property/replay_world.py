@@ -106,6 +106,9 @@ class Connection:
                 if on_answer is not None:
                     on_answer(True)
 
+    def when_answered(self, ordinal: int, on_answer: Callable[[bool], None]) -> None:
+        pass
+
     def count_write(self) -> int:
         self.world.change()
         return self.written
@@ -154,7 +157,7 @@ class Process:
         self.read_up_to = 0
         seal = Seal(SECRET, digest("shop"), digest(f"{server}/{worker}"), number.to_bytes(8))
         self.journal = Journal(seal, clock=lambda: world.clock)
-        self.standings = Standings(self)
+        self.standings = Standings(self, self.clock)
         self.memberships = Memberships(
             self.standings.place,
             window=WINDOW,

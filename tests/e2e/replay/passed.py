@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ _ROW: Final = re.compile(rb'"record":\{"id":(\d+)')
 _COMPRESSED: Final = 0x40
 """RSV1 of permessage-deflate: RFC 7692, section 6."""
 _CLOSE, _PING, _PONG = 8, 9, 10
+_NORMAL: Final = struct.pack("!H", 1000)
 
 _ASKED_WITHIN: Final = 2.0
 """Seconds in which a server asks for a proof of what it has sent, with one second between two."""
@@ -27,6 +29,8 @@ _LATE: Final = 4.5
 """Seconds after which the answer to a join may be late: what its client proves does not count."""
 _JOURNAL: Final = 4.0
 """Seconds before a server's kill of which the journal may not know."""
+_KILLED_WITHIN: Final = 1.0
+"""Seconds that it may take until a server has been killed."""
 
 
 class Passed:
@@ -40,7 +44,9 @@ class Passed:
         self._clock = clock
         self.rows: list[int] = []
         self.is_closed_by_client = False
-        """Whether the client's close frame was the first."""
+        """Whether the client has closed the connection by itself."""
+        self.has_answered_close = False
+        """Whether the client has answered the server's close frame, and so has got all before."""
         self.is_late = False
         """Whether the answer to a join may have come late."""
         self.ended: float | None = None
@@ -54,7 +60,8 @@ class Passed:
         self._asked: dict[bytes, int] = {}
         self._most_asked = 0
         self._joined: float | None = None
-        self._is_closing = False
+        # The server's close frame's payload; None: it has not come.
+        self._closing: bytes | None = None
         self._from_server = FrameSplitter()
         self._from_client = FrameSplitter()
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -70,7 +77,7 @@ class Passed:
             elif frame.opcode == _PING:
                 self._asked[frame.payload] = self._most_asked = len(self.rows)
             elif frame.opcode == _CLOSE:
-                self._is_closing = True
+                self._closing = frame.payload
 
     def to_server(self, data: bytes) -> None:
         """Take bytes that the server is sent."""
@@ -79,8 +86,11 @@ class Passed:
                 self._joined = self._clock()
             elif frame.opcode == _PONG and frame.payload in self._asked:
                 self._prove(self._asked[frame.payload])
-            elif frame.opcode == _CLOSE and not self._is_closing:
-                self.is_closed_by_client = True
+            elif frame.opcode == _CLOSE:
+                self.has_answered_close = self._is_answer(frame.payload)
+                self.is_closed_by_client = not self.has_answered_close
+                if self.has_answered_close:
+                    self._prove(len(self.rows))
 
     def end(self) -> None:
         """Note that nothing passes any more."""
@@ -99,8 +109,17 @@ class Passed:
         place = self._places[row]
         for at, count in self._proofs:
             if place < count:
-                return at if self.ended is None or at < self.ended - _READ_WITHIN else None
+                is_read = self.ended is None or at < self.ended - _READ_WITHIN
+                return at if is_read or self.has_answered_close else None
         return None
+
+    def _is_answer(self, payload: bytes) -> bool:
+        """Return whether a client's close frame answers the server's, and has not crossed it."""
+        if self._closing is None:
+            return False
+        # Version 1.7.5 under Node answers with 1000, and has answered the ping before.
+        has_all = bool(self._proofs) and self._proofs[-1][1] == len(self.rows)
+        return payload[:2] == self._closing[:2] or (payload == _NORMAL and has_all)
 
     def _prove(self, count: int) -> None:
         now = self._clock()
@@ -121,9 +140,13 @@ class Repetition(NamedTuple):
 
     row: int
     reason: str
-    proven: float | None
-    """When the client had proven that it has the row, and the connection on which it did ended."""
-    ended: float | None
+    former: Passed
+    """The connection on which the row had been passed."""
+
+    @property
+    def proven(self) -> float | None:
+        """When the client had proven that it has the row; None: it had not."""
+        return self.former.proven_at(self.row)
 
 
 def repetitions(connections: Sequence[Passed], kills: Sequence[float]) -> list[Repetition]:
@@ -141,7 +164,7 @@ def repetitions(connections: Sequence[Passed], kills: Sequence[float]) -> list[R
             last[row] = connection
             if former is not None:
                 reason = _reason(row, former, connection, kills)
-                found.append(Repetition(row, reason, former.proven_at(row), former.ended))
+                found.append(Repetition(row, reason, former))
     return found
 
 
@@ -155,6 +178,6 @@ def _reason(row: int, former: Passed, connection: Passed, kills: Sequence[float]
         return "closed by the client"
     if former.is_late:
         return "late answer"
-    if any(proven > kill - _JOURNAL for kill in kills):
+    if any(kill - _JOURNAL < proven < kill + _KILLED_WITHIN for kill in kills):
         return "killed server"
     return REPEATED_FOR_NOTHING

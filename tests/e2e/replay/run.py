@@ -132,13 +132,28 @@ class Run:
             rows = repetitions(client.wire.passed, self._kills)
             found[client.name] = Counter(one.reason for one in rows)
             times = Counter(
-                (self._seconds(one.proven), self._seconds(one.ended))
+                (self._seconds(one.proven), self._seconds(one.former.ended))
                 for one in rows
                 if one.reason == REPEATED_FOR_NOTHING
             )
             for (proven, ended), count in times.items():
                 print(f"{client.name}: {count} again, proven {proven}, ended {ended}")
         return found
+
+    def repeated_after_stops(self) -> dict[str, Counter[str]]:
+        """Return the same of those rows that were passed on a connection which its client had not
+        closed by itself, as for a heartbeat that was not answered, and whose join was answered in
+        time. At least one client has answered the server's close frame."""
+        passed = [connection for client in self._clients for connection in client.wire.passed]
+        assert any(connection.has_answered_close for connection in passed)
+        return {
+            client.name: Counter(
+                one.reason
+                for one in repetitions(client.wire.passed, self._kills)
+                if not (one.former.is_closed_by_client or one.former.is_late)
+            )
+            for client in self._clients
+        }
 
     def _seconds(self, at: float | None) -> str:
         """Return a time as faults are printed with it."""

@@ -12,7 +12,9 @@ import pytest
 from tests.e2e.replay.passed import REPEATED_FOR_NOTHING, Passed, Repetition, repetitions
 
 HEAD = b"GET / HTTP/1.1\r\n\r\n"
-CLOSE = b"\x88\x02\x03\xe8"
+NORMAL = b"\x88\x02\x03\xe8"
+RESTARTS = b"\x88\x02" + struct.pack("!H", 1012)
+"""Close frames, of which a client's may be unmasked here."""
 
 
 class Clock:
@@ -52,6 +54,9 @@ def ping(number: int) -> bytes:
 
 def pong(number: int) -> bytes:
     return frame(10, struct.pack("!Q", number), mask=b"mask")
+
+
+ANSWER = frame(8, struct.pack("!H", 1012), mask=b"mask")
 
 
 def passed(clock: Clock, *rows: int) -> Passed:
@@ -98,13 +103,22 @@ def test_a_pong_right_before_the_end_may_not_have_been_read(clock: Clock) -> Non
     assert again(connection, clock) == {"not answered": 2}
 
 
+def close_without_a_code(connection: Passed) -> None:
+    connection.to_server(frame(8, b"", mask=b"mask"))
+
+
 def close(connection: Passed) -> None:
-    connection.to_server(CLOSE)
+    connection.to_server(NORMAL)
 
 
 def answer_a_close(connection: Passed) -> None:
-    connection.to_client(row(99)[20:] + CLOSE)
-    connection.to_server(CLOSE)
+    connection.to_client(row(99)[20:] + RESTARTS)
+    connection.to_server(ANSWER)
+
+
+def cross_a_close(connection: Passed) -> None:
+    connection.to_client(row(99)[20:] + RESTARTS)
+    connection.to_server(NORMAL)
 
 
 def nothing(connection: Passed) -> None:
@@ -116,9 +130,13 @@ def nothing(connection: Passed) -> None:
     [
         (nothing, (), REPEATED_FOR_NOTHING),
         (close, (), "closed by the client"),
+        (close_without_a_code, (), "closed by the client"),
         (answer_a_close, (), REPEATED_FOR_NOTHING),
+        (cross_a_close, (), "closed by the client"),
         (nothing, (3.0,), "killed server"),
         (nothing, (9.0,), REPEATED_FOR_NOTHING),
+        # It was killed before.
+        (nothing, (-1.0,), REPEATED_FOR_NOTHING),
     ],
 )
 def test_what_was_proven_comes_again_with_some_reasons(
@@ -130,6 +148,23 @@ def test_what_was_proven_comes_again_with_some_reasons(
     clock.now = 10
     end(connection)
     assert again(connection, clock, kills) == {reason: 2}
+
+
+def test_an_answer_with_another_code_counts_if_everything_was_proven_before(clock: Clock) -> None:
+    connection = passed(clock, 1, 2)
+    connection.to_client(row(99)[20:] + row(3) + ping(2) + RESTARTS)
+    connection.to_server(pong(2) + NORMAL)
+    assert again(connection, clock) == {REPEATED_FOR_NOTHING: 2}
+
+
+def test_who_answers_a_close_has_everything_that_came_before_whatever_pings_say(
+    clock: Clock,
+) -> None:
+    connection = passed(clock, 1)
+    connection.to_client(row(99)[20:] + row(2) + RESTARTS)
+    clock.now = 10
+    connection.to_server(ANSWER)
+    assert again(connection, clock) == {REPEATED_FOR_NOTHING: 2}
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(4, REPEATED_FOR_NOTHING), (5, "late answer")])
@@ -145,9 +180,8 @@ def test_a_join_that_is_answered_late_is_a_reason(seconds: int, reason: str, clo
 
 
 def test_a_row_that_comes_twice_on_one_connection_is_counted_apart(clock: Clock) -> None:
-    assert repetitions([passed(clock, 1, 2, 1)], ()) == [
-        Repetition(1, "on one connection", None, None)
-    ]
+    connection = passed(clock, 1, 2, 1)
+    assert repetitions([connection], ()) == [Repetition(1, "on one connection", connection)]
 
 
 def test_rows_are_found_in_compressed_frames(clock: Clock) -> None:

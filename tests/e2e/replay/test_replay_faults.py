@@ -255,7 +255,8 @@ async def test_a_server_that_is_stopped_and_started_repeats_nothing(
             async with run.rows(Writer(items, seed=SEED)):
                 await run.restarts(RESTARTS)
     check(run, RESTARTS)
-    repeated = {name: verdict.repeated for name, verdict in run.verdicts().items()}
+    # A busy machine may have clients close by themselves.
+    repeated = run.repeated_after_stops()
     assert not any(repeated.values()), repeated
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
 
@@ -188,6 +189,22 @@ async def test_those_who_come_back_together_share_a_round() -> None:
         assert [ids(one) for one in outboxes] == [["16", "32", "48"], ["32", "48"], ["48"]]
         assert server.hubs == 1
         assert lowest(server) is None
+
+
+async def test_a_step_that_is_cancelled_reaches_everybody_and_counts_as_written() -> None:
+    """A server that stops cancels its rounds; otherwise all would get the step again."""
+    # So it gives way after each write.
+    server = Server(one_at_a_time(), lambda: Hub(clock=count().__next__))
+    server.publish(batch(16, *map(str, range(600))))
+    came = [server.come_back(BEFORE) for _ in range(3)]
+    running = asyncio.create_task(server.catch_up.run())
+    await until(lambda: came[0][1].frames)
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    for one, outbox in came:
+        assert ids(outbox) == list(map(str, range(500)))
+        assert server.catch_up.place_of(one) == (16, 499)
 
 
 @pytest.mark.slow

@@ -47,6 +47,9 @@ class Connection:
         self.written += 1
         return self.written
 
+    def when_answered(self, ordinal: int, on_answer: Callable[[bool], None]) -> None:
+        pass
+
     def ask(self, on_answer: Callable[[bool], None]) -> None:
         self.questions.append(on_answer)
 
@@ -69,7 +72,7 @@ class World:
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal = journal or journal_of(1)
-        self.standings = Standings(cast(Any, self))
+        self.standings = Standings(cast(Any, self), time.monotonic)
         self.absences = Absences(window=300, most=1000, clock=time.monotonic)
         self.shared = SharedSessions()
         self.ledger = Ledger(

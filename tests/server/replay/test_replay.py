@@ -157,6 +157,22 @@ async def test_a_join_that_has_waited_in_the_server_may_have_been_given_up_as_we
     await running(stage, lambda: client.ids == [1, 1])
 
 
+async def test_a_join_whose_answer_has_come_in_time_was_not_given_up_however_late_it_is_looked_at(
+    stage: Stage,
+) -> None:
+    client = Client(stage)
+    client.come()
+    stage.publish(*batch(16, 1))
+    stage.now += 1
+    client.prove()
+    # Nothing is looked at any more by a server that stops, which may take long.
+    stage.now += 6
+    client.leave()
+    stage.publish(*batch(32, 2))
+    assert client.come().resumed
+    await running(stage, lambda: client.ids == [1, 2])
+
+
 async def test_a_channel_that_was_left_before_its_joins_answer_goes_on_where_the_join_began(
     stage: Stage,
 ) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
+from itertools import count
 from typing import Any, cast
 
 import attrs
 import psycopg
 import pytest
 
-from realtime_core import Gap, GapReason, Position
+from realtime_core import Event, Gap, GapReason, Position
 from realtime_core.lsn import LSN
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
@@ -132,6 +133,35 @@ async def test_each_viewer_gets_what_it_may_see_now_and_all_get_gaps() -> None:
     for events in (ROWS[:2], [GAP], ROWS[2:]):
         assert is_to_all(await publish(hub, events, is_alone=False))
     assert (ids(ann), ids(bob)) == (["0", "gap", "2"], ["1", "gap"])
+
+
+class Cancelling(list[bytes]):
+    """Writes of an outbox, of which the first cancels a task."""
+
+    def __init__(self, task: asyncio.Task[Published]) -> None:
+        self._task = task
+
+    def append(self, write: bytes) -> None:
+        if not self:
+            self._task.cancel()
+        super().append(write)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("events", [ROWS, [GAP]], ids=["rows", "a gap"])
+async def test_what_is_being_written_is_written_to_all_and_a_cancellation_is_said(
+    events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It gives way whenever it looks at the clock.
+    hub = Hub(clock=count().__next__)
+    outboxes = [sit(hub, ANN) for _ in range(2000)]
+    publish = publisher(Policies({ANN: {"0", "1", "2"}}))
+    task = asyncio.create_task(publish(hub, events, is_alone=False))
+    monkeypatch.setattr(outboxes[0], "writes", Cancelling(task))
+    assert (await task).is_last
+    assert [ids(one) for one in outboxes] == [
+        ["gap"] if events == [GAP] else ["0", "1", "2"]
+    ] * 2000
 
 
 async def test_whoever_is_slow_among_others_is_left_out_and_the_others_are_not() -> None:
