@@ -58,7 +58,7 @@ Passes = dict[str, list[float]]
 @contextmanager
 def copying(source: str, target: str) -> Iterator[None]:
     command = [sys.executable, "-m", "realtime_core", "copy", source, target]
-    with subprocess.Popen([*command, "--quiet", "--tables", "public.orders"]) as process:
+    with subprocess.Popen([*command, "--tables", "public.orders"]) as process:
         try:
             yield
             assert process.poll() is None

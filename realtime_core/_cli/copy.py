@@ -7,11 +7,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
-
-import attrs
 
 from .._copy.run import Copy
 from .._copy.targets import DRIVER_ERRORS, SqliteTarget, Target, TargetError
@@ -23,7 +21,7 @@ from ..sources._described import create_publication, described_tables
 from .bar import Bar
 from .output import complain, log_lines
 
-__all__ = ["CopySettings", "copy", "make_target"]
+__all__ = ["copy", "make_target"]
 
 _PROGRESS: Final = 10.0
 """Seconds between two lines about the progress."""
@@ -32,28 +30,18 @@ _NAME: Final = r'(?:"((?:[^"]|"")+)"|([^".]+))'
 _TABLE: Final = re.compile(rf"{_NAME}\.{_NAME}")
 
 
-@attrs.frozen(kw_only=True)
-class CopySettings:
-    """The arguments of ``copy``."""
-
-    source: str
-    """Connection string of the source."""
-    target: str
-    """``sqlite:FILE``, or the connection string of a PostgreSQL database."""
-    tables: Sequence[str]
-    """The tables, each as ``schema.table``."""
-    name: str
-    """Name of the slot and the publication, and of the position that is stored in the target."""
-    overwrite: bool
-    """Whether rows that the target has are removed, and all are copied anew."""
-    dry_run: bool
-    """Whether only to say what would be done."""
-    quiet: bool
-    """Whether to write only warnings and errors to standard error."""
-
-
-def copy(settings: CopySettings) -> int:
+def copy(
+    source: str, target: str, tables: Sequence[str], *, name: str, overwrite: bool, dry_run: bool
+) -> int:
     """Copy tables until Ctrl-C or SIGTERM comes.
+
+    Args:
+        source: the source's connection string.
+        target: ``sqlite:FILE``, or the connection string of a PostgreSQL database.
+        tables: the tables, each as ``schema.table``.
+        name: of the slot and the publication, and of the position that is stored in the target.
+        overwrite: whether rows that the target has are removed, and all are copied anew.
+        dry_run: whether only to say what would be done.
 
     Returns:
         The exit code, 0.
@@ -62,19 +50,19 @@ def copy(settings: CopySettings) -> int:
         ConfigError: if the tables or the other arguments do not fit.
         RealtimeError: if the source or the target fails.
     """
-    tables = _tables(settings)
+    pairs = _pairs(tables, name, is_file=target.startswith(_SQLITE))
     try:
-        with log_lines(quiet=settings.quiet), closing(make_target(settings.target)) as target:
-            found, is_published = asyncio.run(
-                described_tables(settings.source, settings.name, tables)
-            )
-            made = Copy(target, settings.name, found, overwrite=settings.overwrite)
-            if settings.dry_run:
-                _tell_plan(settings, found, made, is_published=is_published)
+        with log_lines(quiet=False), closing(make_target(target)) as opened:
+            found, is_published = asyncio.run(described_tables(source, name, pairs))
+            made = Copy(opened, name, found, overwrite=overwrite)
+            if dry_run:
+                if not is_published:
+                    print(f"publication {name!r} would be created")
+                _tell_plan(found, None if overwrite else made.position)
                 return 0
             if not is_published:
-                asyncio.run(create_publication(settings.source, settings.name, tables))
-            _follow(settings, made)
+                asyncio.run(create_publication(source, name, pairs))
+            _follow(source, made)
     except DRIVER_ERRORS as exc:
         raise TargetError(f"the target refused: {one_line(exc)}") from exc
     return 0
@@ -86,57 +74,51 @@ def make_target(text: str) -> Target:
     return SqliteTarget(text.removeprefix(_SQLITE)) if is_file else Target(text)
 
 
-def _tables(settings: CopySettings) -> list[tuple[str, str]]:
-    problems, tables = [], set()
-    for text in settings.tables:
+def _pairs(tables: Sequence[str], name: str, *, is_file: bool) -> list[tuple[str, str]]:
+    """Return the schema and the name of each table."""
+    problems, pairs = [], set()
+    for text in tables:
         if parts := _TABLE.fullmatch(text):
             quoted, bare, quoted_table, bare_table = parts.groups()
             schema, table = quoted or bare, quoted_table or bare_table
-            tables.add((schema.replace('""', '"'), table.replace('""', '"')))
+            pairs.add((schema.replace('""', '"'), table.replace('""', '"')))
         else:
             problems.append(f"--tables has {text!r}, which is not schema.table")
-    if settings.target.startswith(_SQLITE) and len({t.lower() for _, t in tables}) < len(tables):
+    if is_file and len({table.lower() for _, table in pairs}) < len(pairs):
         problems.append(
             "--tables has two tables of one name, and a SQLite file has no schemas, nor names that "
             "differ in case alone"
         )
     try:
-        check_slot_name(settings.name)
+        check_slot_name(name)
     except ValueError as exc:
         problems.append(f"--name {exc}")
     if problems:
         raise ConfigError(problems)
-    return sorted(tables)
+    return sorted(pairs)
 
 
-def _tell_plan(
-    settings: CopySettings, tables: Sequence[CopiedTable], made: Copy, *, is_published: bool
-) -> None:
-    if not is_published:
-        print(f"publication {settings.name!r} would be created")
-    begins = settings.overwrite or made.position is None
-    if not begins:
-        print(f"the copy {settings.name!r} would go on behind {made.position}")
+def _tell_plan(tables: Sequence[CopiedTable], position: str | None) -> None:
+    if position is not None:
+        print(f"the copy would go on behind {position}")
     for table in tables:
         rows = "an unknown number of" if table.estimate is None else f"about {table.estimate:,}"
-        what = f": {rows} rows would be copied" if begins else ""
+        what = f": {rows} rows would be copied" if position is None else ""
         columns, key = len(table.relation.columns), ", ".join(table.key)
         print(f"{table.relation}, {columns} columns, key {key}{what}")
     print("the tables fit; nothing was changed")
 
 
-def _follow(settings: CopySettings, made: Copy) -> None:
-    tell: Callable[[str, object], None] = (lambda *_: None) if settings.quiet else complain
-    bar = Bar(sys.stderr) if sys.stderr.isatty() and not settings.quiet else None
+def _follow(source: str, made: Copy) -> None:
     # SIGTERM ends it as Ctrl-C does.
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    told_at = time.monotonic()
+    told, told_at = str(made), time.monotonic()
     try:
-        for _ in made.follow(settings.source, bar):
-            if time.monotonic() - told_at >= _PROGRESS:
-                told_at = time.monotonic()
-                tell("progress", made)
+        for _ in made.follow(source, Bar(sys.stderr) if sys.stderr.isatty() else None):
+            if time.monotonic() - told_at >= _PROGRESS and str(made) != told:
+                told, told_at = str(made), time.monotonic()
+                complain("progress", told)
     except KeyboardInterrupt:
-        tell("done", made)
+        complain("done", made)
     finally:
         signal.signal(signal.SIGTERM, former)

@@ -280,7 +280,6 @@ def _add_copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check that all fits, and change nothing"
     )
-    parser.add_argument("--quiet", action="store_true", help="only warnings on standard error")
     parser.set_defaults(run=_copy)
 
 
@@ -361,18 +360,15 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _copy(arguments: argparse.Namespace) -> int:
-    from .copy import CopySettings, copy
+    from .copy import copy
 
     return copy(
-        CopySettings(
-            source=arguments.source,
-            target=arguments.target,
-            tables=tuple(arguments.tables),
-            name=arguments.name,
-            overwrite=arguments.overwrite,
-            dry_run=arguments.dry_run,
-            quiet=arguments.quiet,
-        )
+        arguments.source,
+        arguments.target,
+        arguments.tables,
+        name=arguments.name,
+        overwrite=arguments.overwrite,
+        dry_run=arguments.dry_run,
     )
 
 

@@ -9,12 +9,11 @@ it, with the position, or nothing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final
 
 from ..changes import Commit, Delete, Idle, Insert, Relation, Truncate, Update
-from ..errors import ConfigError, RealtimeError, SlotInUseError
+from ..errors import ConfigError, RealtimeError
 from ..positions import Position
 from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotProgress
 from ..snapshot.tables import CopiedTable
@@ -32,8 +31,6 @@ _MOST_ROWS: Final = 10_000
 """The most rows that are written at once."""
 _MOST_BYTES: Final = 16 * 1024 * 1024
 """The most bytes that they may have, unless one row is larger."""
-_PAUSE: Final = 0.5
-"""Seconds until a slot that another process uses is looked at again."""
 
 
 class Copy:
@@ -61,8 +58,7 @@ class Copy:
         """How many rows of a snapshot were written."""
         self.changes = 0
         """How many changes were written."""
-        self.position: str | None
-        self.position, copied = target.checkpoint(name) or (None, [])
+        self.position, copied = target.checkpoint(name)
         """The position that is stored, None if none is."""
         # The position that the next one takes the place of; "" within a snapshot.
         self._former = self.position or ""
@@ -99,23 +95,15 @@ class Copy:
             RealtimeError: if the source fails, or somebody else has written to the target.
             DRIVER_ERRORS: if the target fails.
         """
-        is_told = False
         while True:
-            self.position = self._stored()
+            self.position, _ = self._target.checkpoint(self._name)
             try:
                 yield from self._follow(dsn, progress)
-            except RealtimeError as exc:
+            except RealtimeError:
                 self._target.end(commit=False)
-                if not isinstance(exc, SlotInUseError):
-                    # Another process may have had the slot, after the position was read.
-                    if self._stored() == self.position:
-                        raise
-                elif not is_told:
-                    logger.warning(
-                        "slot %r is active for %s; waiting until it is free", self._name, exc.holder
-                    )
-                    is_told = True
-                time.sleep(_PAUSE)
+                # Another process may have had the slot since the position was read.
+                if self._target.checkpoint(self._name)[0] == self.position:
+                    raise
 
     def __str__(self) -> str:
         counts = f"{self.rows:,} rows, {self.changes:,} changes"
@@ -130,6 +118,7 @@ class Copy:
             dsn,
             publications=[self._name],
             slot=self._name,
+            slot_in_use="wait" if self.position else "fail",
             # A slot that is of no use any more is replaced where all rows are copied anew.
             snapshot="when_needed" if self._overwrite else "initial",
             start_at=Position.parse(goes_on_at) if goes_on_at else None,
@@ -190,11 +179,6 @@ class Copy:
                 )
             elif problems := list(self._target.problems(relation, key)):
                 raise ConfigError(problems)
-            plan = None if key is None else self._target.plan(relation, key)
+            plan = None if key is None else TablePlan(relation, key, self._target)
             self._plans[relation.oid] = relation, plan
         return plan
-
-    def _stored(self) -> str | None:
-        position, _ = self._target.checkpoint(self._name) or (None, [])
-        self._target.end(commit=False)
-        return position

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..changes import Delete, Insert, Relation, Update
 from ..records import Record, Unchanged
 from ..replication.commands import quote_identifier
 from ..snapshot import Snapshot
 
-__all__ = ["Convert", "Statement", "TablePlan"]
+if TYPE_CHECKING:
+    from .targets import Target
 
-Convert: TypeAlias = Callable[[str], Any]
-"""Makes the value that a target's driver takes of PostgreSQL's text."""
+__all__ = ["Statement", "TablePlan"]
 
 
 class Statement(NamedTuple):
@@ -32,24 +32,16 @@ class TablePlan:
     Args:
         relation: the table in the source.
         key: the columns of its primary key.
-        table: the table's name in the target, as SQL.
-        mark: what the target's driver writes before the number of a parameter.
-        converters: what makes the values, by column; the others are PostgreSQL's text.
+        target: where it is copied to.
     """
 
-    def __init__(
-        self,
-        relation: Relation,
-        key: Sequence[str],
-        table: str,
-        mark: str,
-        converters: Mapping[str, Convert],
-    ) -> None:
-        self.table, self._key, self._mark, self._converters = table, key, mark, converters
-        self._updates: dict[tuple[str, ...], Statement] = {}
+    def __init__(self, relation: Relation, key: Sequence[str], target: Target) -> None:
+        self._key, self._mark, self._converters = key, target.mark, target.converters(relation)
+        self._table = table = target.name(relation.schema, relation.table)
         self._names = names = relation.shape.names
+        self._updates: dict[tuple[str, ...], Statement] = {}
         columns = ", ".join(map(quote_identifier, names))
-        marks = ", ".join(f"{mark}{place}" for place in range(1, len(names) + 1))
+        marks = ", ".join(f"{target.mark}{place}" for place in range(1, len(names) + 1))
         insert = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
         rest = [quote_identifier(name) for name in names if name not in key]
         pairs = ", ".join(f"{name} = excluded.{name}" for name in rest)
@@ -92,7 +84,7 @@ class TablePlan:
     def _update(self, names: tuple[str, ...]) -> Statement:
         if names not in self._updates:
             pairs, where = self._pairs(names, ", "), self._pairs(self._key, " AND ", len(names))
-            sql = f"UPDATE {self.table} SET {pairs} WHERE {where}"
+            sql = f"UPDATE {self._table} SET {pairs} WHERE {where}"
             self._updates[names] = Statement(sql, finds_a_row=True)
         return self._updates[names]
 

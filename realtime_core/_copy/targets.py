@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
@@ -21,10 +21,20 @@ from ..errors import RealtimeError
 from ..records import Column
 from ..replication.commands import quote_identifier
 from ..sources._sessions import stream_parameters
-from .statements import Convert, Statement, TablePlan
+from .statements import Statement
 
-__all__ = ["DRIVER_ERRORS", "SqliteTarget", "Steps", "Target", "TargetColumn", "TargetError"]
+__all__ = [
+    "DRIVER_ERRORS",
+    "Convert",
+    "SqliteTarget",
+    "Steps",
+    "Target",
+    "TargetColumn",
+    "TargetError",
+]
 
+Convert: TypeAlias = Callable[[str], Any]
+"""Makes the value that a target's driver takes of PostgreSQL's text."""
 Steps: TypeAlias = list[tuple[Statement, list[Sequence[Any]]]]
 """Statements in their order, each with the values of the rows that it is executed for."""
 
@@ -76,7 +86,9 @@ class Target:
         DRIVER_ERRORS: from each method, if the target refuses.
     """
 
-    _mark: ClassVar = "$"
+    mark: ClassVar = "$"
+    """What stands before the number of a parameter."""
+    _pipelines: ClassVar = True
     # Asks for each TargetColumn of a table, by its schema and name.
     _columns_query: ClassVar = """
         SELECT a.attname, format_type(a.atttypid, a.atttypmod),
@@ -100,6 +112,7 @@ class Target:
         self._connection: Any = psycopg.connect(**parameters, cursor_factory=RawCursor)
         query = "SELECT coalesce(pg_catalog.current_schema(), 'public')"
         (self._schema,) = self.run(query).fetchone()
+        self._checkpoints = self.name(self._schema, _CHECKPOINTS)
         # A search path of the user's may begin with somebody else's schema.
         self.run("SET search_path = pg_catalog")
         self.end(commit=True)
@@ -122,13 +135,13 @@ class Target:
         Raises:
             TargetError: if a row is not there that one of them is for.
         """
+        copies = self._pipelines and any(statement.copy for statement, _ in steps)
         done = []
         # Without a round trip for each statement; but a pipeline takes no COPY.
-        has_copies = any(statement.copy for statement, _ in steps)
-        with nullcontext() if has_copies else self._connection.pipeline():
+        with self._connection.pipeline() if self._pipelines and not copies else nullcontext():
             for statement, rows in steps:
                 cursor = self._connection.cursor()
-                if statement.copy:
+                if copies and statement.copy:
                     with cursor.copy(statement.copy) as copying:
                         for row in rows:
                             copying.write_row(row)
@@ -136,18 +149,25 @@ class Target:
                     cursor.executemany(statement.sql, rows)
                 done.append((statement, len(rows), cursor))
         for statement, wanted, cursor in done:
-            _check_found(statement, wanted, cursor.rowcount)
+            if statement.finds_a_row and cursor.rowcount != wanted:
+                raise TargetError(
+                    f"{wanted} rows have to be there for {statement.sql}, and {cursor.rowcount} "
+                    "are: somebody else has written to the target; --overwrite copies all anew"
+                )
 
     # Tables
 
-    def plan(self, relation: Relation, key: Sequence[str]) -> TablePlan:
-        """Return the statements for a table that has no problems."""
-        name = self._name(relation.schema, relation.table)
-        return TablePlan(relation, key, name, self._mark, self._converters(relation))
+    def name(self, schema: str, table: str) -> str:
+        """Return the name of a table, as SQL."""
+        return f"{quote_identifier(schema)}.{quote_identifier(table)}"
+
+    def converters(self, relation: Relation) -> Mapping[str, Convert]:
+        """Return what makes the values, by column; the others are PostgreSQL's text."""
+        return {}
 
     def has_rows(self, relation: Relation) -> bool:
         """Return whether the table for one of the source's has any rows."""
-        name = self._name(relation.schema, relation.table)
+        name = self.name(relation.schema, relation.table)
         return self.run(f"SELECT 1 FROM {name} LIMIT 1").fetchone() is not None
 
     def problems(self, relation: Relation, key: Sequence[str]) -> Iterator[str]:
@@ -164,10 +184,7 @@ class Target:
         if not key:
             yield f"table {relation} has no primary key in the source: add one"
         elif not set(key) <= set(relation.key_shape.names):
-            yield (
-                f"the replica identity of table {relation} lacks its primary key: run ALTER TABLE "
-                f"{relation} REPLICA IDENTITY DEFAULT, and publish these columns"
-            )
+            yield f"table {relation} needs REPLICA IDENTITY DEFAULT, and all of its key published"
         if not columns:
             yield (
                 f"the target has no table {relation}: create it, with the same columns and primary "
@@ -195,12 +212,6 @@ class Target:
     def _columns(self, schema: str, table: str) -> list[TargetColumn]:
         return [TargetColumn(*row) for row in self.run(self._columns_query, [schema, table])]
 
-    def _name(self, schema: str, table: str) -> str:
-        return f"{quote_identifier(schema)}.{quote_identifier(table)}"
-
-    def _converters(self, relation: Relation) -> Mapping[str, Convert]:
-        return {}
-
     @staticmethod
     def holds(theirs: TargetColumn, column: Column) -> bool:
         """Return whether a column of the target holds all values of one of the source's."""
@@ -218,13 +229,14 @@ class Target:
 
     # Positions
 
-    def checkpoint(self, name: str) -> tuple[str, list[str]] | None:
+    def checkpoint(self, name: str) -> tuple[str | None, list[str]]:
         """Return the position of a copy and its tables, as stored last; None if nothing was."""
-        if not self._columns(self._schema, _CHECKPOINTS):
-            return None
-        query = f"SELECT position, tables FROM {self._checkpoints} WHERE name = {self._mark}1"
-        found = self.run(query, [name]).fetchone()
-        return None if found is None else (found[0], json.loads(found[1]))
+        found = None
+        if self._columns(self._schema, _CHECKPOINTS):
+            query = f"SELECT position, tables FROM {self._checkpoints} WHERE name = {self.mark}1"
+            found = self.run(query, [name]).fetchone()
+        self.end(commit=False)
+        return (None, []) if found is None else (found[0], json.loads(found[1]))
 
     def claim(self, name: str) -> None:
         """Take over a copy that begins anew: until the commit nobody else can store a position."""
@@ -232,7 +244,7 @@ class Target:
             columns = "name text PRIMARY KEY, position text NOT NULL, tables text NOT NULL"
             self.run(f"CREATE TABLE {self._checkpoints} ({columns})")
             self.end(commit=True)
-        insert = f"INSERT INTO {self._checkpoints} VALUES ({self._mark}1, '', '[]')"
+        insert = f"INSERT INTO {self._checkpoints} VALUES ({self.mark}1, '', '[]')"
         self.run(f"{insert} ON CONFLICT (name) DO UPDATE SET position = ''", [name])
 
     def store(self, name: str, position: str, tables: Iterable[str], former: str) -> None:
@@ -247,15 +259,11 @@ class Target:
         Raises:
             TargetError: if somebody else has stored one.
         """
-        mark, values = self._mark, [position, json.dumps(sorted(tables)), name, former]
+        mark, values = self.mark, [position, json.dumps(sorted(tables)), name, former]
         pairs = f"position = {mark}1, tables = {mark}2"
         where = f"name = {mark}3 AND position = {mark}4"
         if self.run(f"UPDATE {self._checkpoints} SET {pairs} WHERE {where}", values).rowcount != 1:
             raise TargetError(f"another process writes to the copy {name!r}: stop one of them")
-
-    @property
-    def _checkpoints(self) -> str:
-        return self._name(self._schema, _CHECKPOINTS)
 
 
 def _read_float(text: str) -> float | str:
@@ -281,7 +289,9 @@ class SqliteTarget(Target):
         path: the file.
     """
 
-    _mark = "?"
+    mark = "?"
+    _pipelines = False
+    _schema, _checkpoints = "", _CHECKPOINTS
     _columns_query = """
         SELECT name, type, "notnull" AND dflt_value IS NULL AND NOT pk, hidden > 1, pk,
                CASE WHEN type LIKE '%INT%' THEN 'INTEGER'
@@ -293,18 +303,12 @@ class SqliteTarget(Target):
     """
 
     def __init__(self, path: str) -> None:
-        self._schema = ""
         self._connection = sqlite3.connect(path, timeout=_PATIENCE)
 
-    def execute(self, steps: Steps) -> None:
-        for statement, rows in steps:
-            cursor = self._connection.executemany(statement.sql, rows)
-            _check_found(statement, len(rows), cursor.rowcount)
-
-    def _name(self, schema: str, table: str) -> str:
+    def name(self, schema: str, table: str) -> str:
         return quote_identifier(table)
 
-    def _converters(self, relation: Relation) -> Mapping[str, Convert]:
+    def converters(self, relation: Relation) -> Mapping[str, Convert]:
         found = {column.name: _sqlite_type(column)[0] for column in relation.columns}
         return {name: convert for name, convert in found.items() if convert is not None}
 
@@ -317,11 +321,3 @@ def _sqlite_type(column: Column) -> tuple[Convert | None, tuple[str, ...]]:
     # Elsewhere, text that looks like a number would become one.
     name = column.type_name if column.type_schema == "pg_catalog" else ""
     return _SQLITE_TYPES.get(name, (None, ("TEXT",)))
-
-
-def _check_found(statement: Statement, wanted: int, found: int) -> None:
-    if statement.finds_a_row and found != wanted:
-        raise TargetError(
-            f"{wanted} rows have to be there for {statement.sql}, and {found} are: somebody else "
-            "has written to the target; --overwrite copies all rows anew"
-        )

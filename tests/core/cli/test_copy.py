@@ -18,7 +18,8 @@ from realtime_core import (
     ReplicaIdentity,
     Transaction,
 )
-from realtime_core._cli.copy import CopySettings, copy
+from realtime_core._cli.copy import copy
+from realtime_core._copy.statements import TablePlan
 from realtime_core._copy.targets import SqliteTarget, Target, TargetColumn, TargetError
 from realtime_core.errors import ConfigError
 from realtime_core.oids import BUILTIN_TYPES
@@ -77,7 +78,7 @@ def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
         if any("cannot hold" in problem for problem in target.problems(of_type, ("id",))):
             continue
         fitting.add(type_name)
-        plan = target.plan(of_type, ("id",))
+        plan = TablePlan(of_type, ("id",), target)
         change = Insert(
             Transaction(1, LSN(1), None), 0, of_type, Record(of_type.shape, ("1", text))
         )
@@ -144,7 +145,7 @@ def test_a_table_with_the_name_of_the_table_of_positions_is_refused(
 
 def test_a_row_that_is_not_there_is_an_error(lite: Callable[[str], SqliteTarget]) -> None:
     target, of_type = lite("text"), relation("text")
-    plan = target.plan(of_type, ("id",))
+    plan = TablePlan(of_type, ("id",), target)
     gone = Delete(Transaction(1, LSN(1), None), 0, of_type, Record(of_type.key_shape, ("1",)))
     statement, key = plan.step(gone)
     with pytest.raises(TargetError, match=r"1 rows have to be there for DELETE FROM .*, and 0 are"):
@@ -155,7 +156,7 @@ def test_a_position_is_stored_in_the_place_of_the_former_one(
     lite: Callable[[str], SqliteTarget],
 ) -> None:
     target = lite("text")
-    assert target.checkpoint("one") is None
+    assert target.checkpoint("one") == (None, [])
     target.claim("one")
     target.store("one", "0/1:0", {"public.b", "public.a"}, "")
     target.store("one", "0/2:0", {"public.b", "public.a"}, "0/1:0")
@@ -171,14 +172,12 @@ def test_a_position_is_stored_in_the_place_of_the_former_one(
 
 @pytest.mark.parametrize("second", ["other.orders", "public.Orders", "other.ORDERS"])
 def test_two_tables_that_are_one_in_sqlite_are_refused(tmp_path: Path, second: str) -> None:
-    settings = CopySettings(
-        source="",
-        target=f"sqlite:{tmp_path / 'copy.db'}",
-        tables=["public.orders", second],
-        name="copy",
-        overwrite=False,
-        dry_run=True,
-        quiet=True,
-    )
     with pytest.raises(ConfigError, match="two tables of one name"):
-        copy(settings)
+        copy(
+            "",
+            f"sqlite:{tmp_path / 'copy.db'}",
+            ["public.orders", second],
+            name="copy",
+            overwrite=False,
+            dry_run=True,
+        )
