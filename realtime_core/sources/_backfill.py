@@ -28,13 +28,10 @@ from ..lsn import LSN
 from ..records import Record
 from ..snapshot import BackfillStep, Snapshot, SnapshotEvent, SnapshotProgress
 from ..snapshot.chunk import ChunkMerger
-from ..snapshot.copy_text import read_rows
 from ..snapshot.tables import CopiedTable
-from ..snapshot.visibility import SeenTransactions
-from . import catalog
 from ._backoff import Backoff
-from ._copied_tables import describe, writers
-from ._copy_out import CopyOut
+from ._chunk_reader import ChunkReader, check_backfill, streamed_tables
+from ._copied_tables import writers
 from ._filtering import RowFilter
 from ._history import StreamHistory
 from ._plugin import PluginFacts
@@ -52,14 +49,6 @@ _MENTION: Final = 100
 """After how many such checks a log line says that there are some."""
 _LONGEST_PAUSE: Final = 1.0
 """The most seconds between two questions to the server how far it has come."""
-_SNAPSHOT: Final = b"""
-    SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
-           pg_catalog.array_agg(attname::pg_catalog.text ORDER BY attnum),
-           pg_catalog.array_agg(atttypid::pg_catalog.int8 ORDER BY attnum)
-    FROM pg_catalog.pg_attribute
-    WHERE attrelid OPERATOR(pg_catalog.=) %s::pg_catalog.oid
-      AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped
-"""
 _MESSAGE: Final = b"""
     SELECT (pg_catalog.pg_logical_emit_message(true, 'realtime-core:backfill', '')
             OPERATOR(pg_catalog.-) '0/0')::pg_catalog.int8
@@ -70,15 +59,18 @@ _MESSAGE: Final = b"""
 class Request:
     """A backfill that was asked for."""
 
-    table: CopiedTable
+    reader: ChunkReader
     where: str | None
     chunk_rows: int
     after: tuple[str, ...]
     """The key behind which to go on; it moves with each chunk."""
     rows: int = 0
     bytes: int = 0
-    columns: list[Any] = attrs.field(factory=list)
-    """The names and types of all columns when the table was described last."""
+
+    @property
+    def table(self) -> CopiedTable:
+        """The table as it was when the last chunk was read."""
+        return self.reader.table
 
 
 class Backfills:
@@ -140,7 +132,7 @@ class Backfills:
         """
         connection = await self._connect()
         try:
-            tables = await self._describe(connection)
+            tables = await streamed_tables(connection, self._plugin)
         except psycopg.Error as exc:
             raise translate(exc, self._settings.slot or "") from exc
         finally:
@@ -151,14 +143,11 @@ class Backfills:
                 f"a backfill of {name!r} is not possible: the stream does not have the table; "
                 "name it as schema.table, and add it to the publication"
             )
-        _check(table, after)
-        self._requests.append(Request(table, where, chunk_rows, after))
+        check_backfill(table, after)
+        reader = ChunkReader(self._plugin, table)
+        self._requests.append(Request(reader, where, chunk_rows, after))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-
-    async def _describe(self, connection: AsyncConnection[Any]) -> list[CopiedTable]:
-        version = (await catalog.server_facts(connection)).version
-        return await describe(connection, version, await self._plugin.choices(connection, version))
 
     async def _connect(self) -> AsyncConnection[Any]:
         settings = self._settings
@@ -233,48 +222,24 @@ class Backfills:
         self._handed_over.clear()
         self._sequence = self._history.sequence
         merger.begin()
-        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        seen = await self._look(connection, request)
-        merger.table = table = request.table
-        columns = len(table.relation.columns)
         # Many rows may have to be read by themselves, so they come in pieces, too.
-        self._keys = [tuple(map(str, key)) for key in merger.missed] if self._is_end else []
-        self._keys = self._keys[: request.chunk_rows]
-        copy = CopyOut(connection)
-        await copy.start(
-            table.copy_statement(
-                where=request.where,
-                after=() if self._keys else request.after,
-                limit=request.chunk_rows,
-                keys=self._keys,
-            )
+        keys = [tuple(map(str, key)) for key in merger.missed] if self._is_end else []
+        self._keys = keys[: request.chunk_rows]
+        chunk = await request.reader.read(
+            connection,
+            where=request.where,
+            after=() if self._keys else request.after,
+            limit=request.chunk_rows,
+            keys=self._keys,
         )
-        rows = []
-        while data := await copy.read():
-            rows += read_rows(data, columns)
-            request.bytes += len(data)
-        await connection.execute("COMMIT")
+        rows = chunk.rows
         self._end, self._was_last = request.after, self._is_end or len(rows) < request.chunk_rows
         if rows and not self._keys:
-            record = Record(table.relation.shape, rows[-1])
-            self._end = tuple(str(record.fields[record.shape.index[name]]) for name in table.key)
+            self._end = request.reader.key_of(rows[-1])
         request.rows += len(rows)
-        merger.read(rows, seen)
-
-    async def _look(self, connection: AsyncConnection[Any], request: Request) -> SeenTransactions:
-        """Return what the snapshot sees, and describe the table again if it was altered."""
-        oid = request.table.oid
-        seen, *columns = await _row(connection, _SNAPSHOT, [oid])
-        if columns != request.columns:
-            tables = await self._describe(connection)
-            table = next((each for each in tables if each.oid == oid), None)
-            if table is None or table.key != request.table.key:
-                raise SourceError(
-                    f"the backfill of {request.table.relation} cannot go on: the table was "
-                    "dropped, its primary key was changed, or it is not streamed any more"
-                )
-            request.table, request.columns = table, columns
-        return SeenTransactions.parse(seen)
+        request.bytes += chunk.bytes
+        merger.table = request.table
+        merger.read(rows, chunk.seen)
 
     async def _wait_until_handed_over(self) -> None:
         pause = _PAUSE
@@ -304,6 +269,7 @@ class Backfills:
         request = self._requests[0]
         if merger.is_stale or self._sequence is not self._history.sequence:
             logger.info("a chunk of %s has to be read again", request.table.relation)
+            request.reader.forget()
         else:
             merger.found(self._keys)
             self._is_end = self._was_last
@@ -332,30 +298,6 @@ class Backfills:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-
-def _check(table: CopiedTable, after: tuple[str, ...]) -> None:
-    """Raise ConfigError if a table's rows cannot be read by its key."""
-    name = f"a backfill of {str(table.relation)!r} is not possible"
-    columns = {column.name: column for column in table.relation.columns}
-    if not table.key:
-        raise ConfigError(
-            f"{name}: it goes by the primary key, which the table does not have; add one, or take "
-            "a snapshot, which copies such a table in one piece"
-        )
-    missing = [column for column in table.key if column not in columns]
-    if missing:
-        raise ConfigError(f"{name}: the publication leaves out {', '.join(missing)} of its key")
-    others = [column for column in table.key if not columns[column].is_key]
-    if others and any(column.is_key for column in columns.values()):
-        raise ConfigError(
-            f"{name}: its replica identity is an index without {', '.join(others)} of its primary "
-            "key; run ALTER TABLE … REPLICA IDENTITY DEFAULT"
-        )
-    if after and len(after) != len(table.key):
-        raise ConfigError(
-            f"{name}: after has {len(after)} values, and the primary key {len(table.key)} columns"
-        )
 
 
 async def _row(

@@ -91,17 +91,29 @@ _KEYS: Final = """
           AND k.place OPERATOR(pg_catalog.<=) i.indnkeyatts
     ORDER BY i.indrelid, k.place
 """
-# pg_class is read by the snapshot, and the function tells what is true now. Without partitions,
-# pg_partition_tree returns nothing.
+# The catalog is read by the snapshot, and its functions tell what is true now. Without partitions,
+# pg_partition_tree returns nothing. A table, or a column, may have another's name by now.
 _ALTERED: Final = """
-    SELECT DISTINCT t.oid::pg_catalog.regclass::pg_catalog.text
-    FROM pg_catalog.unnest(%s::pg_catalog.oid[]) AS t (oid)
-    CROSS JOIN LATERAL (
-        SELECT t.oid UNION SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(t.oid)
-    ) AS p (oid)
-    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.oid
-    WHERE c.relkind OPERATOR(pg_catalog.=) 'r'
-      AND c.relfilenode OPERATOR(pg_catalog.<>) pg_catalog.pg_relation_filenode(c.oid)
+    SELECT pg_catalog.format('%%s.%%s', n.nspname, c.relname)
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) ANY (%(oids)s::pg_catalog.oid[]) AND (
+        EXISTS (
+            SELECT 1
+            FROM (SELECT c.oid UNION SELECT relid::pg_catalog.oid
+                  FROM pg_catalog.pg_partition_tree(c.oid)) AS p (oid)
+            JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) p.oid
+            WHERE f.relkind OPERATOR(pg_catalog.=) 'r'
+              AND f.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(f.oid))
+        OR EXISTS (
+            SELECT 1
+            FROM pg_catalog.pg_attribute a
+            CROSS JOIN LATERAL pg_catalog.pg_identify_object_as_address(
+                'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, a.attnum) AS i
+            WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
+              AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+              AND i.object_names IS DISTINCT FROM
+                  ARRAY[n.nspname, c.relname, a.attname]::pg_catalog.text[]))
 """
 # A transaction that has written holds this lock until snapshots see it.
 _WRITERS: Final = """
@@ -242,13 +254,16 @@ def _copied_table(
 
 
 async def altered_tables(connection: AsyncConnection[Any], oids: Sequence[int]) -> tuple[str, ...]:
-    """Return the tables whose rows a snapshot cannot see any more, because they were rewritten.
+    """Return the tables that are not as a snapshot has them.
+
+    They were rewritten or truncated, so the snapshot cannot see their rows any more; or they were
+    dropped, or one of their names was changed.
 
     Args:
         connection: a connection whose transaction uses the snapshot, and has locked the tables.
         oids: the tables.
     """
-    return tuple(row[0] for row in await _rows(connection, _ALTERED, [list(oids)]))
+    return tuple(row[0] for row in await _rows(connection, _ALTERED, {"oids": list(oids)}))
 
 
 async def writers(connection: AsyncConnection[Any], oid: int) -> dict[str, int]:
