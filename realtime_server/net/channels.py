@@ -57,6 +57,8 @@ class ServedChannel:
     topic: Topic
     registered: Registered
     """The channel as the mode has registered it."""
+    visit: Visit | None
+    """The connection, if the channel may be brought back: without bindings it gets no changes."""
     came: float
     """When its join came at the earliest, in seconds of replay's clock; 0 without replay."""
     subscription: Subscription | None = None
@@ -180,7 +182,8 @@ class Channels:
             raise
         finally:
             self._deciding -= 1
-        served = self._served[channel] = ServedChannel(topic, registered, came)
+        visit = self._visit if config is None or config.bindings else None
+        served = self._served[channel] = ServedChannel(topic, registered, visit, came)
         if not self._outbox.is_open:
             # Its client may have come back already, and have joined the channel there.
             self.release(channel, Departure.LOST)
@@ -204,11 +207,11 @@ class Channels:
         self._services.metrics.channels.inc()
         self._services.hub.wanted.note(served.subscription)
         replay = self._services.replay
-        if replay is None or self._visit is None:
+        if replay is None or served.visit is None:
             self._services.hub.subscribe(served.subscription)
             return
         replay.enter(
-            self._visit,
+            served.visit,
             served.subscription,
             ref=number_of(channel.ref),
             came=served.came,
@@ -230,10 +233,10 @@ class Channels:
             served.wait = None
         if served.subscription is not None:
             replay = self._services.replay
-            if replay is None or self._visit is None:
+            if replay is None or served.visit is None:
                 self._services.hub.unsubscribe(served.subscription)
             else:
-                replay.leave(self._visit, served.subscription, how)
+                replay.leave(served.visit, served.subscription, how)
             self._services.metrics.channels.dec()
         self._services.registrar.remove(served.registered)
 
@@ -249,7 +252,7 @@ class Channels:
         self.perform(self._state.accept(channel, config, grant=grant))
         self._check_by(grant)
         served.is_accepted = True
-        if self._visit is None or served.start is not None:
+        if served.visit is None or served.start is not None:
             self._announce(channel, served)
         self._services.registrar.watch(served.registered, partial(self._warn, channel))
 
@@ -349,10 +352,10 @@ class Channels:
         self.access.replace(channel, access)
         if served.subscription is not None and channel in self._served:
             replay = self._services.replay
-            if replay is None or self._visit is None:
+            if replay is None or served.visit is None:
                 self._services.hub.move(served.subscription, viewer)
             else:
-                replay.renew(self._visit, served.subscription, viewer, grant.claims)
+                replay.renew(served.visit, served.subscription, viewer, grant.claims)
 
     def check_grants(self) -> None:
         """End the channels whose tokens are no longer valid; check again when the next expires."""

@@ -22,7 +22,7 @@ from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database, until_streaming
 from tests.integration.replay_client import ReplayClient
-from tests.server_helpers import dev_config
+from tests.server_helpers import dev_config, open_client
 from tests.tokens import SECRET, make_token
 from tests.waiting import eventually
 
@@ -109,6 +109,25 @@ async def test_a_client_that_comes_back_gets_what_it_missed(
         assert (first["resumed"], again["resumed"]) == (False, True)
         assert again["position"].count("@") == 1
     await client.close()
+
+
+async def test_of_a_channel_without_bindings_nothing_is_kept(
+    item: Database, server: RealtimeServer
+) -> None:
+    replay = server.replay
+    assert replay is not None
+    topic = "realtime:room"
+    asks = {"event": "*", "schema": "public", "table": "item"}
+    async with open_client(server.port) as client:
+        for bindings, known in (([], 0), ([asks], 1)):
+            await client.send(topic, "phx_join", {"config": {"postgres_changes": bindings}})
+            assert (await client.receive())["payload"]["status"] == "ok"
+            await client.drain()
+            assert replay.stats().fresh == known
+        await client.send(topic, "phx_join", {"config": {}}, ref="2")
+        assert len(await client.drain()) == 1
+        assert server.hub.stats().subscriptions == 1
+    await eventually(lambda: server.hub.is_empty)
 
 
 async def test_what_was_not_proven_comes_again(item: Database) -> None:
