@@ -49,6 +49,9 @@ class Absence:
     may_be_here: bool = False
     """Whether the client may still be on a connection of another process, which has not asked the
     client yet. Then the absence is not removed before that process says so."""
+    is_asked_about: bool = False
+    """Whether the absence is another process's, and a client that may have left it has come to a
+    third one since, or to this one."""
     seen: int = 0
     """The ordinal of the last write behind which the client was certainly on the connection that it
     has lost; 0: it is not known. Whose connection began before that is another client."""
@@ -94,18 +97,18 @@ class Absences:
         self.on_change: Callable[[Absence], None] = lambda absence: None
         """Called with each absence that was added, changed or removed, and with each one of another
         process that was taken over here."""
-        self.elsewhere: Callable[[bytes], Sequence[Absence]] = lambda digest: ()
+        self.elsewhere: Callable[[Key], Sequence[Absence]] = lambda key: ()
         """Returns the absences of a key that other processes have."""
 
     def __len__(self) -> int:
         """Return the number of absences whose changes are kept."""
         return len(self._away)
 
-    def of(self, digest: bytes) -> Sequence[Absence]:
+    def of(self, key: Key) -> Sequence[Absence]:
         """Return the absences with a key: those of this process, those that were given up and
         are remembered, and those of other processes."""
-        self._note_lost(digest)
-        return [*self._here(digest), *self.elsewhere(digest)]
+        self._note_lost(key.digest)
+        return [*self._here(key.digest), *self.elsewhere(key)]
 
     def _here(self, digest: bytes) -> Sequence[Absence]:
         absent = self._absent.get(digest, ())
@@ -231,14 +234,7 @@ class Absences:
         if len(self._lost) > _MOST_LOST:
             self.remove(self._lost.first_to_go())
 
-    def lower(
-        self,
-        absence: Absence,
-        place: Place,
-        lost: LostReason | None,
-        *,
-        key: Key | None = None,
-    ) -> None:
+    def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
         """Lower the place of an absence to that of another client, which may come back to it too.
 
         If that one has to be told of a gap, whoever goes on from the absence will be.
@@ -247,8 +243,6 @@ class Absences:
             absence: the absence.
             place: the place.
             lost: why the changes behind the place are not kept; None if they are.
-            key: the key of the channel that goes on from the place, which says whose room another
-                process's absence takes here; None: the absence is of this process.
         """
         is_owed = lost is LostReason.LOST and absence.lost is not lost
         if place >= absence.place and not is_owed:
@@ -266,9 +260,9 @@ class Absences:
                 for one in self._here(absence.key.digest)
             ):
                 return
-            whose, ref, since = key or absence.key, absence.ref, absence.since
+            key, ref, since = absence.key, absence.ref, absence.since
             why, is_anew = lost or absence.lost, absence.is_anew
-            self.add(Absence(whose, ref, place, since, lost=why, is_anew=is_anew))
+            self.add(Absence(key, ref, place, since, lost=why, is_anew=is_anew))
             return
         self.on_change(absence)
         absence.place = place

@@ -31,6 +31,7 @@ from .places import BEFORE, Place
 from .process import OtherChannel
 from .record_parts import RecordParts
 from .records import (
+    Asked,
     Boot,
     Ended,
     Entry,
@@ -119,6 +120,7 @@ class Journal:
             on_shared=lambda key: self.on_shared(key),
             on_place_taken=lambda places: self.on_place_taken(places),
             on_boot=self._booted,
+            on_orphaned=self.taken,
         )
 
     def of_stream(self, stream: bytes) -> None:
@@ -223,6 +225,15 @@ class Journal:
         self._others.take(entry)
         self.add(entry)
 
+    def ask(self, member: OtherChannel, *, has_moved: bool) -> None:
+        """Have another process ask the client of a channel whether it is still there.
+
+        If the client ``has_moved`` here, unless another one has its key, the channel is taken over
+        should its process end before it has answered.
+        """
+        self._others.ask(member.server, member.number, has_moved=has_moved)
+        self.add(Asked(member.server, member.number))
+
     def shared(self, key: bytes) -> None:
         """Note that several clients have the key of a session."""
         if self._others.share(key):
@@ -297,9 +308,7 @@ class Journal:
     def steps(self, part: Part) -> Iterator[None]:
         """Read a part of a record, and yield now and then.
 
-        Yields:
-            Now and then, so that others may run. It has to be brought to its end before the next
-            part is taken.
+        It has to be brought to its end before the next part is taken.
         """
         parts = self._parts.add(part)
         if parts is not None:
@@ -338,9 +347,7 @@ class Journal:
         return self._others.find(key)
 
     def lowest(self) -> Place | None:
-        """Return a place up to which the others' channels have everything; None: there are none.
-
-        Joined channels of silent processes do not count: nothing is kept longer for them."""
+        """See :meth:`.OtherProcesses.lowest`."""
         return self._others.lowest()
 
     # What the others are told
@@ -375,11 +382,7 @@ class Journal:
 
     def tidying(self) -> Iterator[None]:
         """Note, in steps, that processes have ended which have written nothing for a day, and give
-        up what is kept of channels that have gone.
-
-        Yields:
-            Now and then, so that other work may run meanwhile, also such that reads records.
-        """
+        up what is kept of channels that have gone. In between records may be read."""
         yield from self._others.end_silent(self._clock())
         yield from self._others.tidying()
 

@@ -26,7 +26,7 @@ from .identity import Key
 from .journal import Journal, OtherChannel
 from .liveness_checks import WITHIN
 from .lost_reasons import LostReason
-from .records import Asked, PlaceTaken
+from .records import PlaceTaken
 from .shared_sessions import SharedSessions
 from .standing import LivePlaces, Standing
 from .standings import STEP, Standings
@@ -87,7 +87,7 @@ class Ledger:
         # The channels that have changed since, and the channels of other processes that were taken
         # over here.
         self._changed: dict[Standing | Absence, None] = {}
-        self._taken: dict[tuple[bytes, int], OtherChannel] = {}
+        self._taken: dict[tuple[bytes, int], AbsenceElsewhere] = {}
         # The keys of which places were taken over, and whether a client has found nothing.
         self._places_taken: dict[bytes, bool] = {}
         # How many changed channels are noted before those are forgotten that need not be told.
@@ -113,7 +113,7 @@ class Ledger:
     def _note(self, thing: Standing | Absence) -> None:
         if isinstance(thing, AbsenceElsewhere):
             # A new object is made for each look, so the channel's number counts.
-            self._taken[thing.member.server, thing.member.number] = thing.member
+            self._taken[thing.member.server, thing.member.number] = thing
             return
         self._changed[thing] = None
         if len(self._changed) > self._most_changed:
@@ -144,12 +144,12 @@ class Ledger:
         from belong into the same record."""
         self._look_who_has_answered()
         taken, self._taken = self._taken, {}
-        for member in taken.values():
-            if member.may_be_there:
+        for one in taken.values():
+            if one.may_be_here:
                 # The channel is not taken over before its process has asked the client.
-                self._journal.add(Asked(member.server, member.number))
+                self._journal.ask(one.member, has_moved=self._shared.is_exact(one.key))
             else:
-                self._journal.taken(member)
+                self._journal.taken(one.member)
         told = 0
         while self._places_taken:
             digest, is_missed = self._places_taken.popitem()
@@ -286,9 +286,9 @@ class Ledger:
 
     # Other processes
 
-    def elsewhere(self, digest: bytes) -> Sequence[Absence]:
+    def elsewhere(self, key: Key) -> Sequence[Absence]:
         """Return the channels with a key that clients have left behind in other processes."""
-        return [self._absence(member) for member in self._journal.find(digest)]
+        return [self._absence(member, key) for member in self._journal.find(key.digest)]
 
     def expired(self, members: Sequence[OtherChannel]) -> None:
         """Remember channels of other processes whose clients have been away for too long."""
@@ -297,21 +297,22 @@ class Ledger:
 
     def _remember(self, member: OtherChannel, why: LostReason) -> None:
         """Have the client of another process's channel be told of a gap when it comes here."""
-        one = self._absence(member)
+        one = self._absence(member, Key(member.key, is_exact=False))
         absence = Absence(one.key, one.ref, one.place, one.since, lost=one.lost or why)
         self._absences.add(absence)
         # All processes have read the same.
         self._changed.pop(absence, None)
 
-    def _absence(self, member: OtherChannel) -> Absence:
+    def _absence(self, member: OtherChannel, key: Key) -> Absence:
         now, wall = self._clock(), self._wall_clock()
         return AbsenceElsewhere(
-            Key(member.key, is_exact=False),
+            key,
             member.ref or 0,
             member.place,
             now if member.since is None else now - (wall - member.since),
             lost=member.lost,
             is_anew=member.is_anew,
             may_be_here=member.may_be_there,
+            is_asked_about=member.is_asked_about,
             member=member,
         )

@@ -229,7 +229,7 @@ class Memberships:
 
     def _fitting(self, member: Membership) -> list[Absence]:
         """Return the absences that the client of a membership may have left."""
-        absent = self.absences.of(member.key.digest)
+        absent = self.absences.of(member.key)
         ref, began = member.ref, member.client.began
         # An empty ref says nothing: some clients send one when they join again.
         return [one for one in absent if (not ref or one.ref < ref) and one.seen <= began]
@@ -259,10 +259,11 @@ class Memberships:
     def _are_several(self, absent: list[Absence]) -> bool:
         """Return whether several clients have left absences of an exact key, as far as is known.
 
-        One client leaves one, which it takes away when it comes back. That several clients have a
-        key is not known of other processes, and of former ones.
+        One client leaves one, which it takes away when it comes back: at once, or if that is
+        another process's, as soon as that process has been asked. That several clients have a key
+        is not known of other processes, and of former ones.
         """
-        away = [one for one in absent if not one.may_be_here]
+        away = [one for one in absent if not (one.may_be_here or one.is_asked_about)]
         return len(away) > 1 and not all(map(self.absences.has, away))
 
     def _is_outnumbered(self, member: Membership) -> bool:
@@ -271,7 +272,7 @@ class Memberships:
         # A join without a ref counts as a first message.
         digest, ref, began = member.key.digest, member.ref or 1, member.client.began
         return (
-            any(one.ref >= ref or one.seen > began for one in self.absences.of(digest))
+            any(one.ref >= ref or one.seen > began for one in self.absences.of(member.key))
             or self.taken_places.is_by_another(digest, ref, member.client)
             or any(
                 one.client.last_ref >= ref or one.client.seen > began
@@ -364,7 +365,7 @@ class Memberships:
             if one is not taken and one in open_ones:
                 self._lower(open_ones[one], taken)
             elif one is not taken:
-                self.absences.lower(one, taken.place, taken.lost, key=member.key)
+                self.absences.lower(one, taken.place, taken.lost)
         return choice
 
     def _lower(self, member: Membership, taken: Absence) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 
 from .channel_ages import Age, ChannelAges
+from .channel_names import ChannelNames, Name
 from .empty_stretches import EmptyStretches
 from .places import Place
 from .process import OtherChannel, Process
@@ -43,8 +44,6 @@ _LONG: Final = 24 * 3600.0
 """Seconds without a record after which a process is taken to have ended without a successor."""
 _STEP: Final = 200
 """Channels in a step, which take about half a millisecond."""
-_Name: TypeAlias = tuple[bytes, int]
-"""The name of a process, and the number of one of its channels."""
 _MOST_TAKEN: Final = 100_000
 """Channels of which it is remembered that they were taken over. Their own process may go on writing
 of them until it has read that."""
@@ -66,6 +65,8 @@ class OtherProcesses:
         on_shared: called with the key of a session that several clients turn out to have.
         on_place_taken: called with the places of a key that may have been taken by others.
         on_boot: called when another process has begun, with its slot. It needs a snapshot.
+        on_orphaned: called with each channel whose process has ended, and whose client had come
+            here, which that process was asked about and has not answered.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class OtherProcesses:
         on_shared: Callable[[bytes], None],
         on_place_taken: Callable[[PlaceTaken], None],
         on_boot: Callable[[bytes], None],
+        on_orphaned: Callable[[OtherChannel], None],
     ) -> None:
         self._server = server
         self._most = most
@@ -88,15 +90,14 @@ class OtherProcesses:
         self._on_shared = on_shared
         self._on_place_taken = on_place_taken
         self._on_boot = on_boot
+        self._on_orphaned = on_orphaned
         self._processes: dict[bytes, Process] = {}
-        # The processes and numbers of the channels of each key: most keys have just one channel.
-        self._by_key: dict[bytes, _Name | dict[_Name, None]] = {}
-        self._count = 0
+        self._names = ChannelNames()
         self._ages = ChannelAges()
         # The keys of sessions that several clients have.
         self._shared: dict[bytes, None] = {}
         # The channels that were taken over, and the time before which that is forgotten.
-        self._taken: dict[tuple[bytes, int], Taken] = {}
+        self._taken: dict[Name, Taken] = {}
         self._forgotten = 0.0
 
     @property
@@ -113,7 +114,7 @@ class OtherProcesses:
     @property
     def has_channels(self) -> bool:
         """Whether any channel is known."""
-        return self._count > 0
+        return len(self._names) > 0
 
     # Reading
 
@@ -153,6 +154,8 @@ class OtherProcesses:
                 case Asked(server, number):
                     if server == self._server:
                         self._on_asked(number)
+                    else:
+                        self.ask(server, number, has_moved=False)
                 case Shared(key):
                     if self.share(key):
                         self._on_shared(key)
@@ -221,6 +224,8 @@ class OtherProcesses:
                 place = process.place_of(channel)
                 away = attrs.evolve(channel, place=place, since=since, is_open=False)
                 self._put(server, process, away)
+                if process.asked.get(channel.number) and channel.key not in self._shared:
+                    self._on_orphaned(self._member(server, away))
             if count % _STEP == 0:
                 yield
 
@@ -266,10 +271,9 @@ class OtherProcesses:
             self._drop(server, channel.number)
             former = None
         if former is None:
-            if self._count >= self._most:
+            if len(self._names) >= self._most:
                 return
-            self._count += 1
-            self._add_to_key(channel.key, (server, channel.number))
+            self._names.add(channel.key, (server, channel.number))
         process.put(channel)
         if channel.since is not None and not channel.is_open:
             self._ages.add((channel.since, server, channel.number))
@@ -279,25 +283,23 @@ class OtherProcesses:
         if channel is None:
             return
         self._processes[server].drop(number)
-        self._count -= 1
-        names = self._by_key[channel.key]
-        if isinstance(names, dict):
-            del names[server, number]
-        if not isinstance(names, dict) or not names:
-            del self._by_key[channel.key]
-
-    def _add_to_key(self, key: bytes, name: _Name) -> None:
-        names = self._by_key.get(key)
-        if names is None:
-            self._by_key[key] = name
-        elif isinstance(names, dict):
-            names[name] = None
-        else:
-            self._by_key[key] = {names: None, name: None}
+        self._names.remove(channel.key, (server, number))
 
     def _channel(self, server: bytes, number: int) -> Joined | None:
         process = self._processes.get(server)
         return None if process is None else process.channels.get(number)
+
+    def ask(self, server: bytes, number: int, *, has_moved: bool) -> None:
+        """Note that a process was asked whether the client of a channel is still there.
+
+        Args:
+            server: the process.
+            number: the channel's number.
+            has_moved: whether the client has come here if no other client has its key.
+        """
+        process = self._processes.get(server)
+        if process is not None and number in process.channels:
+            process.asked[number] = has_moved or process.asked.get(number, False)
 
     def take(self, taken: Taken) -> None:
         """Note that the client of a channel has come back to another process."""
@@ -327,10 +329,9 @@ class OtherProcesses:
 
     def find(self, key: bytes) -> list[OtherChannel]:
         """Return the channels with this key in other processes, also in those that have ended."""
-        names = self._by_key.get(key, {})
         return [
             self._member(server, self._processes[server].channels[number])
-            for server, number in (names if isinstance(names, dict) else (names,))
+            for server, number in self._names.of(key)
         ]
 
     def _member(self, server: bytes, channel: Joined) -> OtherChannel:
@@ -388,4 +389,4 @@ class OtherProcesses:
         """Give up what is kept of channels that have gone, in steps: others may run in between."""
         for process in list(self._processes.values()):
             yield from process.tidying()
-        yield from self._ages.tidying(self._count, self._is_away)
+        yield from self._ages.tidying(len(self._names), self._is_away)

@@ -43,6 +43,8 @@ class OtherChannel:
     """Why the client has to be told of a gap when it comes back; None if it can go on."""
     is_anew: bool = False
     """Whether the channel began anew, and its client may not know that."""
+    is_asked_about: bool = False
+    """Whether its process was asked if the client is still there, and has not answered yet."""
 
     @property
     def may_be_there(self) -> bool:
@@ -91,6 +93,9 @@ class Process:
     """Whether the process has written nothing for long. It may be idle, or have ended."""
     has_ended: bool = False
     """Whether all of its channels are away, as it has written nothing for very long."""
+    asked: dict[int, bool] = attrs.field(factory=dict)
+    """The channels whose clients may have come to other processes, which have asked this one; and
+    whether a client has certainly come to the process that knows this."""
     # The channels' places, for each kind.
     _places: dict[Kind, NeededPlaces] = attrs.field(
         factory=lambda: {kind: NeededPlaces() for kind in Kind}, repr=False
@@ -117,6 +122,7 @@ class Process:
             channel.is_open,
             channel.lost,
             channel.is_anew,
+            channel.number in self.asked,
         )
 
     def put(self, channel: Joined) -> None:
@@ -130,6 +136,7 @@ class Process:
     def drop(self, number: int) -> None:
         """Forget a channel, which must be known."""
         channel = self.channels.pop(number)
+        self.asked.pop(number, None)
         self._places[kind_of(channel)].remove(channel.place)
 
     @property

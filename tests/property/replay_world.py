@@ -322,7 +322,9 @@ class Process:
         place, why = standing.place(self), standing.why_lost
         if standing.is_settled:
             member.is_anew = False
-        self.memberships.depart(member, place, began=standing.first, lost=why)
+        absence = self.memberships.depart(member, place, began=standing.first, lost=why)
+        if absence is not None:
+            self.standings.on_absence(standing, absence)
         self.standings.remove(standing)
 
     def tell_lacking(self, member: Membership, place: Place) -> None:

@@ -265,3 +265,101 @@ def test_who_has_jumped_over_changes_is_told_when_another_finds_nothing_at_anoth
     first.write()
     second.read()
     assert owner.lacks is None
+
+
+# A client that has come to another process before its former one knew of it, which looks as if two
+# clients had the session until that one has been asked, or another has got its slot.
+
+
+@pytest.fixture
+def moved(world: World) -> World:
+    """A world whose client has come to the second of three processes, which has asked the first."""
+    world.processes.append(world.boot(2, 0))
+    first, second, third = world.processes
+    for process in world.processes:
+        process.read()
+    [client] = world.clients
+    if client.process is not first:
+        world.cut(client)
+        world.write_all()
+        first.read()
+        client.ref += 1
+        first.join(client)
+        settle(world)
+    world.vanish(client)
+    second.read()
+    client.ref += 1
+    second.join(client)
+    world.prove_all()
+    second.write()
+    third.read()
+    return world
+
+
+@pytest.mark.parametrize("to", [0, 1, 2])
+def test_who_has_moved_and_whose_former_process_says_that_it_is_away_is_one_client(
+    moved: World, to: int
+) -> None:
+    first, _, _ = moved.processes
+    moved.notice(first)
+    # It has not read that it was asked.
+    first.write()
+    come_back(moved, to)
+
+
+@pytest.mark.parametrize("to", [0, 1, 2])
+def test_who_has_moved_and_whose_former_process_is_killed_is_one_client(
+    moved: World, to: int
+) -> None:
+    first, _, _ = moved.processes
+    moved.processes[0] = moved.boot(first.server, first.worker)
+    come_back(moved, to)
+
+
+def test_nothing_stays_of_who_has_moved_before_its_former_process_was_killed(
+    moved: World,
+) -> None:
+    first, second, third = moved.processes
+    moved.processes[0] = moved.boot(first.server, first.worker)
+    second.read()
+    second.write()
+    third.read()
+    key = moved.clients[0].key
+    assert second.journal.find(key.digest) == []
+    [one] = third.journal.find(key.digest)
+    assert one.server == (2).to_bytes(8)
+
+
+def test_who_answers_its_process_is_another_client_also_if_that_is_killed_then(
+    world: World,
+) -> None:
+    first, second = world.processes
+    [one] = world.clients
+    if one.process is second:
+        first, second = second, first
+    second.read()
+    other = Client(one.key, one.ref + 1)
+    world.clients.append(other)
+    second.join(other)
+    for process in (second, first, second):
+        process.write()
+        for reader in world.processes:
+            reader.read()
+    assert not second.memberships.shared_sessions.is_exact(one.key)
+    world.vanish(one)
+    world.boot(first.server, first.worker)
+    second.read()
+    [left] = second.journal.find(one.key.digest)
+    assert not left.may_be_there
+
+
+def come_back(world: World, to: int) -> None:
+    """Lose the connection to the second process, and join again at any."""
+    [client] = world.clients
+    world.cut(client)
+    world.processes[1].write()
+    process = world.processes[to]
+    process.read()
+    client.ref += 1
+    process.join(client)
+    assert process.memberships.shared_sessions.is_exact(client.key)

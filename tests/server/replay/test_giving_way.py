@@ -142,8 +142,8 @@ async def test_losing_all_with_the_stream_takes_no_time() -> None:
     assert stage.replay.stats().away == 0
     assert absences.lowest() is None
     # Whoever comes back before it is noted is told all the same.
-    assert [one.lost for one in absences.of(key(7).digest)] == [LostReason.LOST]
-    [one] = absences.of(key(8).digest)
+    assert [one.lost for one in absences.of(key(7))] == [LostReason.LOST]
+    [one] = absences.of(key(8))
     absences.remove(one)
     assert not absences.has(one)
     leave_behind(stage, 1)
@@ -152,7 +152,7 @@ async def test_losing_all_with_the_stream_takes_no_time() -> None:
         assert other.turns >= MANY - 3
     for number in range(MANY):
         kept = [None, LostReason.LOST] if number == 0 else [LostReason.LOST]
-        lost = {one.lost for one in absences.of(key(number).digest)}
+        lost = {one.lost for one in absences.of(key(number))}
         assert lost == (set() if number == 8 else set(kept))
 
 
@@ -162,17 +162,17 @@ async def test_the_heap_of_what_is_needed_is_made_anew_in_steps() -> None:
     absences = stage.replay.memberships.absences
     for number in range(20 * MANY):
         if number >= MANY:
-            absences.remove(*absences.of(key(number % MANY).digest))
+            absences.remove(*absences.of(key(number % MANY)))
         absences.add(Absence(key(number % MANY), 5, (number, 0), stage.now))
     steps = absences.tidying()
     for _ in range(MANY // 2):
         next(steps)
     # Meanwhile somebody goes, and somebody comes.
-    absences.remove(*absences.of(key(0).digest))
+    absences.remove(*absences.of(key(0)))
     absences.add(Absence(key(MANY), 5, (7, 0), stage.now))
     assert sum(1 for _ in steps) > 0
     assert absences.lowest() == (7, 0)
-    absences.remove(*absences.of(key(MANY).digest))
+    absences.remove(*absences.of(key(MANY)))
     assert absences.lowest() == (19 * MANY + 1, 0)
     # It is short now.
     assert sum(1 for _ in absences.tidying()) == 0

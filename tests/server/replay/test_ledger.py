@@ -177,7 +177,7 @@ def test_who_comes_from_a_process_that_is_not_understood_is_told_of_a_gap() -> N
         read_message(world.journal, data)
     [member] = world.journal.find(KEY.digest)
     world.journal.on_lost(member)
-    [*_, absence] = [one for one in world.absences.of(KEY.digest) if one.lost is not None]
+    [*_, absence] = [one for one in world.absences.of(KEY) if one.lost is not None]
     assert (absence.ref, absence.place, absence.lost) == (5, (1, 0), LostReason.LOST)
 
 
@@ -285,7 +285,7 @@ def test_who_is_owed_a_gap_is_told_of_it_by_the_next_process(whole: bool, is_kil
     [member] = there.find(KEY.digest)
     assert (member.lost, member.may_be_there) == (LostReason.LOST, not is_killed)
     assert there.lowest() is None, "nothing is kept for it"
-    [absence] = World(there).absences.of(KEY.digest)
+    [absence] = World(there).absences.of(KEY)
     assert absence.lost is LostReason.LOST
 
 
@@ -317,7 +317,7 @@ def test_who_is_away_and_owed_a_gap_is_told_of_it_for_the_window_and_once() -> N
     # The other process remembers it on its own when the window is over, and writes nothing of that.
     other = World(there)
     other.ledger.expired([member])
-    assert [one.lost for one in other.absences.of(KEY.digest)] == [LostReason.LIMIT] * 2
+    assert [one.lost for one in other.absences.of(KEY)] == [LostReason.LIMIT] * 2
     tell(other.ledger)
     assert not there.is_due
     # And this process tells nobody of it any more.
@@ -334,8 +334,8 @@ def test_a_gap_that_is_owed_stays_owed_when_the_place_is_lowered(is_taken: bool)
     other.joined(1, KEY.digest, 5, (9, 0), since=time.time(), lost=LostReason.LOST)
     for data in other.write():
         read_message(world.journal, data)
-    [absence] = world.absences.of(KEY.digest)
-    world.absences.lower(absence, (3, 0), LostReason.LIMIT if is_taken else None, key=KEY)
+    [absence] = world.absences.of(KEY)
+    world.absences.lower(absence, (3, 0), LostReason.LIMIT if is_taken else None)
     tell(world.ledger)
-    [absence] = world.absences.of(KEY.digest)
+    [absence] = world.absences.of(KEY)
     assert (absence.place, absence.lost) == ((3, 0), LostReason.LOST)

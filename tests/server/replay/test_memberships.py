@@ -122,7 +122,7 @@ def test_a_session_that_several_clients_have_is_shared_also_after_a_restart(othe
         world.leave_behind(SESSION, 50, 9)
     elsewhere = left[:others]
     absences = world.memberships.absences
-    absences.elsewhere = lambda digest: list(elsewhere)
+    absences.elsewhere = lambda key: list(elsewhere)
 
     def on_change(absence: Absence) -> None:
         if absence in elsewhere:
@@ -356,14 +356,14 @@ def test_who_was_lost_is_remembered_however_many_others_are(
 
 def test_an_absence_that_is_taken_in_from_another_process_takes_its_own_clients_room() -> None:
     world = World(most_away=20)
-    theirs = Absence(Key(b"claims", is_exact=False), 3, (9, 0), 0.0)
-    absences = world.memberships.absences
-    absences.elsewhere = lambda digest: [theirs] if digest == b"claims" else []
     mine = Key(b"claims", is_exact=False, whose=b"m" * 24)
+    theirs = Absence(mine, 3, (9, 0), 0.0)
+    absences = world.memberships.absences
+    absences.elsewhere = lambda key: [theirs] if key == mine else []
     world.leave_behind(mine, 5, 7)
     # It is nearest, and theirs may be of the client that has left it.
     assert place(world.join(mine, 6)[1]) == 7
-    [lowered] = [one for one in absences.of(b"claims") if one is not theirs]
+    [lowered] = [one for one in absences.of(mine) if one is not theirs]
     assert lowered.place == (7, 0)
     for number in range(19):
         # As many as take their own room: without a name they would be one client's.
