@@ -151,7 +151,6 @@ class Connection:
         """Answer messages until the connection ends."""
         logger.info("connected: %s", self._peer, extra=named(self._peer, "connect"))
         self._metrics.connections.inc()
-        loop = asyncio.get_running_loop()
         try:
             while (data := await self._receive()) is not None:
                 is_push = False
@@ -164,7 +163,7 @@ class Connection:
                 if is_push and len(data) <= _SHORT and self._pushes_at_once < _PUSHES_AT_ONCE:
                     # If another has come as well, both are written together.
                     if not self._pushes_at_once:
-                        loop.call_soon(self._begin_round)
+                        asyncio.get_running_loop().call_soon(self._end_round)
                     self._pushes_at_once += 1
                     continue
                 # recv() does not give way while messages are queued: one client that floods
@@ -188,8 +187,7 @@ class Connection:
             if self._queues is not None:
                 await self._queues.aclose()
 
-    def _begin_round(self) -> None:
-        """Note that others have had their turn."""
+    def _end_round(self) -> None:
         self._pushes_at_once = 0
 
     def _is_open(self) -> bool:

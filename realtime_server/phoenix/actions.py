@@ -129,7 +129,8 @@ class Release:
     how: Departure
 
 
-@attrs.frozen
+# Not frozen, for the same reason as a message.
+@attrs.define
 class Publish:
     """A broadcast is to go to the channel's room: call :meth:`.SocketState.acknowledge` when it has
     gone out, or :meth:`.SocketState.fail_broadcast`."""

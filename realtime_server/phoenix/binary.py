@@ -36,6 +36,7 @@ _PUSH: Final = 0
 _USER_PUSH: Final = 3
 _USER_BROADCAST: Final = 4
 _HEADERS: Final = {_PUSH: 5, _USER_PUSH: 7}
+"""Bytes of the header, by kind."""
 _BYTES: Final = 0
 _JSON: Final = 1
 
@@ -55,24 +56,28 @@ def decode_binary(data: bytes) -> Message:
     if len(data) < header:
         raise FrameError.of(CloseReason.BINARY_HEADER)
     is_push = data[0] == _PUSH
-    encoding = _BYTES if is_push else data[header - 1]
+    length, encoding = (0, _BYTES) if is_push else (data[5], data[6])
     if encoding not in (_BYTES, _JSON):
         raise FrameError.of(CloseReason.BINARY_ENCODING, encoding=encoding)
-    end = header
-    parts = []
-    for length in data[1:header] if is_push else data[1 : header - 1]:
-        parts.append(data[end : end + length])
-        end += length
-    if end > len(data):
+    # Each by itself: a loop takes twice the time, and each broadcast comes through here.
+    ref_at = header + data[1]
+    topic_at = ref_at + data[2]
+    event_at = topic_at + data[3]
+    metadata_at = event_at + data[4]
+    payload_at = metadata_at + length
+    if payload_at > len(data):
         raise FrameError.of(CloseReason.BINARY_LENGTHS)
     try:
-        join_ref, ref, topic, event = (part.decode() for part in parts[:4])
+        join_ref = data[header:ref_at].decode()
+        ref = data[ref_at:topic_at].decode()
+        topic = data[topic_at:event_at].decode()
+        event = data[event_at:metadata_at].decode()
     except UnicodeDecodeError as exc:
         raise FrameError.of(CloseReason.BINARY_NAMES) from exc
-    rest = data[end:]
+    payload = data[payload_at:]
     if is_push:
-        return Message(topic, event, rest, ref or None, join_ref or None)
-    push = BinaryPush(event, parts[4], rest, encoding == _JSON)
+        return Message(topic, event, payload, ref or None, join_ref or None)
+    push = BinaryPush(event, data[metadata_at:payload_at], payload, encoding == _JSON)
     return Message(topic, BROADCAST, push, ref or None, join_ref or None)
 
 

@@ -48,7 +48,7 @@ from .actions import (
     Track,
     Untrack,
 )
-from .broadcasts import BinaryPush, read_binary_push
+from .broadcasts import BinaryPush, Broadcast, read_binary_push, read_text_push
 from .joins import JoinConfig
 from .messages import (
     ACCESS_TOKEN,
@@ -136,7 +136,11 @@ class SocketState:
         except FrameError as exc:
             self._closed = True
             return [Close(exc.code, exc.reason)]
-        self.last_ref = max(self.last_ref, number_of(message.ref) or 0)
+        number = number_of(message.ref)
+        if number is not None and number > self.last_ref:
+            self.last_ref = number
+        if self._parting is None:
+            return self._receive(message, data)
         joins = message.topic if message.event == JOIN else None
         return [*self.part(joins), *self._receive(message, data)]
 
@@ -183,7 +187,8 @@ class SocketState:
 
     def _is_too_large(self, message: Message, data: str | bytes) -> bool:
         payload = message.payload
-        size = len(data) if isinstance(payload, BinaryPush) else size_of(payload)
+        is_push = isinstance(payload, BinaryPush | Broadcast)
+        size = len(data) if is_push else size_of(payload)
         return size > self._max_payload
 
     def accept(
@@ -326,11 +331,13 @@ class SocketState:
         if len(data) > self._max_payload + _MOST_BESIDES:
             return RefuseBroadcast(channel, message, BroadcastReason.TOO_LARGE)
         try:
-            if isinstance(push, BinaryPush):
+            if isinstance(push, Broadcast):
+                broadcast = push
+            elif isinstance(push, BinaryPush):
                 broadcast = read_binary_push(push)
             else:
                 assert isinstance(data, str)  # else it would be a binary push
-                broadcast = self._serializer.read_broadcast(data)
+                broadcast = read_text_push(data, self._serializer.payload_at(data))
         except BroadcastError as exc:
             return RefuseBroadcast(channel, message, exc.reason)
         except RecursionError:
@@ -376,7 +383,8 @@ class SocketState:
 
 def _is_outdated(message: Message, join_ref: Ref) -> bool:
     """Return whether a message belongs to another channel than the one with this join_ref."""
-    return None not in (message.join_ref, join_ref) and message.join_ref != join_ref
+    ref = message.join_ref
+    return ref is not None and join_ref is not None and ref != join_ref
 
 
 def _failure(reason: PushReason, most: int = 0) -> dict[str, Any]:

@@ -17,22 +17,12 @@ import orjson
 
 from ..errors import FrameError
 from .binary import decode_binary
-from .broadcasts import Broadcast, read_text_push, read_usual_push, usual_push
 from .json_text import items, load_leniently, members, start_of
 from .messages import BROADCAST, PRESENCE, Message, Ref
 from .reasons import CloseReason
+from .usual_pushes import usual_v1, usual_v2
 
 __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
-
-
-# How stock clients write the frames in which they broadcast.
-_TEXT: Final = r'"[^"\\]*"'
-_REF: Final = rf"(?:null|{_TEXT})"
-_USUAL_V1: Final = usual_push(
-    rf'\{{(?:"topic":{_TEXT},)?"event":"broadcast","payload":',
-    rf'(?:,"(?:topic|ref|join_ref)":{_REF})*\}}',
-)
-_USUAL_V2: Final = usual_push(rf'\[{_REF},{_REF},{_TEXT},"broadcast",', r"\]")
 
 
 class Serializer(Protocol):
@@ -56,15 +46,6 @@ class Serializer(Protocol):
         """Return where the payload of a text frame begins, which has been read.
 
         Raises:
-            RecursionError: if something is nested too deeply.
-        """
-        ...
-
-    def read_broadcast(self, data: str) -> Broadcast:
-        """Return what is broadcast by a text frame, which has been read.
-
-        Raises:
-            BroadcastError: if it is no broadcast.
             RecursionError: if something is nested too deeply.
         """
         ...
@@ -146,6 +127,8 @@ class V1Serializer:
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):
             raise FrameError.of(CloseReason.BINARY_IN_V1)
+        if (usual := usual_v1(data)) is not None:
+            return usual
         frame, is_lenient = _load(data)
         if not isinstance(frame, dict) or not frame.keys() >= {"topic", "event", "payload"}:
             raise FrameError.of(CloseReason.NO_OBJECT)
@@ -163,10 +146,6 @@ class V1Serializer:
             if name == "payload":
                 at = begin
         return at
-
-    def read_broadcast(self, data: str) -> Broadcast:
-        found = read_usual_push(data, _USUAL_V1)
-        return read_text_push(data, self.payload_at(data)) if found is None else found
 
     def encode(self, message: Message) -> bytes:
         return orjson.dumps(
@@ -192,6 +171,8 @@ class V2Serializer:
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):
             return decode_binary(data)
+        if (usual := usual_v2(data)) is not None:
+            return usual
         frame, is_lenient = _load(data)
         if not isinstance(frame, list) or len(frame) != 5:
             raise FrameError.of(CloseReason.NO_ARRAY)
@@ -203,10 +184,6 @@ class V2Serializer:
     def payload_at(self, data: str) -> int:
         *_, (_, at, _) = items(data, start_of(data))
         return at
-
-    def read_broadcast(self, data: str) -> Broadcast:
-        found = read_usual_push(data, _USUAL_V2)
-        return read_text_push(data, self.payload_at(data)) if found is None else found
 
     def encode(self, message: Message) -> bytes:
         refs = [_number(message.join_ref), _number(message.ref)]
