@@ -181,9 +181,8 @@ class Connection:
             code = self._close_code()
             self._metrics.connections.dec()
             self._metrics.closed(code)
-            logger.info(
-                "closed: %s (%s)", self._peer, code, extra=named(self._peer, "close", code=code)
-            )
+            extra = named(self._peer, "close", code=code)
+            logger.info("closed: %s (%s)", self._peer, code, extra=extra)
             if self._queues is not None:
                 await self._queues.aclose()
 
