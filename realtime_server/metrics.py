@@ -98,6 +98,7 @@ class Metrics:
             registry=registry,
         )
         self.joins = Counter("realtime_joins", "Joins, by result.", ["result"], registry=registry)
+        self.joins_granted = self.joins.labels("ok")
         self.channels_ended = Counter(
             "realtime_channels_ended",
             "Channels that the server ended, by reason.",

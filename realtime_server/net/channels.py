@@ -26,10 +26,10 @@ from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named
 from ..phoenix.actions import Action, Channel, Departure
-from ..phoenix.joins import JoinConfig, parsing_join
+from ..phoenix.joins import JoinConfig
 from ..phoenix.message_handler import SocketState
 from ..phoenix.messages import number_of
-from ..phoenix.payloads import has_config
+from ..phoenix.payloads import config_text, has_config
 from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
 from ..replay.notices import Start
@@ -155,18 +155,20 @@ class Channels:
         services = self._services
         came = 0.0 if self._visit is None else self._visit.proof.arrived
         # However many join at once: a heartbeat, and a row, wait for none of them.
-        await Turns.shared().begin()
+        turns = Turns.shared()
+        await turns.begin()
         self._deciding += 1
         try:
             channels = len(self._state.channels) + self._deciding - 1
-            self._limits.check(channel.topic, payload, channels=channels)
-            config = await in_turns(parsing_join(payload), Turns.shared())
+            text = config_text(payload)
+            self._limits.check(channel.topic, text, channels=channels)
+            config = await in_turns(services.configs.reading(payload, text), turns)
             topic = Topic(channel.topic, ()) if config else Topic.parse(channel.topic)
             request = JoinRequest(self._request, channel.topic, payload)
             grant = await services.authorizer.join(request)
             self._tokens.hold(channel.topic, grant.token)
-            filters = filters_of(topic, config)
-            await in_turns(self._account.charging(channel.topic, filters), Turns.shared())
+            if filters := [*filters_of(topic, config)]:
+                await in_turns(self._account.charging(channel.topic, filters), turns)
             bindings = config.bindings if config else None
             await self.access.admit(channel, config, grant)
             if self.access.is_private(channel):
@@ -245,9 +247,9 @@ class Channels:
     def _accept(
         self, channel: Channel, served: ServedChannel, config: JoinConfig | None, grant: Grant
     ) -> None:
-        self._services.metrics.joins.labels("ok").inc()
-        extra = named(self._peer, "join", topic=channel.topic)
-        logger.info("joined: %.200r by %s", shown_topic(channel.topic), self._peer, extra=extra)
+        self._services.metrics.joins_granted.inc()
+        topic, extra = shown_topic(channel.topic), named(self._peer, "join", topic=channel.topic)
+        logger.info("joined: %.200r by %s", topic, self._peer, extra=extra)
         logger.debug("the whole topic is %r", channel.topic)
         self.perform(self._state.accept(channel, config, grant=grant))
         self._check_by(grant)
@@ -312,12 +314,9 @@ class Channels:
     def _warn(self, channel: Channel, exc: RefusedError) -> None:
         """Tell a channel that stays joined that it gets no changes, and why."""
         extra = named(self._peer, "channel_warned", topic=channel.topic, reason=exc.logged)
+        topic = shown_topic(channel.topic)
         logger.info(
-            "channel %.200r of %s gets nothing: %.1000s",
-            shown_topic(channel.topic),
-            self._peer,
-            exc.logged,
-            extra=extra,
+            "channel %.200r of %s gets nothing: %.1000s", topic, self._peer, exc.logged, extra=extra
         )
         logger.debug("the channel %r is sent: %s", channel.topic, exc)
         self.perform(self._state.fail(channel, exc.reason))

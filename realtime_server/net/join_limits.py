@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
-from typing import Any, Final
+from typing import Final
 
 from ..config import ServerConfig
 from ..errors import LimitError
-from ..phoenix.payloads import has_config, size_of
 from ..phoenix.reasons import ReplyReason
 from .token_bucket import TokenBucket
 
@@ -43,12 +41,13 @@ class JoinLimits:
         self._max_per_second = config.max_joins_per_second
         self._bucket = TokenBucket(config.max_joins_per_second, clock())
 
-    def check(self, topic: str, payload: Any, *, channels: int) -> None:
+    def check(self, topic: str, config: bytes | None, *, channels: int) -> None:
         """Count a join against the limits of the connection. A long one counts as several.
 
         Args:
             topic: the topic that the client asks to join.
-            payload: the payload of its ``phx_join``.
+            config: the ``config`` of its ``phx_join`` as JSON; None if there is none, or if it is
+                nested too deeply, and so is refused unread.
             channels: how many channels the connection has already.
 
         Raises:
@@ -59,7 +58,7 @@ class JoinLimits:
                 "joins",
                 ReplyReason.JOINS.told(most=self._max_per_second),
             )
-        self._bucket.borrow(_further_joins(topic, payload))
+        self._bucket.borrow(_further_joins(topic, config))
         if len(topic) > MAX_TOPIC_LENGTH:
             raise LimitError("topic", ReplyReason.TOPIC_TOO_LONG.told(most=MAX_TOPIC_LENGTH))
         if channels >= self._max_channels:
@@ -77,10 +76,7 @@ class JoinLimits:
         self._bucket.borrow(asked // _ASKED_PER_JOIN)
 
 
-def _further_joins(topic: str, payload: Any) -> int:
+def _further_joins(topic: str, config: bytes | None) -> int:
     """Return how many further joins one counts as: to read a long one takes as much time."""
-    size: float = len(topic)
-    if has_config(payload):
-        size += size_of(payload["config"])
-    # A config that is nested too deeply has an infinite size, and is refused unread.
-    return int((size - _USUAL_SIZE) // _BYTES_PER_JOIN) if _USUAL_SIZE < size < inf else 0
+    size = len(topic) + len(config or b"")
+    return max(size - _USUAL_SIZE, 0) // _BYTES_PER_JOIN

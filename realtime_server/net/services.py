@@ -15,6 +15,7 @@ from ..fanout.registrar import Registrar
 from ..fanout.rooms import Rooms
 from ..fanout.source_attachment import Attachment
 from ..metrics import Metrics
+from ..phoenix.known_configs import KnownConfigs
 from ..replay.guarded_replay import GuardedReplay
 from .filter_limits import FilterBudget
 from .private_channels import PrivateChannels
@@ -51,5 +52,7 @@ class Services:
     """Who is present in the rooms; None without rooms."""
     private: PrivateChannels | None = None
     """Asks policies about private channels; None if there are none."""
+    configs: KnownConfigs = attrs.field(factory=KnownConfigs)
+    """What the configs of joins ask for, as far as that was read lately."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970, for the expiry of tokens."""

@@ -14,7 +14,7 @@ import attrs
 from ..auth.grant import Grant
 from .broadcasts import Broadcast
 from .joins import JoinConfig
-from .messages import CHANNEL_PREFIX, JOIN, Message, Ref
+from .messages import CHANNEL_PREFIX, REPLY, Message, Ref
 from .reasons import BroadcastReason, PresenceReason
 
 __all__ = [
@@ -80,7 +80,8 @@ class Channel:
 
     def reply(self, status: str, response: dict[str, Any]) -> Message:
         """Answer the join."""
-        return Message(self.topic, JOIN, None, self.ref, self.join_ref).reply(status, response)
+        payload = {"status": status, "response": response}
+        return Message(self.topic, REPLY, payload, self.ref, self.join_ref)
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["access_token", "asks_for_private", "has_config", "size_of"]
+__all__ = ["access_token", "asks_for_private", "config_text", "has_config", "size_of"]
 
 
 def size_of(payload: Any) -> float:
@@ -27,6 +27,17 @@ def has_config(payload: Any) -> bool:
     Topic clients send ``{}``, ``[]``, null, or an object with a ``user_token``.
     """
     return isinstance(payload, dict) and "config" in payload
+
+
+def config_text(payload: Any) -> bytes | None:
+    """Return the ``config`` of a join as JSON without white space; None if there is none, or if it
+    is nested too deeply to be written."""
+    if not has_config(payload):
+        return None
+    try:
+        return orjson.dumps(payload["config"])
+    except TypeError:
+        return None
 
 
 def asks_for_private(payload: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime_server.phoenix.payloads import access_token, has_config, size_of
+from realtime_server.phoenix.payloads import access_token, config_text, has_config, size_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,12 @@ def test_what_is_nested_too_deeply_to_be_written_is_too_large() -> None:
     for _ in range(900):
         deep = [deep]
     assert size_of(deep) == math.inf
+
+
+def test_a_config_is_written_as_json_unless_it_is_nested_too_deeply() -> None:
+    deep: list[Any] = []
+    for _ in range(1000):
+        deep = [deep]
+    assert config_text({"config": {"private": True}, "x": 1}) == b'{"private":true}'
+    assert config_text({"config": None}) == b"null"
+    assert [config_text(one) for one in ({}, None, {"config": deep})] == [None] * 3
