@@ -23,9 +23,9 @@ __all__ = ["Garbage"]
 
 _FULL: Final = 2
 """The generation of a full collection."""
-_FULL_AFTER: Final = 2
-"""How many collections of younger objects may come between two full ones: few, as those look at
-what has come meanwhile."""
+_FULL_AFTER: Final = 0
+"""How many collections of younger objects may come between two full ones, beyond the first: none,
+as a full one looks at what has come since the last."""
 _INTERVAL: Final = 3600.0
 """Seconds between two looks at everything."""
 
@@ -41,6 +41,9 @@ class Garbage:
         try:
             while True:
                 gc.unfreeze()
+                gc.collect()
+                # CPython puts a full one off until a quarter of what survived the last one has come
+                # anew. Nothing is left that this one could look at.
                 gc.collect()
                 await asyncio.sleep(_INTERVAL)
         finally:

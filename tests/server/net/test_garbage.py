@@ -93,3 +93,20 @@ async def test_everything_is_looked_at_again_and_again(monkeypatch: pytest.Monke
             gc.collect()
             del kept
             await eventually(lambda gone=gone: gone() is None)
+
+
+@pytest.mark.slow
+async def test_a_full_collection_looks_at_few_objects_however_many_there_are() -> None:
+    looked_at: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] == 2:
+            looked_at.append(len(gc.get_objects()))
+
+    async with running():
+        gc.callbacks.append(note)
+        kept = [pair() for _ in range(50_000)]
+        gc.callbacks.remove(note)
+    assert kept
+    assert len(looked_at) >= 10
+    assert max(looked_at) < 12_000
