@@ -2,7 +2,7 @@
 
     python -m benchmarks.copy [--rows N] [--rounds N]
 
-A table of 300,000 rows of six columns is copied from one database of a server to another, and to a
+A table of 200,000 rows of six columns is copied from one database of a server to another, and to a
 SQLite file. ``first`` is from the start of ``copy`` until its position is stored, ``piped`` psql's
 COPY TO STDOUT piped into psql's COPY FROM STDIN. ``changes`` is how long ``copy`` takes, from its
 start, for as many changes that were committed while it was away: each tenth of the rows is
@@ -32,7 +32,7 @@ from benchmarks._report import environment, save
 from benchmarks.source import FILL, SCHEMA
 from realtime_server.demo.embedded import EmbeddedPostgres
 
-ROWS = 300_000
+ROWS = 200_000
 TABLE = SCHEMA.partition(";")[0]
 LITE = """
     create table orders (
@@ -148,7 +148,7 @@ def follow(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copy", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     passes: Passes = {}

@@ -107,7 +107,7 @@ class Copy:
 
     def __str__(self) -> str:
         counts = f"{self.rows:,} rows, {self.changes:,} changes"
-        return f"{counts}, up to {self.position or 'nothing'}"
+        return f"{counts}, up to {self.position.partition(':')[0]}" if self.position else counts
 
     def _follow(
         self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
