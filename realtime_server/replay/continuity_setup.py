@@ -19,6 +19,7 @@ from .channel_starts import ChannelStarts
 from .continuity import Continuity
 from .durable import Durable
 from .journal import MOST_CHANNELS, Journal
+from .late_records import take_what_is_known_late
 from .ledger import Ledger
 from .memberships import Memberships
 from .one_of_several import slots_left_out
@@ -94,6 +95,7 @@ def make_continuity(
         wall_clock=time.time,
     )
     memberships.on_change = standings.note
+    journal.on_new = partial(take_what_is_known_late, memberships)
     dsn = partial(resolve_dsn, config)
     past = (None if share is None else share.past) or _second_slot_past(config, dsn, share)
     channel_starts.catch_up.older.read_older = past.read_older

@@ -98,6 +98,8 @@ class Journal:
         self.on_asked: Callable[[int], None] = lambda number: None
         """Is called with the number of a channel here whose client may have come to another
         process, so that it has to be asked."""
+        self.on_new: Callable[[bytes], None] = lambda key: None
+        """Is called with the key of each channel of another process that becomes known."""
         self.on_shared: Callable[[bytes], None] = lambda key: None
         """Is called with each key of which another process has found that several clients have
         it."""
@@ -120,6 +122,7 @@ class Journal:
             on_shared=lambda key: self.on_shared(key),
             on_place_taken=lambda places: self.on_place_taken(places),
             on_boot=self._booted,
+            on_new=lambda key: self.on_new(key),
             on_orphaned=self.taken,
         )
 
@@ -358,11 +361,7 @@ class Journal:
         return self._own.told_low()
 
     def told_open(self) -> Iterator[Place]:
-        """Yield the places from which others take those joined channels of this process to go on
-        that have places of their own.
-
-        Others may run in between. The places of channels that are away are those of the absences.
-        """
+        """See :meth:`.OwnProcess.told_open`. Places of channels that are away are the absences'."""
         return self._own.told_open()
 
     @property

@@ -110,17 +110,20 @@ class Memberships:
             note(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
 
+    def of(self, digest: bytes) -> Collection[Membership]:
+        """Return the open memberships with a key, in the order in which they came."""
+        return self._here.get(digest, ())
+
     def is_crowded(self, key: Key) -> bool:
         """Return whether so many open channels have a key that nobody could say who comes back."""
-        return len(self._here.get(key.digest, ())) >= MOST_HERE
+        return len(self.of(key.digest)) >= MOST_HERE
 
     def others(self, member: Membership) -> list[Membership]:
         """Return the open memberships that may be former ones of the same client.
 
         Ask whether their clients are still there before you choose.
         """
-        here = self._here.get(member.key.digest, ())
-        return [one for one in here if self._may_precede(one, member)]
+        return [one for one in self.of(member.key.digest) if self._may_precede(one, member)]
 
     def choose(self, member: Membership, silent: Collection[Membership]) -> Choice:
         """Decide where a membership goes on, and take over what it goes on from.
@@ -276,7 +279,7 @@ class Memberships:
             or self.taken_places.is_by_another(digest, ref, member.client)
             or any(
                 one.client.last_ref >= ref or one.client.seen > began
-                for one in self._here.get(digest, ())
+                for one in self.of(digest)
                 if one.client is not member.client and not one.is_claimed
             )
         )
@@ -304,7 +307,7 @@ class Memberships:
     def _tell_lacking(self, digest: bytes) -> None:
         """Have the clients of a key be told of a gap that may have gone on from another's place:
         there are more clients than places."""
-        for one in self._here.get(digest, ()):
+        for one in self.of(digest):
             if one.may_lack is not None:
                 place, one.may_lack = one.may_lack, None
                 self.on_lacking(one, place)

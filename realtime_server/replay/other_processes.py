@@ -65,6 +65,7 @@ class OtherProcesses:
         on_shared: called with the key of a session that several clients turn out to have.
         on_place_taken: called with the places of a key that may have been taken by others.
         on_boot: called when another process has begun, with its slot. It needs a snapshot.
+        on_new: called with the key of each channel that becomes known.
         on_orphaned: called with each channel whose process has ended, and whose client had come
             here, which that process was asked about and has not answered.
     """
@@ -80,6 +81,7 @@ class OtherProcesses:
         on_shared: Callable[[bytes], None],
         on_place_taken: Callable[[PlaceTaken], None],
         on_boot: Callable[[bytes], None],
+        on_new: Callable[[bytes], None],
         on_orphaned: Callable[[OtherChannel], None],
     ) -> None:
         self._server = server
@@ -90,6 +92,7 @@ class OtherProcesses:
         self._on_shared = on_shared
         self._on_place_taken = on_place_taken
         self._on_boot = on_boot
+        self._on_new = on_new
         self._on_orphaned = on_orphaned
         self._processes: dict[bytes, Process] = {}
         self._names = ChannelNames()
@@ -277,6 +280,8 @@ class OtherProcesses:
         process.put(channel)
         if channel.since is not None and not channel.is_open:
             self._ages.add((channel.since, server, channel.number))
+        if former is None:
+            self._on_new(channel.key)
 
     def _drop(self, server: bytes, number: int) -> None:
         channel = self._channel(server, number)

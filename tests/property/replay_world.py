@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import attrs
 
 from realtime_server.replay.identity import Key
 from realtime_server.replay.journal import Journal
+from realtime_server.replay.late_records import take_what_is_known_late
 from realtime_server.replay.ledger import Ledger
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.memberships import Memberships
@@ -176,6 +178,7 @@ class Process:
             wall_clock=lambda: world.clock,
         )
         self.memberships.on_change = self.standings.note
+        self.journal.on_new = partial(take_what_is_known_late, self.memberships)
         self.memberships.on_lacking = self.tell_lacking
         self.open: dict[Membership, Standing] = {}
         # They ask it for what the live hub has handed out, and there are no queues and rounds.

@@ -353,11 +353,33 @@ def test_who_answers_its_process_is_another_client_also_if_that_is_killed_then(
     assert not left.may_be_there
 
 
-def come_back(world: World, to: int) -> None:
-    """Lose the connection to the second process, and join again at any."""
+@pytest.mark.parametrize("to", [0, 1, 2])
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_who_moves_on_before_others_have_read_where_it_was_is_one_client(
+    world: World, is_noticed: bool, to: int
+) -> None:
+    world.processes.append(world.boot(2, 0))
+    first, second, third = world.processes
+    third.read()
+    [client] = world.clients
+    for process in (first, second, third):
+        # To each of them before it has read of the one before.
+        world.lose(client, is_noticed=is_noticed)
+        client.ref += 1
+        process.join(client)
+        world.prove_all()
+    for _ in range(2):
+        world.write_all()
+        for process in world.processes:
+            process.read()
+    come_back(world, to, of=2)
+
+
+def come_back(world: World, to: int, *, of: int = 1) -> None:
+    """Lose the connection to one process, and join again at any."""
     [client] = world.clients
     world.cut(client)
-    world.processes[1].write()
+    world.processes[of].write()
     process = world.processes[to]
     process.read()
     client.ref += 1
