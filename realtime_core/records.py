@@ -8,7 +8,7 @@ a Shape.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
@@ -21,6 +21,7 @@ __all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchan
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from ._row_loader import OnErrorOrWord, RowLoader
     from .types.python_values import Converter
 
     # An enum, because type checkers know that ``is`` tells the members of an enum apart.
@@ -130,8 +131,8 @@ class Shape:
         self.readers: dict[str, tuple[int, Callable[[str], Any]]] = {
             name: (place, partial(self._first_text, place)) for place, name in enumerate(self.names)
         }
-        # The function that makes a dict of Python values from the texts of all columns:
-        self.load: Callable[..., dict[str, Any]] = self._first_load
+        # The function that does what Record.as_python says with the fields of a row:
+        self.load: RowLoader = self._first_load
         # By class, what makes objects of it of the fields of all columns; None if nothing does.
         self.makers: dict[type, Callable[..., Any] | None] = {}
 
@@ -169,33 +170,13 @@ class Shape:
         self.readers[self.names[place]] = place, convert
         return convert(text)
 
-    def _first_load(self, *texts: str | None) -> dict[str, Any]:
-        functions = [self.text_function(place) for place in range(len(self.columns))]
-        self.load = _make_load(self.names, functions)
-        return self.load(*texts)
+    def _first_load(
+        self, fields: tuple[Field, ...], omit_unchanged: bool, on_error: OnErrorOrWord
+    ) -> dict[str, Any]:
+        from ._row_loader import row_loader
 
-
-def _make_load(
-    names: tuple[str, ...], functions: Sequence[Callable[[str], Any]]
-) -> Callable[..., dict[str, Any]]:
-    """Return a function that takes the texts of all columns, and returns a dict of Python values.
-
-    It is one generated expression, which is faster than a loop over the columns.
-
-    Args:
-        names: the names of the columns.
-        functions: for each column, the function that converts its texts.
-    """
-    texts = [f"t{place}" for place in range(len(names))]
-    pairs = [
-        f"{name!r}: None if {text} is None else "
-        + (text if function is str else f"f{text}({text})")
-        for name, text, function in zip(names, texts, functions, strict=True)
-    ]
-    source = f"lambda {', '.join(texts)}: {{{', '.join(pairs)}}}"
-    named = {f"f{text}": function for text, function in zip(texts, functions, strict=True)}
-    load: Callable[..., dict[str, Any]] = eval(compile(source, "<loader of rows>", "eval"), named)
-    return load
+        self.load = row_loader(self)
+        return self.load(fields, omit_unchanged, on_error)
 
 
 class Record(Mapping[str, Any]):
@@ -305,7 +286,7 @@ class Record(Mapping[str, Any]):
         self,
         *,
         omit_unchanged: bool = False,
-        on_error: Literal["raise", "text"] | OnError = "raise",
+        on_error: OnErrorOrWord = "raise",
     ) -> dict[str, Any]:
         """Return all fields as ``record[name]`` does.
 
@@ -323,26 +304,7 @@ class Record(Mapping[str, Any]):
         """
         if on_error != "raise" and on_error != "text" and not callable(on_error):
             raise ValueError(f"on_error must be 'raise', 'text' or a function, not {on_error!r}")
-        fields = self.fields
-        try:
-            # A text column's function would take bytes for what they are not.
-            if bytes not in map(type, fields) and not (
-                omit_unchanged and Unchanged in map(type, fields)
-            ):
-                return self.shape.load(*fields)
-        except Exception:
-            pass  # for one of them: below it is said what is wrong, if anything is
-        values = {}
-        for name, field in zip(self.shape.names, fields, strict=True):
-            if omit_unchanged and field is UNCHANGED:
-                continue
-            try:
-                values[name] = self[name]
-            except ValueConversionError as error:
-                if on_error == "raise":
-                    raise
-                values[name] = field if on_error == "text" else on_error(error)
-        return values
+        return self.shape.load(self.fields, omit_unchanged, on_error)
 
     def as_json(self) -> bytes:
         """Return the row as a JSON object, with the values that ``to_jsonb`` makes of them.

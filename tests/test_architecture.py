@@ -163,8 +163,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     # The compiled parts of the library, where its own distribution of them is installed.
     "realtime_core_c": (
         "realtime_core._implementation",
+        "realtime_core._row_loader",
         "realtime_core.pgoutput._tuples",
         "realtime_core.pgoutput.change_decoder",
+        "realtime_core.types.python_values",
     ),
     "uvloop": ("realtime_server.cli",),
     "websockets": (

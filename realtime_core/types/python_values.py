@@ -21,8 +21,10 @@ from decimal import Decimal
 from functools import cache
 from math import inf, prod
 from struct import Struct
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from .._implementation import IMPLEMENTATION
 from ..errors import ValueConversionError
 from ..oids import BUILTIN_TYPES
 from .intervals import written_fields
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, Buffer, Transformer
     from psycopg.abc import Loader as AbstractLoader
 
-__all__ = ["Converter", "make_converter", "text_function"]
+__all__ = ["Converter", "builtin_type", "make_converter", "text_function"]
 
 Converter: TypeAlias = Callable[[str | bytes], Any]
 """Converts one field, a text or the bytes of a binary one, to its Python value."""
@@ -116,11 +118,27 @@ def text_function(type_oid: int, type_name: str, type_schema: str) -> Callable[[
     """
     oid = _base_type(type_oid, type_name, type_schema)
     if oid in BUILTIN_TYPES:
-        return _TEXT_FUNCTIONS.get(BUILTIN_TYPES[oid])
+        function = _TEXT_FUNCTIONS.get(BUILTIN_TYPES[oid])
+        if IMPLEMENTATION == "c" and (function is None or isinstance(function, FunctionType)):
+            from realtime_core_c.values import text_function
+
+            return text_function(BUILTIN_TYPES[oid], function)
+        return function
     from psycopg.pq import Format
 
     # Values of types that psycopg does not know, such as enums, stay texts.
     return None if _transformer().adapters.get_loader(oid, Format.TEXT) else str
+
+
+def builtin_type(type_oid: int, type_name: str, type_schema: str) -> str:
+    """Return the name of a column's type, or of its domain's base type; "" if it is not built in.
+
+    Args:
+        type_oid: as for :func:`text_function`.
+        type_name: as for :func:`text_function`.
+        type_schema: as for :func:`text_function`.
+    """
+    return BUILTIN_TYPES.get(_base_type(type_oid, type_name, type_schema), "")
 
 
 def _base_type(type_oid: int, type_name: str, type_schema: str) -> int:

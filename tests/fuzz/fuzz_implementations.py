@@ -6,8 +6,9 @@ tries COUNT inputs with both, and fails with the first one of which they make di
 events, values, or errors, whose class and text have to be the same. `make accelerator` compiles
 what this compares.
 
-An input is one of two: a stream as fuzz_pgoutput makes them, or a captured row's message between
-its Begin and its Commit, mutated, behind one that was not.
+An input is one of these: a stream as fuzz_pgoutput makes them; a captured row's message between
+its Begin and its Commit, mutated, behind one that was not; the fields of such a row alone; texts of
+some types, mutated, as one row that becomes Python values.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+from realtime_core import UNCHANGED, Column, Record, Shape, _row_loader
+from realtime_core.oids import BUILTIN_TYPES
 from realtime_core.pgoutput import (
     BeginMessage,
     ChangeDecoder,
@@ -35,6 +38,7 @@ from realtime_core.pgoutput import (
     change_decoder,
     decoder,
 )
+from realtime_core.types import python_values
 from tests.core.captures import decoder_for, payloads
 from tests.fuzz.fuzz_pgoutput import CAPTURES, mutated, mutated_stream
 from tests.pgoutput_streams import seen
@@ -46,6 +50,57 @@ ROWS = (*CAPTURES, "replica_identity_binary.bin.gz")
 HEAD = 8
 # Each implementation's readers of fields, made once.
 READERS = {name: cache(_tuples.fields_reader.__wrapped__) for name in ("python", "c")}
+OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
+NUMBERS = (
+    "0",
+    "-1",
+    "12",
+    "007",
+    "-0",
+    "+5",
+    "1_0",
+    "9223372036854775807",
+    "-99999999999999999999",
+)
+FRACTIONS = (
+    *NUMBERS,
+    "1.50",
+    "-0.0",
+    "1e10",
+    "1.5e-7",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "nan",
+    ".5",
+)
+DATES = ("2026-02-28", "0001-01-01", "9999-12-31", "2026-02-30", "10000-01-01", "infinity")
+DATES = (*DATES, "-infinity", "0044-03-15 BC")
+TIMES = ("00:00:00", "23:59:59.999999", "12:30:00.5", "24:00:00", "12:30:00.1234567", "12:60:00")
+STAMPS = (*(f"{day} {time}" for day in DATES for time in TIMES), "infinity", "-infinity")
+WORDS = ("", "a", "naïve", "🐘", "null", "NULL", 'a "b"', "a,b", "{}", "back\\slash", " spaces ")
+UUIDS = ("00000000-0000-0000-0000-000000000000", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11")
+# By type, texts that PostgreSQL writes and some that it would not.
+TEXTS = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), NUMBERS),
+    **dict.fromkeys(("float4", "float8", "numeric"), FRACTIONS),
+    **dict.fromkeys(("text", "varchar", "bpchar", "name"), WORDS),
+    **dict.fromkeys(("json", "jsonb"), ('{"a": [1, 2.5, null]}', "1", '"x"', "{} ", " {}", "1 2")),
+    "bool": ("t", "f", "true", "T", "0"),
+    "bytea": ("\\x", "\\xDEADbeef", "\\x0", "\\x 00", "\\xzz", "abc"),
+    "date": DATES,
+    "time": TIMES,
+    "timetz": tuple(f"{time}+00" for time in TIMES),
+    "timestamp": STAMPS,
+    "timestamptz": tuple(
+        f"{stamp}{zone}" for stamp in STAMPS for zone in ("+00", "+02", "", "+00:00")
+    ),
+    "uuid": (*UUIDS, "a0eebc999c0b4ef8bb6d6bb9bd380a11", "{" + UUIDS[1] + "}"),
+    "interval": ("1 day", "01:02:03", "-1 mons"),
+    "inet": ("127.0.0.1", "10.0.0.0/8", "::1"),
+}
+ELEMENTS = [name for name in TEXTS if f"_{name}" in OIDS]
+LETTERS = '0123456789-+:.,{}"\\ tfNULnaBC\x00é\u0661'
 
 
 class DifferenceError(Exception):
@@ -79,6 +134,8 @@ def _outcome(make: Callable[[], Any], implementation: str) -> tuple[str, Any]:
         patch.object(_tuples, "IMPLEMENTATION", implementation),
         patch.object(change_decoder, "IMPLEMENTATION", implementation),
         patch.object(decoder, "fields_reader", READERS[implementation]),
+        patch.object(python_values, "IMPLEMENTATION", implementation),
+        patch.object(_row_loader, "IMPLEMENTATION", implementation),
     ):
         try:
             return "taken", make()
@@ -113,7 +170,56 @@ def _try_tuple(random: Random) -> str:
     return f"tuple: {outcome}"
 
 
-_INPUTS = (_try_stream, *(_try_row,) * 6, *(_try_tuple,) * 3)
+def _try_values(random: Random) -> str:
+    types, fields = [], []
+    for _ in range(random.choice((1, 1, 1, 5))):
+        name, text = _text(random)
+        types.append(name)
+        fields.append(text if random.random() < 0.95 else random.choice((None, UNCHANGED, b"\0\1")))
+    omit, on_error = random.random() < 0.3, random.choice(("raise", "text", repr))
+    outcome, _ = _both((types, fields), lambda: _values(types, fields, omit, on_error))
+    return f"values: {outcome}"
+
+
+def _text(random: Random) -> tuple[str, str]:
+    """Return the name of a type, and a text that it may be given."""
+    if random.random() < 0.3:
+        element = random.choice(ELEMENTS)
+        return f"_{element}", _mutated_text(random, _array(random, element))
+    name = random.choice(list(TEXTS))
+    return name, _mutated_text(random, random.choice(TEXTS[name]))
+
+
+def _array(random: Random, element: str) -> str:
+    items = []
+    for _ in range(random.choice((0, 1, 2, 5))):
+        text = random.choice(TEXTS[element])
+        if not text or random.random() < 0.5 or any(letter in text for letter in '{}," \\'):
+            text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        items.append(random.choice((text, text, text, "NULL")))
+    return "{" + ",".join(items) + "}"
+
+
+def _mutated_text(random: Random, text: str) -> str:
+    for _ in range(random.choice((0, 0, 1, 1, 3))):
+        place = random.randint(0, len(text))
+        letter = random.choice(("", random.choice(LETTERS)))
+        text = text[:place] + letter + text[place + random.choice((0, 1, 1)) :]
+    return text
+
+
+def _values(types: list[str], fields: list[Any], omit: bool, on_error: Any) -> list[str]:
+    columns = [
+        Column(f"c{place}", OIDS[name], name, "pg_catalog", -1, False)
+        for place, name in enumerate(types)
+    ]
+    record = Record(Shape(tuple(columns)), tuple(fields))
+    first = repr(record["c0"]) if on_error == "raise" else ""
+    values = record.as_python(omit_unchanged=omit, on_error=on_error)
+    return [first, repr(values), *(type(value).__name__ for value in values.values())]
+
+
+_INPUTS = (_try_stream, *(_try_row,) * 6, *(_try_tuple,) * 3, *(_try_values,) * 10)
 
 
 def _changes(stream: list[bytes], parallel: bool) -> list[Any]:
