@@ -6,8 +6,9 @@ has passed, which is longer for large rooms. So a room's members get so many fra
 most, however many come, go, and change what they track; and each frame's payload is made once for
 all of them. The flushes have one order with the room's broadcasts.
 
-What a member tracked stays for one interval after it has left. If it is back by then, its key does
-not vanish in between.
+What a member tracked stays for one interval after it has left, and for two at most where others
+leave meanwhile: they go together (:mod:`.departures`). If it is back by then, its key does not
+vanish in between.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..phoenix.messages import PRESENCE_DIFF, PRESENCE_STATE
 from ..phoenix.reasons import PresenceReason
 from ..phoenix.serializers import Serializer
 from .audience import Audience
+from .departures import Departures
 from .dispatch import Members
 from .frames import Frame, TextFrame
 from .presence_state import Entry, Node, PresenceState
@@ -85,14 +87,14 @@ class _Audiences:
 
 
 class _Room:
-    __slots__ = ("audiences", "departed", "is_flushing", "next_flush", "state", "tracked")
+    __slots__ = ("audiences", "departures", "is_flushing", "next_flush", "state", "tracked")
 
     def __init__(self) -> None:
         self.state = PresenceState(_HERE)
         self.audiences: dict[Serializer, _Audiences] = {}
-        # The memberships of those who track themselves, and, by key, of those who have left.
+        # The memberships of those who track themselves, and of those who have left.
         self.tracked: dict[Member, int] = {}
-        self.departed: dict[bytes, set[int]] = {}
+        self.departures = Departures()
         self.is_flushing = False
         """Whether a flush is going to come."""
         self.next_flush = 0.0
@@ -171,7 +173,7 @@ class Presence:
         former = None if membership is None else state.get(membership)
         if former is None or former.meta != meta:
             # Who is back is not there twice.
-            for departed in room.departed.pop(key, ()):
+            for departed in room.departures.back(key):
                 state.put(departed, None)
             entry = Entry(key, meta, self._new_ref())
             size = state.size - (0 if former is None else former.size) + entry.size
@@ -218,20 +220,29 @@ class Presence:
             self._forget(member.room, room)
             return
         self._tracked -= 1
-        room.departed.setdefault(entry.key, set()).add(membership)
-        depart = partial(self._depart, member.room, room, entry.key, membership)
-        self._later(self.limits.interval, depart)
+        until = self._clock() + self.limits.interval
+        if room.departures.add(until, entry.key, membership):
+            self._later(self.limits.interval, partial(self._depart, member.room, room))
 
-    def _depart(self, name: RoomName, room: _Room, key: bytes, membership: int) -> None:
-        departed = room.departed.get(key)
-        if departed is None or membership not in departed:
-            # Somebody has taken its key, and its place.
+    def _depart(self, name: RoomName, room: _Room) -> None:
+        """Have those go who have left, as soon as all of them may."""
+        until = room.departures.last()
+        if until is None:
             return
-        departed.discard(membership)
-        if not departed:
-            del room.departed[key]
-        room.state.put(membership, None)
+        let_go = partial(self._let_go, name, room, until)
+        within = until - self._clock()
+        if within > 0:
+            self._later(within, let_go)
+        else:
+            let_go()
+
+    def _let_go(self, name: RoomName, room: _Room, until: float) -> None:
+        for membership in room.departures.take(until):
+            room.state.put(membership, None)
         self._flush_soon(name, room)
+        first = room.departures.first()
+        if first is not None:
+            self._later(max(first - self._clock(), 0.0), partial(self._depart, name, room))
 
     # Other servers
 

@@ -239,12 +239,41 @@ def test_who_leaves_is_told_with_others_and_gets_nothing_more() -> None:
         take(member)
         world.leave(member)
         world.run(0.01)
-    world.run(1)
-    ((joins, first), (none, rest)) = told(stays)
-    assert (joins, none) == ({}, {})
-    assert {*first, *rest} == {f"key {number}" for number in range(5)}
+    # The first to leave waits for the others, until each of them was shown for an interval.
+    world.run(INTERVAL - 0.02)
+    assert told(stays) == []
+    world.run(0.02)
+    ((joins, leaves),) = told(stays)
+    assert joins == {}
+    assert {*leaves} == {f"key {number}" for number in range(5)}
     assert all(take(member) == [] for member in leaving)
     assert world.presence.stats().tracked == 0
+
+
+def test_who_leaves_alone_is_told_within_an_interval_and_a_crowd_in_steps() -> None:
+    world = World()
+    stays = world.join()
+    leaving = [world.join() for _ in range(51)]
+    for number, member in enumerate(leaving):
+        world.track(member, f"key {number}")
+    world.run(1)
+    take(stays)
+    world.leave(leaving[0])
+    world.run(INTERVAL)
+    assert told(stays) == [({}, {"key 0": [{}]})]
+    world.run(1)
+    # For half a second somebody leaves every 10 ms, and comes back, or does not.
+    for number, member in enumerate(leaving[1:], 1):
+        world.leave(member)
+        if number % 2:
+            world.track(world.join(), f"key {number}")
+        world.run(0.01)
+    world.run(2 * INTERVAL)
+    leaves = [left for _, left in told(stays)]
+    assert 5 <= len(leaves) <= 8
+    gone = [key for left in leaves for key in left if int(key.split()[1]) % 2 == 0]
+    assert sorted(gone) == sorted(f"key {number}" for number in range(2, 51, 2))
+    assert world.presence.stats().tracked == 25
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.09])
