@@ -49,9 +49,10 @@ class SlotProgress:
         """How many transactions have arrived and are not wholly acknowledged."""
 
     @property
-    def all_done(self) -> bool:
-        """Whether the consumer is done with everything that has arrived."""
-        return not self._entries
+    def waits_for(self) -> Place:
+        """The place with whose acknowledgement everything is done that has arrived; one before all
+        others if it is already."""
+        return self._entries[-1][0] if self._entries else (0, -1)
 
     @property
     def entries(self) -> int:

@@ -183,15 +183,12 @@ class StreamHistory:
         if stream is not self.stream:
             if stream in self._former_streams:
                 return None
-            if position == self._start_at:
-                # The checkpoint may come from another list of publications. All up to it was done
-                # with before the stream began.
-                return None
-            if stream is None or stream != self.stream:
+            # The checkpoint may come from another list of publications.
+            if position != self._start_at and (stream is None or stream != self.stream):
                 raise PositionMismatchError(
                     f"cannot acknowledge {position}: this source streams {self.stream}"
                 )
-            if stream.timeline in self._former_timelines:
+            if stream is not None and stream.timeline in self._former_timelines:
                 return None
         return position.lsn, position.index
 

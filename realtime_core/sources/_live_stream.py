@@ -145,7 +145,7 @@ class LiveStream:
         # The position stands before the end of the WAL, where the next commit may begin.
         lsn = LSN(message.wal_end - 1)
         is_new = lsn >= progress.flushed and (lsn, 0) > self._sequence.last
-        if due and is_new and progress.all_done:
+        if due and is_new and self._sequence.all_done:
             self._history.idle_at = now
             progress.transaction_ended((lsn, 0), message.wal_end)
             yield Idle(Position(lsn, 0, self._history.stream))

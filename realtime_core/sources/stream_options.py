@@ -131,9 +131,10 @@ class EventOptions(TypedDict, total=False):
     """For a consumer that stores its own checkpoint, ideally in the same transaction as its work:
     the position that it has stored, or None before it has stored one; or a function that returns
     that, async or not. The source hands over the events behind that position. It never lets the
-    slot pass the position acknowledged last, so a slot beyond ``start_at`` shows a gap; to let the
-    slot of an idle database move all the same, it yields :class:`Idle` positions to store and
-    acknowledge. A position that was stored with another list of publications raises
+    slot pass the position acknowledged last, so a slot beyond ``start_at`` shows a gap. The
+    position itself counts as acknowledged when it, or a later one, is given to ``ack()``. To let
+    the slot of an idle database move all the same, the source yields :class:`Idle` positions to
+    store and acknowledge. A position that was stored with another list of publications raises
     :exc:`PositionMismatchError`: see :meth:`Position.end_of_transaction`.
 
     A function is called once the source holds the slot, so that no other process that works on the

@@ -284,7 +284,7 @@ class MemorySource(EventQueue[E]):
         progress.arrived(entry.end)
         # An Idle position is yielded when no other position is still to be stored.
         lsn = LSN(entry.end - 1)
-        if progress.all_done and (lsn, 0) > sequence.last:
+        if sequence.all_done and (lsn, 0) > sequence.last:
             progress.transaction_ended((lsn, 0), entry.end)
             self._queue.append(Idle(Position(lsn, 0, self._stream)))
 

@@ -87,11 +87,11 @@ def test_wal_that_only_arrived_moves_nothing() -> None:
     progress = SlotProgress(LSN(100))
     progress.arrived(LSN(500))
     progress.arrived(LSN(300))
-    assert (progress.written, progress.flushed, progress.all_done) == (500, 100, True)
+    assert (progress.written, progress.flushed, progress.waits_for) == (500, 100, (0, -1))
     progress.transaction_ended((600, 0), LSN(610))
-    assert not progress.all_done
+    assert progress.waits_for == (600, 0)
     progress.acknowledge((600, 0))
-    assert progress.all_done
+    assert progress.waits_for == (0, -1)
 
 
 @pytest.mark.slow

@@ -148,11 +148,14 @@ def test_a_checkpoint_of_another_list_of_publications_may_be_acknowledged() -> N
     start = Position(LSN(110), 4, attrs.evolve(STREAM, publications=("all",)))
     ours = history(start)
     ours.attached(attachment(100))
-    assert ours.place_of(start) is None
-    assert ours.handed_over(None) == (110, 4)
+    assert ours.place_of(start) == ours.handed_over(None) == (110, 4)
     assert ours.handed_over(Position(LSN(120), 0, STREAM)) == (120, 0)
     assert take(ours, 105) is None
     assert take(ours, 120) is not None
+    # On another timeline its LSN may lie behind all changes.
+    promoted = attrs.evolve(STREAM, timeline=2)
+    ours.attached(attachment(100, GapReason.NEW_TIMELINE, promoted))
+    assert ours.place_of(start) is None
 
 
 def test_a_gap_at_the_start_begins_at_the_checkpoint() -> None:
