@@ -39,7 +39,7 @@ class NoResponderError(LogError):
 
 
 class FencedError(LogError):
-    """Somebody else has appended: this server does not lead any more."""
+    """Somebody else has appended, or has moved the slot: this server does not lead any more."""
 
 
 class MissingError(LogError):

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from realtime_core import Position, RawEvent, SourceStats
+from realtime_core import Gap, GapReason, Position, RawEvent, SourceStats
 
 from .envelope import Envelope, Place
 from .errors import FencedError, LogError, MissingError
@@ -151,6 +151,10 @@ class Term:
         feed = self._packer.feed
         async for batch in self._source.batches():
             for event in batch:
+                if isinstance(event, Gap) and event.reason is GapReason.SLOT_MOVED:
+                    # Whoever has moved it did so because the log had the changes. Whether it has
+                    # them still is seen at its end, where the next term begins.
+                    raise FencedError("another server has moved the slot")
                 envelopes = feed(event)
                 if envelopes:
                     self.put(envelopes)

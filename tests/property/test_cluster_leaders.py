@@ -9,7 +9,9 @@ are ended, connections break, and NATS loses the end of the log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from copy import copy
 from functools import partial
 from random import Random
 from typing import Any
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from realtime_core import (
     LSN,
+    Begin,
     Event,
     Gap,
     GapReason,
@@ -30,6 +33,7 @@ from realtime_core import (
 )
 from realtime_core.errors import SourceError
 from realtime_core.positions import LAST_INDEX
+from realtime_core.replication.sequence import NOWHERE, Sequence
 from realtime_server.cluster.envelope import Envelope, Place, decode
 from realtime_server.cluster.envelope_queue import EnvelopeQueue
 from realtime_server.cluster.errors import FencedError, LogError, MissingError
@@ -39,7 +43,7 @@ from realtime_server.cluster.nodes import Nodes
 from realtime_server.cluster.unpacker import Unpacker
 from tests.pgoutput_streams import seen
 from tests.property.examples import examples
-from tests.property.test_cluster_envelopes import STREAM, behind, place_of, raw_events
+from tests.property.test_cluster_envelopes import STREAM, place_of, raw_events
 from tests.virtual_time import run_in_virtual_time
 
 pytestmark = pytest.mark.slow
@@ -198,67 +202,110 @@ class FakeLog:
 
 
 class Source:
-    """What reads the slot, and yields what a RawPgoutputSource does."""
+    """What reads the slot, and yields what a RawPgoutputSource does.
+
+    What it hands over, and how far it lets the slot move, is decided by the library's Sequence.
+    """
 
     def __init__(self, world: World, start_at: Callable[[], Awaitable[Position | None]]) -> None:
         self._world = world
         self._start_at = start_at
         self.has_ended = asyncio.Event()
-        self._start: Place | None = None
+        self._sequence = Sequence(LSN(0))
         self._gap: Gap | None = None
 
     async def __aenter__(self) -> Source:
-        while self._world.holder is not None:  # noqa: ASYNC110 (as the library looks for it)
-            await asyncio.sleep(1)
-        self._world.holder = self
+        await self._hold_the_slot()
         position = await self._start_at()
         confirmed = self._world.confirmed
+        start = NOWHERE if position is None else (position.lsn, position.index)
         if position is not None and confirmed > position.lsn + 1:
-            until = Position(LSN(confirmed), 0, STREAM)
-            self._gap = Gap(position, until, GapReason.START_BEHIND_SLOT)
-        start = (0, max(confirmed - 1, 0), LAST_INDEX)
-        if position is not None:
-            start = max(start, (0, position.lsn, position.index))
-        self._start = start
+            self._gap = Gap(position, self._begin_anew(), GapReason.START_BEHIND_SLOT)
+        else:
+            self._sequence = Sequence(LSN(confirmed), start=start, own_checkpoint=True)
         return self
+
+    async def _hold_the_slot(self) -> None:
+        while self._world.holder is not None:  # noqa: ASYNC110 (as the library looks for it)
+            await asyncio.sleep(self._world.random.choice((0.3, 1.0)))
+        self._world.holder = self
+        self.has_ended.clear()
+
+    def _begin_anew(self) -> Position:
+        """Begin where the slot stands, behind a gap; return the gap's end."""
+        confirmed = LSN(self._world.confirmed)
+        self._sequence = Sequence(confirmed, own_checkpoint=True)
+        return Position(confirmed, 0, STREAM)
 
     async def aclose(self) -> None:
         if self._world.holder is self:
+            self._tell()
             self._world.holder = None
+
+    def _tell(self) -> None:
+        """Send a status update."""
+        if self._world.holder is self:
+            self._world.confirmed = max(self._world.confirmed, self._sequence.progress.flushed)
 
     def stats(self) -> SourceStats:
         confirmed = LSN(self._world.confirmed)
         return SourceStats(stream=STREAM, connected=True, confirmed_lsn=confirmed)
 
     async def batches(self) -> AsyncIterator[list[RawEvent]]:
-        world, random = self._world, self._world.random
-        assert self._start is not None
         if self._gap is not None:
             yield [self._gap]
+        while True:
+            async for batch in self._until_the_end():
+                yield batch
+            if self._world.random.random() < 0.3:
+                raise SourceError("the walsender was ended")
+            # It attaches again, as soon as nobody else has the slot.
+            await self._hold_the_slot()
+            if self._world.confirmed > self._sequence.progress.flushed:
+                lsn, index = self._sequence.last
+                after = Position(LSN(lsn), max(index, 0), STREAM)
+                yield [Gap(after, self._begin_anew(), GapReason.SLOT_MOVED)]
+            self._sequence.resume()
+
+    async def _until_the_end(self) -> AsyncIterator[list[RawEvent]]:
+        """Yield what one walsender sends: everything behind the slot's position again."""
+        world, random, sequence = self._world, self._world.random, self._sequence
+        ready = [event for event in world.events if _end_of(event) >= world.confirmed]
+        before = len(world.events) - len(ready)
         sent = 0
         while True:
-            ready = behind(world.events[: world.written], self._start)
-            while sent == len(ready):
+            while sent >= world.written - before:
                 if self.has_ended.is_set():
-                    raise SourceError("the walsender was ended")
+                    return
                 grown = world.grown.wait()
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await grown
-                except TimeoutError:
-                    pass
-                ready = behind(world.events[: world.written], self._start)
             # One that was ended has some in its buffers.
-            count = random.randint(1, min(5, len(ready) - sent))
-            yield ready[sent : sent + count]
+            count = random.randint(1, min(5, world.written - before - sent))
+            batch = [copy(event) for event in ready[sent : sent + count]]
+            batch = [event for event in batch if sequence.accept(event)]
             sent += count
-            await asyncio.sleep(random.choice((0.0, 0.0, 0.01)))
+            if random.random() < 0.5:
+                self._tell()
+            if batch:
+                yield batch
+                await asyncio.sleep(random.choice((0.0, 0.0, 0.01)))
             if self.has_ended.is_set() and random.random() < 0.5:
-                raise SourceError("the walsender was ended")
+                return
 
     def ack(self, upto: Position) -> None:
-        if self._world.holder is self:
-            self._world.confirmed = max(self._world.confirmed, upto.lsn)
+        self._sequence.progress.acknowledge((upto.lsn, upto.index))
+        self._tell()
+
+
+def _end_of(event: RawEvent) -> int:
+    """Return the LSN up to which the slot's position has the event come again."""
+    if isinstance(event, Begin):
+        return event.transaction.commit_lsn
+    place = place_of(event)
+    assert place is not None
+    return place[1]
 
 
 class Reader:

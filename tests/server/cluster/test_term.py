@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from realtime_core import LSN, Idle, Position, RawEvent, StreamIdentity
+from realtime_core import LSN, Gap, GapReason, Idle, Position, RawEvent, StreamIdentity
 from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.envelope import Envelope, Kind, Place, decode, encode
-from realtime_server.cluster.errors import LogError, MissingError
+from realtime_server.cluster.errors import FencedError, LogError, MissingError
 from realtime_server.cluster.log import LogState
 from realtime_server.cluster.nodes import Beat, Nodes
 from realtime_server.cluster.packer import Packer
@@ -115,6 +115,24 @@ def test_what_the_log_has_had_for_long_enough_is_acknowledged() -> None:
         assert source.acknowledged == [12]
         running.cancel()
         await asyncio.wait({running})
+
+    run_in_virtual_time(play())
+
+
+def test_a_slot_that_another_has_moved_is_no_gap_before_the_logs_end_was_read() -> None:
+    """Another server has led in between, and the log has what it has read."""
+
+    class Moved(Source):
+        async def batches(self) -> AsyncIterator[list[RawEvent]]:
+            yield [Idle(Position(LSN(11), 0, STREAM))]
+            until = Position(LSN(20), 0, STREAM)
+            yield [Gap(Position(LSN(11), 0, STREAM), until, GapReason.SLOT_MOVED)]
+
+    async def play() -> None:
+        log = Log()
+        with pytest.raises(FencedError, match="another server has moved the slot"):
+            await term_of(Moved(), log, Nodes(100)).run()
+        assert [decode(data).kind for data in log.messages.values()] == [Kind.MARK]
 
     run_in_virtual_time(play())
 
