@@ -208,7 +208,8 @@ class Server:
     # Small things
 
     def _next_lsn(self) -> LSN:
-        self._lsn += self._random.randint(8, 200)
+        # Records begin at multiples of eight.
+        self._lsn += 8 * self._random.randint(1, 25)
         return LSN(self._lsn)
 
     def _next_xid(self) -> int:

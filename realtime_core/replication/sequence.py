@@ -30,9 +30,8 @@ class Sequence:
         start: the place of the consumer's own checkpoint: nothing up to there is new. It lets the
             slot move no further than any other place: when it, or a later one, is acknowledged.
         own_checkpoint: whether the consumer keeps its own checkpoint, with which the slot will be
-            compared later. The slot must not pass it then: an acknowledged change moves the slot
-            to its commit's LSN, so that its transaction comes again, and an event that has no place
-            does not move it.
+            compared later. The slot must not pass it then: an acknowledged place moves the slot
+            just behind the place's LSN, and an event that has no place does not move it.
         passes: says which new events the consumer gets. A transaction is done when the last
             change that the consumer got of it is acknowledged, or at once if it got none.
     """
@@ -141,8 +140,9 @@ class Sequence:
         if self._passes is not None:
             needed = self._last_passed if self._last_passed[0] == lsn else None
         if needed is not None:
-            # The checkpoint may fall back into this transaction; then the rest of it comes again.
-            end = lsn if self._own_checkpoint else event.end_lsn
+            # In wal2json's format 1 the place is that of the record's end, where the next commit
+            # may begin.
+            end = min(LSN(lsn + 1), event.end_lsn) if self._own_checkpoint else event.end_lsn
             self.progress.transaction_ended(needed, end)
         elif not self._own_checkpoint:
             self.progress.transaction_ended(None, event.end_lsn)

@@ -202,12 +202,26 @@ class Leader:
                 # The source has not begun there, and would yield again what the log has.
                 self._refused = None
                 raise LogError("the database is the one of the log again")
-            return packer, []
+            if not _is_cut_off(tail, stats.confirmed_lsn):
+                return packer, []
+            # The slot is just behind the transaction, as it is when all of that was acknowledged,
+            # so the source cannot know.
+            gap = Gap(None, Position(stats.confirmed_lsn, 0, stream), GapReason.START_BEHIND_SLOT)
+            logger.error("the log ends within the transaction that the slot was acknowledged with")
+            return packer, packer.feed(gap)
         reason, until = GapReason.OTHER_PUBLICATIONS, LSN(tail.last[1])
         if tail == self._refused:
             reason, until = GapReason.OTHER_CLUSTER, LSN(stats.confirmed_lsn - 1)
         logger.warning("the log goes on with another stream, %s behind %s", stream, tail.stream)
         return packer, packer.feed(Gap(None, Position(until, LAST_INDEX, stream), reason))
+
+
+def _is_cut_off(tail: Envelope, confirmed: LSN) -> bool:
+    """Return whether the log ends within a transaction of which the slot sends nothing any more."""
+    _, lsn, index = tail.last
+    # The place of an idle position or of a message outside of transactions is the last byte of a
+    # record, which is odd: records begin at multiples of eight, and a commit's place is its begin.
+    return confirmed == lsn + 1 and index != LAST_INDEX and lsn % 2 == 0
 
 
 def check_payload(most: int) -> None:

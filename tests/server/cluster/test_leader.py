@@ -30,6 +30,7 @@ class Database:
 
     def __init__(self) -> None:
         self.stream = STREAM
+        self.confirmed = LSN(100)
         self.slot = asyncio.Lock()
         self.refused = 0
         """How often it was asked to go on from another database's place."""
@@ -65,7 +66,8 @@ class Source:
             self._has_slot = False
 
     def stats(self) -> SourceStats:
-        return SourceStats(stream=self._database.stream, connected=True, confirmed_lsn=LSN(100))
+        database = self._database
+        return SourceStats(stream=database.stream, connected=True, confirmed_lsn=database.confirmed)
 
     async def batches(self) -> AsyncIterator[list[RawEvent]]:
         for lsn in range(self._start + 1, 103):
@@ -95,13 +97,14 @@ class Stage:
     async def _connect(self) -> Any:
         return self.server.connect()
 
-    async def begin(self, *, refuses: bool = True) -> None:
+    async def begin(self, *more: Envelope, refuses: bool = True) -> None:
         def log(connection: Any) -> Log:
             return Log(connection, LogSettings(name="log"))
 
         await log(self.server.connect()).prepare()
         before = (0, END[1] - 1, 0)
-        self.server.append(encode(Envelope(Kind.MARK, END, END, before, FORMER, b"")))
+        for envelope in (Envelope(Kind.MARK, END, END, before, FORMER, b""), *more):
+            self.server.append(encode(envelope))
         leader = Leader(
             self._connect,
             log,
@@ -196,6 +199,31 @@ def test_a_leader_with_other_publications_goes_on_behind_a_gap_that_says_so() ->
         await stage.begin(refuses=False)
         assert [kind for kind, *_ in await stage.appended()] == [Kind.GAP, Kind.MARK, Kind.MARK]
         assert stage.reasons() == [b"other_publications"]
+
+    run_in_virtual_time(play())
+
+
+@pytest.mark.parametrize(
+    ("end", "reasons"),
+    [
+        # Within the transaction that commits at 100, and at its end.
+        ((0, 100, 2), [b"start_behind_slot"]),
+        ((0, 100, LAST_INDEX), []),
+        # At a message or an idle position, and where the slot has more of the transaction.
+        ((0, 99, 0), []),
+        ((0, 102, 2), []),
+    ],
+)
+def test_a_log_that_has_lost_the_end_of_a_transaction_goes_on_behind_a_gap(
+    end: Place, reasons: list[bytes]
+) -> None:
+    async def play() -> None:
+        stage = Stage()
+        stage.database.stream = FORMER
+        stage.database.confirmed = LSN(min(end[1] + 1, 101))
+        await stage.begin(Envelope(Kind.CHANGES, end, end, END, FORMER, b""), refuses=False)
+        await stage.appended()
+        assert stage.reasons() == reasons
 
     run_in_virtual_time(play())
 
