@@ -207,7 +207,9 @@ class Leader:
             # The slot is just behind the transaction, as it is when all of that was acknowledged,
             # so the source cannot know.
             gap = Gap(None, Position(stats.confirmed_lsn, 0, stream), GapReason.START_BEHIND_SLOT)
-            logger.error("the end of the last transaction in the log is lost, and the slot is behind it")
+            logger.error(
+                "the end of the last transaction in the log is lost, and the slot is behind it"
+            )
             return packer, packer.feed(gap)
         reason, until = GapReason.OTHER_PUBLICATIONS, LSN(tail.last[1])
         if tail == self._refused:
