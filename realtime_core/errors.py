@@ -30,6 +30,7 @@
 
       * :exc:`SlotInUseError`, :exc:`SlotLostError`, :exc:`SlotUnavailableError`
 
+    * :exc:`SnapshotTimeoutError`: a snapshot took longer than it may
     * :exc:`TransactionTooLargeError`: a transaction exceeds the bound that was set
 
   * :exc:`ServerError`: the WebSocket server cannot do what was asked
@@ -67,6 +68,7 @@ __all__ = [
     "SlotInUseError",
     "SlotLostError",
     "SlotUnavailableError",
+    "SnapshotTimeoutError",
     "SourceError",
     "SpillError",
     "TransactionTooLargeError",
@@ -369,6 +371,24 @@ class SlotLostError(SlotError):
 
 class SlotUnavailableError(SlotError):
     """The slot cannot be made, or cannot be used."""
+
+
+class SnapshotTimeoutError(SourceError):
+    """The rows of a snapshot were not read within ``snapshot_timeout``, so it was ended.
+
+    Nothing of it holds back VACUUM any more. The next read takes a new snapshot.
+
+    Attributes:
+        seconds: the bound.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"the snapshot was ended because its rows were not read within {seconds:g} s; raise "
+            "snapshot_timeout, copy by more snapshot_connections, or make the slot without a "
+            "snapshot and backfill the tables, which goes on where it was"
+        )
 
 
 class TransactionTooLargeError(SourceError):

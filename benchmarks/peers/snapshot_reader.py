@@ -28,7 +28,7 @@ COLUMNS = 6
 
 async def pieces(dsn: str) -> AsyncIterator[bytes]:
     connection = await copying_connection(dsn, settings={}, names=None)
-    copy = CopyOut(connection)
+    copy = CopyOut(connection, "orders")
     await copy.start(TABLE)
     while data := await copy.read():
         yield data

@@ -158,7 +158,7 @@ class ChunkReader:
     ) -> Chunk:
         rows: list[tuple[Field, ...]] = []
         size, columns = 0, len(self.table.relation.columns)
-        copy = CopyOut(connection)
+        copy = CopyOut(connection, str(self.table.relation))
         await copy.start(statement)
         while data := await copy.read():
             rows += read_rows(data, columns)

@@ -17,8 +17,13 @@ import psycopg
 from psycopg import AsyncConnection, generators
 from psycopg.pq import ExecStatus
 
+from .._text import one_line
+from ..errors import SourceError
+
 __all__ = ["CopyOut"]
 
+_NOT_UTF8: Final = ("22021", "22P05")
+"""SQLSTATEs for text that is not in the database's encoding, or that UTF-8 cannot have."""
 _BYTES: Final = 64 * 1024
 """A read returns when it has so many bytes, if not before."""
 
@@ -28,12 +33,14 @@ class CopyOut:
 
     Args:
         connection: a connection on which nothing else happens until the end of the rows.
+        table: the name of the table whose rows they are, for errors.
     """
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    def __init__(self, connection: AsyncConnection[Any], table: str) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
+        self._table = table
         self._is_over = False
 
     async def start(self, statement: str) -> None:
@@ -52,6 +59,7 @@ class CopyOut:
 
         Raises:
             psycopg.Error: if the statement has failed, or the connection was lost.
+            SourceError: if a row has text that is not UTF-8.
         """
         rows: list[memoryview] = []
         size = 0
@@ -77,7 +85,19 @@ class CopyOut:
         results = await self._connection.wait(generators.fetch_many(self._pgconn))
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result)
+                error = psycopg.errors.error_from_result(result)
+                if error.sqlstate in _NOT_UTF8:
+                    raise self._not_utf8(error) from error
+                raise error
+
+    def _not_utf8(self, cause: psycopg.Error) -> SourceError:
+        error = SourceError(
+            f"a row of {self._table} has text that cannot be sent as UTF-8 ({one_line(cause)}): "
+            "correct it (pg_dump --encoding=UTF8 fails at the first such text), or have a column "
+            "list of the publication leave the column out"
+        )
+        error.sqlstate = cause.sqlstate
+        return error
 
     async def _more(self) -> None:
         """Wait until the socket has something, and let libpq take it."""

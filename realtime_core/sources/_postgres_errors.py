@@ -81,6 +81,12 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
             return ConnectionLostError(
                 f"no free connection ({text}); stop another client or raise the limit"
             )
+        case "53200" if "max_locks_per_transaction" in text:
+            return SourceError(
+                f"the server has no room for more locks ({text}): a snapshot locks each of its "
+                "tables, with partitions and indexes; raise max_locks_per_transaction, or take "
+                "fewer tables"
+            )
         case "42710":
             return SlotInUseError(slot, None)
         case "55000":

@@ -38,8 +38,8 @@ logger = logging.getLogger("realtime.source")
 T = TypeVar("T")
 
 _PATIENCE: Final = 5.0
-"""Seconds after which a log line says what the creation of a slot waits for, or a stream, and then
-again and again."""
+"""Seconds after which a log line says what a new slot, a lock or a stream waits for, and then again
+and again."""
 _PAUSE: Final = 0.1
 """Seconds between two checks whether old write transactions have ended."""
 
@@ -258,26 +258,29 @@ async def end_of_skips(
         await asyncio.sleep(_PAUSE)
 
 
-async def log_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:
-    """Wait until a slot is created, and log what PostgreSQL waits for if that takes long.
+async def log_when_slow(
+    waiting: Awaitable[T], *, dsn: Dsn, name: str, pid: int, is_lock: bool = False
+) -> T:
+    """Wait until a slot is created, or tables are locked; log whom that waits for if it takes long.
 
-    PostgreSQL waits for all write transactions that are running, in any database.
+    A slot waits for all write transactions that are running, in any database.
 
     Args:
-        making: creates the slot.
+        waiting: does it.
         dsn: connection string of the database, or a function that returns it.
         name: name of the slot.
-        pid: process ID of the server process that creates it.
+        pid: process ID of the server process that does it.
+        is_lock: whether it locks the tables of a snapshot.
     """
-    watching = asyncio.create_task(_mention_blockers(dsn, name, pid))
+    watching = asyncio.create_task(_mention_blockers(dsn, name, pid, is_lock))
     try:
-        return await making
+        return await waiting
     finally:
         watching.cancel()
         await asyncio.wait({watching})
 
 
-async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
+async def _mention_blockers(dsn: Dsn, name: str, pid: int, is_lock: bool) -> None:
     while True:
         await asyncio.sleep(_PATIENCE)
         try:
@@ -289,15 +292,21 @@ async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
         except Exception:
             # A function that returns the DSN may raise anything. Nobody awaits this task, so an
             # exception that escaped would silently end the log lines.
-            logger.exception("cannot ask what the creation of slot %r waits for", name)
+            logger.exception("cannot ask what slot %r waits for", name)
             who = "they cannot be listed"
         else:
             who = ", ".join(map(str, found)) or "none can be seen now"
-            if facts.in_recovery:
+            if facts.in_recovery and not is_lock:
                 who = "a standby waits until the primary reports that there are none: run SELECT "
                 who += "pg_log_standby_snapshot() on the primary"
-        logger.warning(
-            "slot %r is not created yet: PostgreSQL waits for write transactions to end: %s",
-            name,
-            who,
-        )
+        if is_lock:
+            logger.warning(
+                "the tables of a snapshot are not locked yet: PostgreSQL waits for those that are "
+                "altering them: %s",
+                who,
+            )
+        else:
+            logger.warning(
+                "slot %r is not created yet: PostgreSQL waits for write transactions to end: %s",
+                *(name, who),
+            )

@@ -21,7 +21,7 @@ from ._attempts import Attempts
 from ._backoff import Backoff
 from ._filtering import RowFilter
 from ._plugin import PluginFacts
-from ._snapshot_run import SnapshotRun
+from ._snapshot_run import SnapshotRun, SnapshotSpoiledError
 from .base import Acknowledgeable
 from .stream_options import StreamSettings
 
@@ -146,9 +146,10 @@ class SnapshotPhase:
             self._give_up()
             self._needed = needed
         except SourceError as exc:
+            # Until the next read nothing of it may hold locks, or hold back VACUUM.
+            self._give_up()
             if not self._may_retry(exc):
                 raise
-            self._give_up()
             await self._pause(exc)
 
     async def _fill(self, queue: deque[Any]) -> None:
@@ -217,7 +218,7 @@ class SnapshotPhase:
         self._attempts.origin = None
 
     def _may_retry(self, exc: SourceError) -> bool:
-        if self._settings.persistent:
+        if self._settings.persistent or isinstance(exc, SnapshotSpoiledError):
             return True
         return exc.transient and not isinstance(exc, SlotInUseError) and not self._is_first
 

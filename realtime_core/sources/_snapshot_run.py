@@ -1,11 +1,10 @@
 """SnapshotRun: copies tables as they were at the consistent point of a new temporary slot.
 
-Theory of operation. The command that creates a slot exports a snapshot, which is there until the
-next command of its session. So that session does nothing until the end, and keeps the temporary
-slot, and with it the WAL from the snapshot on. Other sessions use the snapshot: each copies one
-table after the other. The first one locks all tables in ACCESS SHARE mode, because a table that is
-rewritten by ALTER TABLE, or truncated, is empty for older snapshots. What happened to them between
-the snapshot and the lock is found out by their files.
+Theory of operation. The command that creates a slot exports a snapshot. Its session keeps the
+temporary slot, and with it the WAL from the snapshot on. Other sessions use the snapshot: each
+copies one table after the other. The first one locks all tables in ACCESS SHARE mode, because a
+table that is rewritten by ALTER TABLE, or truncated, is empty for older snapshots. What happened to
+them between the snapshot and the lock is found out by their files and names.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Literal
 
-from ..errors import SourceError
+from ..errors import SnapshotTimeoutError, SourceError
 from ..lsn import LSN
 from ..positions import Position
 from ..records import Record
@@ -32,11 +31,13 @@ from ._copied_tables import altered_tables, describe
 from ._copy_out import CopyOut
 from ._plugin import PluginFacts
 from ._postgres_errors import translate
-from ._sessions import ReplicationSession, copying_connection
+from ._sessions import copying_connection
 from ._slot_checks import log_when_slow
+from ._snapshot_age import SnapshotAge
+from ._snapshot_slot import SnapshotSlot
 from .stream_options import StreamSettings
 
-__all__ = ["SnapshotRun"]
+__all__ = ["SnapshotRun", "SnapshotSpoiledError"]
 
 # A table was dropped or altered before it was locked, or somebody locks tables in another order.
 _PASSING: Final = (
@@ -46,6 +47,12 @@ _PASSING: Final = (
 )
 _AHEAD: Final = 2
 """How many pieces of rows each connection may have read ahead."""
+
+
+class SnapshotSpoiledError(SourceError):
+    """Somebody altered the tables before they were locked, so another snapshot has to be taken."""
+
+    transient = True
 
 
 class SnapshotRun:
@@ -72,8 +79,12 @@ class SnapshotRun:
         self._slot = f"realtime_{random.getrandbits(64):016x}"
         # The consistent point of the slot.
         self._lsn = LSN(0)
-        # Holds the temporary slot.
-        self._session: ReplicationSession | None = None
+        # Keeps the temporary slot.
+        self._held: SnapshotSlot | None = None
+        # Ends the snapshot when it gets too old.
+        self._age = SnapshotAge(settings.snapshot_timeout, self._how_far, self._fail)
+        # Why the snapshot has ended early.
+        self._failure: SourceError | None = None
         # Copy the tables.
         self._connections: list[AsyncConnection[Any]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,29 +111,30 @@ class SnapshotRun:
         """
         try:
             return await self._begin()
+        except TimeoutError:
+            assert self._settings.snapshot_timeout is not None
+            raise SnapshotTimeoutError(self._settings.snapshot_timeout) from None
         except psycopg.Error as exc:
             raise _error(exc, self._slot) from exc
 
     async def _begin(self) -> SnapshotBegin:
-        settings, plugin, version = self._settings, self._plugin, self._needed.facts.version
-        self._session = session = await ReplicationSession.connect(
-            settings.dsn,
-            self._slot,
-            # It is idle for as long as the copy takes.
-            settings={**plugin.session_settings, "idle_session_timeout": "0"},
-            names=settings.setting_names,
-        )
-        making = session.export_snapshot(plugin.name)
-        self._lsn, snapshot = await log_when_slow(
-            making, dsn=settings.dsn, name=self._slot, pid=session.pid
-        )
-        first = await self._connect(snapshot)
-        choices = await plugin.choices(first, version)
-        tables = await describe(first, version, choices)
-        await self._lock(first, tables)
-        self.enums = await catalog.enum_orders(first)
-        for _ in range(min(settings.snapshot_connections, len(tables)) - 1):
-            await self._connect(snapshot)
+        settings = self._settings
+        self._held = held = await SnapshotSlot.make(settings, self._plugin, self._slot)
+        self._lsn, snapshot = held.lsn, held.snapshot
+        self._age.start()
+        async with self._age.within():
+            first = await self._connect(snapshot)
+            tables = await log_when_slow(
+                self._lock_tables(first),
+                dsn=settings.dsn,
+                name=self._slot,
+                pid=first.info.backend_pid,
+                is_lock=True,
+            )
+            self.enums = await catalog.enum_orders(first)
+            for _ in range(min(settings.snapshot_connections, len(tables)) - 1):
+                await self._connect(snapshot)
+            await held.release(self._fail)
         self._left.extend(tables)
         self._tables = len(tables)
         estimates = [each.estimate for each in tables if each.estimate is not None]
@@ -141,12 +153,18 @@ class SnapshotRun:
         await connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
         return connection
 
-    async def _lock(self, connection: AsyncConnection[Any], tables: list[CopiedTable]) -> None:
-        for table in tables:
-            await connection.execute(f"LOCK TABLE {table.name} IN ACCESS SHARE MODE".encode())
+    async def _lock_tables(self, connection: AsyncConnection[Any]) -> list[CopiedTable]:
+        version = self._needed.facts.version
+        # Newer versions wait already here for whoever alters a table.
+        choices = await self._plugin.choices(connection, version)
+        tables = await describe(connection, version, choices)
+        if tables:
+            names = ", ".join([table.name for table in tables])
+            await connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
         altered = await altered_tables(connection, [table.oid for table in tables])
         if altered:
-            raise _again(f"{', '.join(altered)} was rewritten or truncated as the snapshot began")
+            raise _spoiled(f"{', '.join(altered)} was altered or truncated as the snapshot began")
+        return tables
 
     async def rows(self) -> list[Snapshot] | None:
         """Wait for rows, and return them; None when all tables are copied.
@@ -158,12 +176,27 @@ class SnapshotRun:
             DecodeError: if the server sent what cannot be decoded.
         """
         while self._tables_done < self._tables or not self._pieces.empty():
+            if self._failure is not None:
+                raise self._failure
             piece = await self._pieces.get()
             if isinstance(piece, Exception):
                 raise piece
             if piece:
                 return piece
         return None
+
+    def _fail(self, error: SourceError) -> None:
+        """End the snapshot, even if nobody reads it."""
+        self._failure = error
+        if self._tasks:
+            self._disconnect()
+        if self._pieces.empty():
+            # Somebody may wait for rows.
+            self._pieces.put_nowait(error)
+
+    def _how_far(self) -> str:
+        estimate = "" if self._estimate is None else f" of about {self._estimate}"
+        return f"{self._rows}{estimate} rows of {self._tables} tables read"
 
     def complete(self) -> SnapshotComplete:
         """Return the end of the snapshot, and release the locks on its tables."""
@@ -182,7 +215,7 @@ class SnapshotRun:
             await self._pieces.put(exc)
 
     async def _copy(self, connection: AsyncConnection[Any], table: CopiedTable) -> None:
-        copy = CopyOut(connection)
+        copy = CopyOut(connection, str(table.relation))
         await copy.start(table.copy_statement())
         relation, count = table.relation, 0
         columns, shape, new = len(relation.columns), relation.shape, object.__new__
@@ -227,6 +260,7 @@ class SnapshotRun:
             self._settings.snapshot_progress(progress)
 
     def _disconnect(self) -> None:
+        self._age.stop()
         for task in self._tasks:
             task.cancel()
         for connection in self._connections:
@@ -235,17 +269,15 @@ class SnapshotRun:
     def close(self) -> None:
         """Close all connections; PostgreSQL then drops the temporary slot."""
         self._disconnect()
-        if self._session is not None:
-            self._session.close()
+        if self._held is not None:
+            self._held.close()
 
 
-def _again(problem: str) -> SourceError:
-    error = SourceError(f"the snapshot has to be taken again: {problem}")
-    error.transient = True
-    return error
+def _spoiled(problem: str) -> SnapshotSpoiledError:
+    return SnapshotSpoiledError(f"the snapshot has to be taken again: {problem}")
 
 
 def _error(exc: psycopg.Error, slot: str) -> SourceError:
     if isinstance(exc, _PASSING):
-        return _again(str(exc).partition("\n")[0])
+        return _spoiled(str(exc).partition("\n")[0])
     return translate(exc, slot)

@@ -150,6 +150,11 @@ class SnapshotOptions(TypedDict, total=False):
 
     snapshot_connections: int
     """How many tables are copied at a time, each by a connection of its own."""
+    snapshot_timeout: float | None
+    """The most seconds from the moment of a snapshot until its last row is read; then it ends, and
+    the next read raises :exc:`SnapshotTimeoutError`. Until its last row is read VACUUM removes no
+    row of the database's tables that has died since, and ``ALTER TABLE`` and ``TRUNCATE`` wait.
+    None for no bound: there is a warning in the log after 10 minutes, 20, 40 and so on."""
     snapshot_progress: Callable[[SnapshotProgress], object] | None
     """A function that is called with each step of a snapshot's progress, in the event loop."""
 
@@ -204,6 +209,7 @@ class StreamSettings:
     setting_names: Mapping[str, str] | None = None
     snapshot: TakeSnapshot = "never"
     snapshot_connections: int = 1
+    snapshot_timeout: float | None = None
     snapshot_progress: Callable[[SnapshotProgress], object] | None = None
 
     @classmethod
@@ -255,7 +261,7 @@ class StreamSettings:
         low, high = self.backoff
         if not 0 < low <= high < math.inf:
             yield f"backoff is (minimum, maximum) in seconds, 0 < minimum <= maximum: {low, high}"
-        for name in ("status_interval", "lag_interval", "heartbeat_interval"):
+        for name in ("status_interval", "lag_interval", "heartbeat_interval", "snapshot_timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 yield f"{name} is a number of seconds above 0, not {value}"

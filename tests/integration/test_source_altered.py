@@ -12,6 +12,8 @@ from realtime_core import (
     Insert,
     PgoutputSource,
     Snapshot,
+    SnapshotBegin,
+    SnapshotComplete,
     SourceError,
     Truncate,
 )
@@ -20,6 +22,57 @@ from tests.integration.source_helpers import soon
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
+
+WHILE_IT_BEGINS: dict[str, tuple[str, list[dict[str, str]]]] = {
+    "truncate item; insert into item values (7, 'g')": ("item", [{"id": "7", "name": "g"}]),
+    "alter table item alter id type bigint": ("item", [{"id": "1", "name": "a"}]),
+    "alter table item rename name to title": ("item", [{"id": "1", "title": "a"}]),
+    "alter table item drop note": ("item", [{"id": "1", "name": "a"}]),
+    "alter table item rename to old; create table item (id int, name text, note text)": (
+        "old",
+        [{"id": "1", "name": "a"}],
+    ),
+    "alter table item rename name to x; alter table item rename note to name": (
+        "item",
+        [{"id": "1", "x": "a"}],
+    ),
+    "alter table item drop constraint item_pkey": ("item", [{"id": "1", "name": "a"}]),
+    "alter table item add more int default 7": ("item", [{"id": "1", "name": "a"}]),
+    "drop table item": ("", []),
+}
+"""What is done between a snapshot and the locks on its tables, and what of them it has then,
+without what is null."""
+
+
+async def test_a_snapshot_has_tables_as_they_are_when_they_are_locked(database: Database) -> None:
+    database.execute("create publication shop")
+    for ddl, (name, found) in WHILE_IT_BEGINS.items():
+        database.execute(
+            "drop table if exists item, old;"
+            "create table item (id int primary key, name text, note text);"
+            "insert into item values (1, 'a'); alter publication shop add table item"
+        )
+        connections = 0
+
+        async def dsn(ddl: str = ddl) -> str:
+            nonlocal connections
+            connections += 1
+            # The first one asks for a slot, the second one makes it and exports the snapshot.
+            if connections == 3:
+                database.execute(ddl)
+            return database.dsn
+
+        options: Any = {"snapshot": "initial", "backoff": (0.01, 0.1)}
+        async with PgoutputSource(dsn, publications=["shop"], **options) as source:
+            begin = await soon(anext(source))
+            assert isinstance(begin, SnapshotBegin)
+            copied = []
+            while isinstance(event := await soon(anext(source)), Snapshot):
+                copied.append({k: v for k, v in event.record.as_text().items() if v is not None})
+        assert isinstance(event, SnapshotComplete)
+        assert [each.table for each in begin.tables] == [name] * bool(name), ddl
+        assert copied == found, ddl
+
 
 WAITS_FOR_A_LOCK = """
     select 1 from pg_stat_activity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,11 +22,13 @@ from realtime_core import (
     SnapshotBegin,
     SnapshotComplete,
     SnapshotProgress,
+    SnapshotTimeoutError,
     Truncate,
     Wal2JsonSource,
     drop_slot,
     slot_status,
 )
+from realtime_core.sources import _slot_checks
 from tests.fix_postgres import Database, unique_name
 from tests.integration.source_helpers import insert, kill_walsenders, soon
 from tests.waiting import eventually
@@ -189,7 +192,9 @@ async def test_no_read_that_is_cancelled_loses_a_row(table: Database) -> None:
         assert record_ids([change]) == [6000]
 
 
-async def test_a_lost_connection_begins_the_snapshot_again(table: Database) -> None:
+async def test_a_lost_connection_begins_the_snapshot_again(
+    table: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     table.execute("insert into item select n, repeat('x', 1000) from generate_series(1, 20000) n")
     async with open_source(table, slot=unique_name("slot")) as source:
         assert isinstance(await soon(anext(source)), SnapshotBegin)
@@ -200,6 +205,12 @@ async def test_a_lost_connection_begins_the_snapshot_again(table: Database) -> N
         )
         while not isinstance(event := await soon(anext(source)), SnapshotBegin):
             assert isinstance(event, Snapshot)
+        # Without the temporary slot it would be copied for nothing.
+        assert isinstance(await soon(anext(source)), Snapshot)
+        kill_walsenders(table)
+        while not isinstance(event := await soon(anext(source)), SnapshotBegin):
+            assert isinstance(event, Snapshot)
+        assert "temporary slot has ended (terminating connection" in caplog.text
         rows = 0
         while isinstance(event := await soon(anext(source)), Snapshot):
             rows += 1
@@ -432,15 +443,83 @@ async def test_no_table_is_a_snapshot_too(table: Database) -> None:
         assert record_ids([await soon(anext(source))]) == [1]
 
 
-async def test_a_table_cannot_be_rewritten_while_it_is_copied(table: Database) -> None:
+ALTERATIONS = (
+    "alter table item alter column id type bigint",
+    "alter table item drop column name",
+    "alter table item drop constraint item_pkey",
+    "truncate item",
+    "drop table item",
+)
+
+
+async def test_a_table_is_altered_when_it_has_been_copied(table: Database) -> None:
     table.execute("insert into item select n, repeat('x', 1000) from generate_series(1, 20000) n")
-    async with open_source(table) as source:
+    oldest = """
+        select count(backend_xmin), count(*) filter (where query like 'COPY%')
+        from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+    """
+    async with open_source(table, slot=unique_name("slot")) as source:
+        assert table.execute(oldest) == [(1, 1)]
         with table.connect() as other:
-            other.execute("set lock_timeout to '50ms'")
-            with pytest.raises(psycopg.errors.LockNotAvailable):
-                other.execute("alter table item alter column id type bigint")
-        assert len(await rows_of(source)) == 20000
-    table.execute("alter table item alter column id type bigint")
+            other.execute("set lock_timeout to '10ms'")
+            for alteration in ALTERATIONS:
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    other.execute(alteration)
+        await soon(anext(source))
+        while not isinstance(event := await soon(anext(source)), SnapshotComplete):
+            pass
+        assert event.rows == 20000
+        # Nobody is kept from anything, nor is VACUUM, for as long as the rows are being stored.
+        assert table.execute(oldest) == [(0, 0)]
+        table.execute("alter table item drop column name; truncate item")
+        table.execute("insert into item values (1)")
+        source.ack(event)
+        changes = [await soon(anext(source)) for _ in range(2)]
+    assert isinstance(changes[0], Truncate)
+    assert changes[1].record.as_text() == {"id": "1"}
+
+
+async def test_a_snapshot_that_is_not_read_in_time_holds_nothing_back(table: Database) -> None:
+    table.execute("insert into item select n, repeat('x', 1000) from generate_series(1, 20000) n")
+    async with open_source(table, slot=unique_name("slot"), snapshot_timeout=0.5) as source:
+        await soon(anext(source))
+        mine = "datname = current_database() and pid <> pg_backend_pid()"
+        copies = f"select 1 from pg_stat_activity where query like 'COPY%' and {mine}"
+        assert table.execute(copies)
+        await eventually(lambda: not table.execute(copies))
+        with pytest.raises(SnapshotTimeoutError, match=r"within 0\.5 s; raise snapshot_timeout"):
+            [_ async for _ in source]
+        table.execute("truncate item")
+        insert(table, 1)
+        assert record_ids(await rows_of(source)) == [1]
+
+
+async def test_a_snapshot_waits_for_its_locks_no_longer_than_it_may(
+    table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.1)
+    connections = 0
+    with table.connect() as other:
+        pid = other.info.backend_pid
+
+        async def dsn() -> str:
+            nonlocal connections
+            connections += 1
+            if connections == 3:
+                other.execute("begin; alter table item add more int")
+            return table.dsn
+
+        options: Any = {"publications": ["shop"], "snapshot": "initial", "snapshot_timeout": 1}
+        with pytest.raises(SnapshotTimeoutError):
+            async with PgoutputSource(dsn, **options):
+                pass
+        holding = """
+            select 1 from pg_stat_activity where datname = current_database()
+            and (wait_event_type = 'Lock' or backend_xmin is not null)
+            and pid <> pg_backend_pid()
+        """
+        await eventually(lambda: not table.execute(holding))
+    assert re.search(rf"are not locked yet: PostgreSQL waits for .*: PID {pid} ", caplog.text)
 
 
 async def test_wal2json_has_snapshots_too(wal2json_table: Database) -> None:

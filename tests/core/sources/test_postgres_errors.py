@@ -128,6 +128,13 @@ def test_an_error_of_the_stream_has_its_own_class(
     assert type(translate(exception, "s")) is kind
 
 
+def test_a_server_without_room_for_locks_says_which_setting_gives_more() -> None:
+    text = "out of shared memory\nHINT:  You might need to increase max_locks_per_transaction."
+    error = translate(errors.OutOfMemory(text), "s")
+    assert str(error).endswith("raise max_locks_per_transaction, or take fewer tables")
+    assert not error.transient
+
+
 def test_a_slot_in_use_names_its_holder() -> None:
     error = translate(errors.ObjectInUse('replication slot "s" is active for PID 42'), "s")
     assert isinstance(error, SlotInUseError)
