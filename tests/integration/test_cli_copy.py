@@ -311,58 +311,6 @@ def test_a_table_that_gets_a_column_ends_the_copy_until_the_target_has_it(
         eventually_sync(lambda: copied.execute(query) == [(1, None), (2, True)])
 
 
-def test_a_copy_that_has_waited_goes_on_where_the_other_one_has_ended(
-    shop: Database, copied: Copied, caplog: pytest.LogCaptureFixture
-) -> None:
-    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
-    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
-    tables = [("public", "orders")]
-    found, _ = asyncio.run(described_tables(shop.dsn, shop.name, tables))
-    asyncio.run(create_publication(shop.dsn, shop.name, tables))
-
-    def follow(following: Iterator[object], count: int) -> None:
-        while copied.execute("select count(*) from orders") != [(count,)]:
-            next(following)
-
-    def wait() -> None:
-        # SQLite's connections are for one thread.
-        with closing(make_target(copied.argument)) as target:
-            copy = Copy(target, shop.name, found, overwrite=False)
-            with closing(copy.follow(shop.dsn, None)) as following:
-                follow(following, 3)
-
-    with ThreadPoolExecutor(1) as pool, closing(make_target(copied.argument)) as target:
-        copy = Copy(target, shop.name, found, overwrite=False)
-        with closing(copy.follow(shop.dsn, None)) as following:
-            next(following)
-            waiting = pool.submit(wait)
-            eventually_sync(lambda: "waiting until it is free" in caplog.text)
-            shop.execute("insert into orders values (2, 1, 'a')")
-            follow(following, 2)
-        shop.execute("insert into orders values (3, 1, 'a')")
-        waiting.result(60)
-    assert copied.execute("select id from orders order by id") == [(1,), (2,), (3,)]
-
-
-def test_a_copy_that_was_made_before_another_one_began_goes_on_with_it(
-    shop: Database, copied: Copied
-) -> None:
-    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
-    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
-    tables = [("public", "orders")]
-    found, _ = asyncio.run(described_tables(shop.dsn, shop.name, tables))
-    asyncio.run(create_publication(shop.dsn, shop.name, tables))
-    with closing(make_target(copied.argument)) as one, closing(make_target(copied.argument)) as two:
-        begins = Copy(one, shop.name, found, overwrite=False)
-        goes_on = Copy(two, shop.name, found, overwrite=False)
-        for count, copy in enumerate((begins, goes_on), 1):
-            with closing(copy.follow(shop.dsn, None)) as following:
-                while copied.execute("select count(*) from orders") != [(count,)]:
-                    next(following)
-            shop.execute(f"insert into orders values ({count + 1}, 1, 'a')")
-    assert (begins.rows, goes_on.rows, goes_on.changes) == (1, 0, 1)
-
-
 def made_copy(shop: Database, copied: Copied) -> Callable[[], AbstractContextManager[Copy]]:
     """Have a publication of the table orders; return a function that makes a copy of it."""
     tables = [("public", "orders")]
@@ -382,6 +330,45 @@ def follow(shop: Database, copied: Copied, copy: Copy, count: int) -> None:
     with closing(copy.follow(shop.dsn, None)) as following:
         while copied.execute("select count(*) from orders") != [(count,)]:
             next(following)
+
+
+def test_a_copy_that_has_waited_goes_on_where_the_other_one_has_ended(
+    shop: Database, copied: Copied, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    make = made_copy(shop, copied)
+
+    def wait() -> None:
+        # SQLite's connections are for one thread.
+        with make() as copy:
+            follow(shop, copied, copy, 3)
+
+    with ThreadPoolExecutor(1) as pool:
+        with make() as copy, closing(copy.follow(shop.dsn, None)) as following:
+            while copy.position is None:
+                next(following)
+            waiting = pool.submit(wait)
+            eventually_sync(lambda: "waiting until it is free" in caplog.text)
+            shop.execute("insert into orders values (2, 1, 'a')")
+            while copied.execute("select count(*) from orders") != [(2,)]:
+                next(following)
+        shop.execute("insert into orders values (3, 1, 'a')")
+        waiting.result(60)
+    assert copied.execute("select id from orders order by id") == [(1,), (2,), (3,)]
+
+
+def test_a_copy_that_was_made_before_another_one_began_goes_on_with_it(
+    shop: Database, copied: Copied
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    make = made_copy(shop, copied)
+    with make() as begins, make() as goes_on:
+        for count, copy in enumerate((begins, goes_on), 1):
+            follow(shop, copied, copy, count)
+            shop.execute(f"insert into orders values ({count + 1}, 1, 'a')")
+    assert (begins.rows, goes_on.rows, goes_on.changes) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
@@ -425,7 +412,8 @@ def test_a_table_that_joins_the_publication_is_left_out_and_needs_all_copied_ane
         copied.execute(statement)
     make = made_copy(shop, copied)
     with make() as copy, closing(copy.follow(shop.dsn, None)) as following:
-        next(following)
+        while copy.position is None:
+            next(following)
         shop.execute(f"alter publication {shop.name} add table pairs")
         shop.execute("insert into pairs values (2, 2); insert into orders values (1, 1, 'a')")
         shop.execute("truncate pairs, orders; insert into orders values (2, 1, 'a')")
