@@ -173,6 +173,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.net.connection",
         "realtime_server.net.cycles",
         "realtime_server.net.frame_limits",
+        "realtime_server.net.idle_timer",
         "realtime_server.net.listener",
         "realtime_server.net.outbox",
         "realtime_server.server",

@@ -45,12 +45,13 @@ from ..phoenix.actions import (
 )
 from ..phoenix.message_handler import SocketState
 from ..phoenix.policy_reasons import PolicyReason
-from ..phoenix.reasons import BroadcastReason, CloseReason
+from ..phoenix.reasons import BroadcastReason
 from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
 from .channel_queues import ChannelQueues
 from .channels import Channels
 from .frame_limits import close_within
+from .idle_timer import IdleTimer
 from .outbox import SocketOutbox
 from .refusals import Refusals
 from .room_pushes import RoomPushes
@@ -144,6 +145,7 @@ class Connection:
         self._pushes: RoomPushes | None = None
         # Made when policies are asked for the first time.
         self._queues: ChannelQueues | None = None
+        self._idle = IdleTimer(websocket, config.idle_timeout / 1000, metrics)
         # Broadcasts that were taken in this round of the event loop.
         self._pushes_at_once = 0
 
@@ -152,13 +154,14 @@ class Connection:
         logger.info("connected: %s", self._peer, extra=named(self._peer, "connect"))
         self._metrics.connections.inc()
         try:
-            while (data := await self._receive()) is not None:
+            while True:
+                data = await self._receive()
                 is_push = False
                 if len(data) > _LONG and self._is_open():
                     await Turns.shared().begin()
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
-                if self._is_open() and not await self._waits(data):
+                if self._is_open() and not (self._queues and await self._waits(data)):
                     is_push = await self._carry_out(data)
                 if is_push and len(data) <= _SHORT and self._pushes_at_once < _PUSHES_AT_ONCE:
                     # If another has come as well, both are written together.
@@ -172,6 +175,7 @@ class Connection:
         except ConnectionClosed:
             pass
         finally:
+            self._idle.close()
             self._outbox.close()
             self._notices.close()
             if self._pushes is not None:
@@ -205,10 +209,8 @@ class Connection:
 
     async def _waits(self, data: str | bytes) -> bool:
         """Have a message wait if its channel does; return whether it was so."""
-        if not self._queues:
-            return False
         topic = self._state.topic_of(data)
-        if topic is None or topic not in self._queues:
+        if self._queues is None or topic is None or topic not in self._queues:
             return False
         await self._queues.put(topic, data)
         return True
@@ -267,20 +269,15 @@ class Connection:
         sent = self._websocket.protocol.close_sent
         return self._websocket.close_code if sent is None else sent.code
 
-    async def _receive(self) -> str | bytes | None:
-        """Return the next message, None when the client was idle for too long."""
+    async def _receive(self) -> str | bytes:
+        """Return the next message."""
         if self._state.is_waiting:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(NEXT_WITHIN):
                     return await self._websocket.recv()
             self._perform_all(self._state.part())
-        try:
-            async with asyncio.timeout(self._config.idle_timeout / 1000):
-                return await self._websocket.recv()
-        except TimeoutError:
-            self._metrics.limit("idle")
-            await close_within(self._websocket, CloseReason.IDLE.code, CloseReason.IDLE.told())
-            return None
+        with self._idle:
+            return await self._websocket.recv()
 
     async def _perform(self, actions: list[Action]) -> bool:
         """Carry out actions; return whether they were a broadcast."""
