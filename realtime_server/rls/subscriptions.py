@@ -121,6 +121,9 @@ class SubscriptionRegistry:
             RefusedError: if the join is refused; it says why.
         """
         registration = Registration(tuple(wants), Viewer.of(claims, self._ignored))
+        if not wants:
+            # It gets no changes, and has no rows: the database need not be asked.
+            return registration
         # First, or a comparison would delete its rows as belonging to no channel.
         self._registrations[registration.id] = registration
         try:
@@ -140,7 +143,9 @@ class SubscriptionRegistry:
             RefusedError: if the channel is refused with these claims; it says why.
         """
         viewer = Viewer.of(claims, self._ignored)
-        if viewer is not registration.viewer:
+        if not registration.wants:
+            registration.viewer = viewer
+        elif viewer is not registration.viewer:
             await self._write(attrs.evolve(registration, viewer=viewer), renewed=True)
             if registration.id in self._registrations:
                 registration.viewer = viewer

@@ -254,6 +254,19 @@ async def test_a_table_of_which_nothing_readable_is_published_is_refused(desk: D
     assert "no column of public.notes that role" in await desk.refusal()
 
 
+async def test_for_a_channel_that_asks_for_no_changes_the_database_is_not_asked(desk: Desk) -> None:
+    registry = desk.registry
+    async with desk.pool.one(), desk.pool.one(), desk.pool.one(), desk.pool.one():
+        registration = await registry.register([], desk.claims())
+        former = registration.viewer
+        assert await registry.renew(registration, desk.claims("bob")) is registration.viewer
+    assert registration.viewer is not former
+    registry.remove(registration)
+    assert desk.rows() == []
+    with pytest.raises(RefusedError, match="has no role"):
+        await registry.register([], {"sub": "ann"})
+
+
 @pytest.mark.parametrize("role", [None, "", 7, "bad\0role"])
 async def test_a_token_without_a_role_is_refused(desk: Desk, role: object) -> None:
     assert "has no role" in await desk.refusal(role=role)
