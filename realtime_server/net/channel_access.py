@@ -20,7 +20,7 @@ from ..phoenix.joins import JoinConfig
 from ..phoenix.payloads import asks_for_private
 from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import ReplyReason
-from .private_channels import Access, PrivateChannels
+from .private_channels import Access, PrivateChannels, shown_headers
 
 __all__ = ["ChannelAccess"]
 
@@ -54,7 +54,8 @@ class ChannelAccess:
     ) -> None:
         self._private = private
         self._private_only = private_only
-        self._headers = headers
+        # Those that policies can read, as JSON.
+        self._headers = "" if private is None else shown_headers(headers)
         # Of the channels that are private, from the decision on their join to their end.
         self._access: dict[Channel, Access] = {}
         # What is held for those that wait for stored messages.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,9 +27,9 @@ from ..metrics import Metrics
 from ..phoenix.broadcasts import Broadcast
 from ..phoenix.joins import ReplayConfig
 from ..phoenix.policy_reasons import PolicyReason
-from ..rls.viewers import Viewer
+from ..rls.viewers import Viewer, Viewers
 
-__all__ = ["Access", "PrivateChannels", "make_private_channels"]
+__all__ = ["Access", "PrivateChannels", "make_private_channels", "shown_headers"]
 
 _AT_ONCE: Final = 32
 """Questions of one HTTP request that wait at the same time."""
@@ -88,8 +88,8 @@ class PrivateChannels:
     ) -> None:
         self._checks = checks
         self._stored = stored
-        self._ignored = frozenset(ignored_claims)
-        self._metrics = metrics
+        self._viewers = Viewers(ignored_claims)
+        self._counters = cache(metrics.broadcasts.policies.labels)
 
     async def __aenter__(self) -> Self:
         await self._stored.__aenter__()
@@ -109,7 +109,7 @@ class PrivateChannels:
         self,
         name: str,
         grant: Grant,
-        headers: Mapping[str, str],
+        headers: str,
         extensions: Sequence[Extension] = (Extension.BROADCAST,),
     ) -> Access:
         """Decide whether a client may join a private channel.
@@ -117,15 +117,15 @@ class PrivateChannels:
         Args:
             name: of the channel, its topic without ``realtime:``.
             grant: what its token says.
-            headers: of its connection.
+            headers: of its connection, as :func:`shown_headers` returns them.
             extensions: what it wants to read.
 
         Raises:
             RefusedError: if it may read none of it.
             UnavailableError: if that cannot be decided now.
         """
-        viewer = Viewer.of(grant.claims, self._ignored)
-        return await self._read(Access(viewer, _shown(headers), name, frozenset(), (*extensions,)))
+        viewer = self._viewers.of(grant)
+        return await self._read(Access(viewer, headers, name, frozenset(), (*extensions,)))
 
     async def renewed(self, access: Access, grant: Grant) -> Access:
         """Decide whether a private channel may stay joined with a new token.
@@ -134,7 +134,7 @@ class PrivateChannels:
             RefusedError: if it may not read all that it could.
             UnavailableError: if that cannot be decided now.
         """
-        viewer = Viewer.of(grant.claims, self._ignored)
+        viewer = self._viewers.of(grant)
         renewed = await self._read(attrs.evolve(access, viewer=viewer))
         if not access.reads <= renewed.reads:
             raise RefusedError(
@@ -144,6 +144,7 @@ class PrivateChannels:
         return renewed
 
     async def _read(self, access: Access) -> Access:
+        """Decide what a channel may read; return it with what that is."""
         answer = await self._ask(access, access.asked, is_write=False)
         if answer.problem is not None and answer.problem is not Problem.POLICY_FAILED:
             reason = _REASONS[answer.problem]
@@ -153,7 +154,8 @@ class PrivateChannels:
             raise RefusedError(
                 PolicyReason.NOT_READ.told(name=access.name), logged="no policy lets it read"
             )
-        return attrs.evolve(access, reads=answer.granted)
+        access.reads = answer.granted
+        return access
 
     async def stored(
         self, name: str, wanted: ReplayConfig, *, takes_bytes: bool
@@ -203,7 +205,7 @@ class PrivateChannels:
         Raises:
             RefusedError: if the token has no role that could be asked about.
         """
-        viewer, shown = Viewer.of(grant.claims, self._ignored), _shown(headers)
+        viewer, shown = self._viewers.of(grant), shown_headers(headers)
         left = [Access(viewer, shown, name, frozenset(), ()) for name in dict.fromkeys(names)]
         while left:
             some, left = left[:_AT_ONCE], left[_AT_ONCE:]
@@ -225,7 +227,7 @@ class PrivateChannels:
         label = "granted" if answer.granted else "denied"
         if answer.problem is not None:
             label = _REASONS[answer.problem].code
-        self._metrics.broadcasts.policies.labels(label).inc()
+        self._counters(label).inc()
         return answer
 
 
@@ -257,7 +259,7 @@ def _why_not(answer: Answer) -> PolicyReason | None:
     return None if answer.granted else PolicyReason.NOT_WRITTEN
 
 
-def _shown(headers: Mapping[str, str]) -> str:
+def shown_headers(headers: Mapping[str, str]) -> str:
     """Return the headers that policies can read, as the original shows them."""
     shown = {name: value for name, value in headers.items() if name.startswith("x-")}
     return json.dumps(shown, sort_keys=True)

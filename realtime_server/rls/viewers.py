@@ -9,10 +9,14 @@ from weakref import WeakValueDictionary
 import attrs
 
 from ..auth.claims import dump_claims
+from ..auth.grant import Grant
 from ..errors import RefusedError
 from ..phoenix.reasons import RlsReason
 
-__all__ = ["Viewer"]
+__all__ = ["Viewer", "Viewers"]
+
+_MOST: Final = 500
+"""Tokens whose viewers are kept."""
 
 
 # Compared by identity, so that a lookup in a dict calls no Python function; of() returns the same
@@ -55,3 +59,32 @@ class Viewer:
 
 
 _viewers: Final[WeakValueDictionary[tuple[str, str], Viewer]] = WeakValueDictionary()
+
+
+class Viewers:
+    """The viewers of verified tokens.
+
+    Those of tokens that were used lately are kept, since to write the claims of one takes its time.
+
+    Args:
+        ignored: the names of claims that no policy reads.
+    """
+
+    def __init__(self, ignored: Collection[str] = ()) -> None:
+        self._ignored = frozenset(ignored)
+        # By token, in the order of their last use.
+        self._known: dict[str, Viewer] = {}
+
+    def of(self, grant: Grant) -> Viewer:
+        """Return the viewer of a token, as :meth:`Viewer.of` does of its claims.
+
+        Raises:
+            RefusedError: if the token has no role, or PostgreSQL's JSON cannot have its claims.
+        """
+        viewer = self._known.pop(grant.token, None) or Viewer.of(grant.claims, self._ignored)
+        # Without a token, claims may be any.
+        if grant.token:
+            self._known[grant.token] = viewer
+            if len(self._known) > _MOST:
+                del self._known[next(iter(self._known))]
+        return viewer

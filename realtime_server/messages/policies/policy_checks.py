@@ -140,19 +140,22 @@ class PolicyChecks:
         await cancel_within(self._tasks, _PATIENCE)
         for lane in (self._shared, self._trial, self._apart):
             for waiting in lane.questions.take(len(lane.questions)):
+                self._share_no_more(waiting)
                 waiting.resolve(Answer(problem=Problem.AWAY))
 
     async def ask(self, question: Question) -> Answer:
         """Answer a question."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
         waiting = self._waiting.get(question)
-        if waiting is None:
-            loop = asyncio.get_running_loop()
-            waiting = Waiting(question, loop.create_future())
+        if waiting is not None:
+            waiting.answers.append(answer)
+        else:
+            waiting = self._waiting[question] = Waiting(question)
+            waiting.answers.append(answer)
             is_slow = self._slow.get(question.viewer, 0.0) > loop.time()
-            self._waiting[question] = waiting
             self._put(self._trial if is_slow else self._shared, waiting)
-        # Others may wait for it as well.
-        return await asyncio.shield(waiting.answer)
+        return await answer
 
     def _put(self, lane: _Lane, waiting: Waiting) -> None:
         """Have a question wait; tell the one for which there is no room then that all are busy."""

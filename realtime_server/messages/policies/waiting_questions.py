@@ -23,12 +23,14 @@ class Waiting:
     """A question that waits, and its answer."""
 
     question: Question
-    answer: asyncio.Future[Answer]
+    answers: list[asyncio.Future[Answer]] = attrs.field(factory=list, init=False)
+    """One for each who waits for it, since any of them may give up."""
 
     def resolve(self, answer: Answer) -> None:
         """Answer it, unless that was done."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
+        for one in self.answers:
+            if not one.done():
+                one.set_result(answer)
 
 
 class WaitingQuestions:

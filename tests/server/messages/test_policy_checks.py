@@ -209,12 +209,11 @@ async def test_who_gives_up_waiting_takes_no_answer_from_others() -> None:
 
 
 async def test_viewers_have_their_turns() -> None:
-    loop = asyncio.get_running_loop()
     waiting = WaitingQuestions(5, 3)
 
     def put(who: str, topic: str) -> str:
         """Return the topic of the question for which there is no room; empty if there is."""
-        crowded_out = waiting.put(Waiting(question(topic, who), loop.create_future()))
+        crowded_out = waiting.put(Waiting(question(topic, who)))
         return "" if crowded_out is None else crowded_out.question.topic
 
     assert [put("a", "1"), put("a", "2"), put("a", "3"), put("a", "4")] == ["", "", "", "4"]
