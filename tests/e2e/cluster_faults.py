@@ -42,6 +42,7 @@ class ClusterServer:
         self._item = item
         self._settings = {"PORT": str(free_port()), **settings}
         self._process: ServerProcess | None = None
+        self._logs: list[list[str]] = []
 
     @property
     def port(self) -> int:
@@ -54,12 +55,13 @@ class ClusterServer:
 
     @property
     def log(self) -> list[str]:
-        """What it has logged since it was started last."""
-        return [] if self._process is None else self._process.log
+        """What it has logged since it was started for the first time."""
+        return [line for log in self._logs for line in log]
 
     def start(self) -> None:
         self._process = ServerProcess(self._item.dsn, patience=60, **self._settings)
         self._process.__enter__()
+        self._logs.append(self._process.log)
 
     def kill(self) -> None:
         """End it without a word."""

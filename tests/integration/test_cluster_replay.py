@@ -211,7 +211,10 @@ async def test_a_kill_loses_nothing(item: Database, shared: dict[str, str]) -> N
 
 
 async def test_the_others_are_told_of_a_server_that_was_killed(
-    item: Database, shared: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    item: Database,
+    shared: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for module in (node, nodes):
         monkeypatch.setattr(module, "HEARD_WITHIN", 3.0)
@@ -223,13 +226,21 @@ async def test_the_others_are_told_of_a_server_that_was_killed(
         await eventually(lambda: journal_of(other).slots)
         killed.process.kill()
         await asyncio.to_thread(killed.process.wait)
-        await eventually(lambda: not journal_of(other).slots)
-        assert journal_of(other).has_channels
-        await write(item, 1)
+        # It is back before the others are told.
         assert await come_back(client, other.port)
+        assert journal_of(other).slots
+        await eventually(lambda: not journal_of(other).slots)
+        await write(item, 1)
         await client.until(1)
+        # It does not look like two clients when it comes back again.
+        await cut(client, other)
+        await eventually(lambda: len(parts(other).memberships.absences))
+        assert await come_back(client, other.port)
+        await write(item, 2)
+        await client.until(2)
         await client.close()
-    assert (client.ids, client.gaps) == ([1], [])
+    assert (client.ids, client.gaps) == ([1, 2], [])
+    assert "several clients have the same session" not in caplog.text
 
 
 async def test_what_does_not_fit_into_memory_comes_from_the_log(
