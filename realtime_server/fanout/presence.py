@@ -4,7 +4,8 @@ A member that asks for it, or tracks itself, gets its room's state, and from the
 is flushed (:mod:`.presence_state`) as soon as something changes, but not again before an interval
 has passed, which is longer for large rooms. So a room's members get so many frames a second at
 most, however many come, go, and change what they track; and each frame's payload is made once for
-all of them. The flushes have one order with the room's broadcasts.
+all of them. The flushes have one order with the room's broadcasts. Those of large rooms are made in
+pieces before, so that nobody waits for them.
 
 What a member tracked stays for one interval after it has left, and for two at most where others
 leave meanwhile: they go together (:mod:`.departures`). If it is back by then, its key does not
@@ -13,7 +14,7 @@ vanish in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Final, Protocol
@@ -28,7 +29,7 @@ from .audience import Audience
 from .departures import Departures
 from .dispatch import Members
 from .frames import Frame, TextFrame
-from .presence_state import Entry, Node, PresenceState
+from .presence_state import PIECE, Entry, Node, PresenceState
 from .room import Member
 from .room_stats import PresenceStats
 from .room_turns import Later
@@ -102,6 +103,11 @@ class _Room:
 
     def __len__(self) -> int:
         return sum(map(len, self.audiences.values()))
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether there are members that have no state yet."""
+        return any(len(audiences.waiting) for audiences in self.audiences.values())
 
 
 class Presence:
@@ -314,16 +320,45 @@ class Presence:
         else:
             flush()
 
-    def _flush(self, name: RoomName, room: _Room) -> Iterator[tuple[Members, Frame]]:
-        """Flush a room; yield the frames, each with the members that get it."""
-        room.is_flushing = False
-        room.next_flush = self._clock() + max(self.limits.interval, len(room) / _FRAMES_PER_SECOND)
-        diff, own = room.state.flush()
+    def _flush(self, name: RoomName, room: _Room) -> Iterable[tuple[Members, Frame]]:
+        """Flush a room; return the frames, or have them written later."""
+        if room.state.changes >= PIECE or (room.state.members >= PIECE and room.is_waited_for):
+            self._go_on(self._in_pieces(name, room))
+            return ()
+        making = self._making(name, room)
+        while True:
+            try:
+                next(making)
+            except StopIteration as end:
+                return self._written(name, room, *end.value)
+
+    def _in_pieces(self, name: RoomName, room: _Room) -> Iterator[None]:
+        diff, state = yield from self._making(name, room)
+        self._all_rooms.write(name, partial(self._written, name, room, diff, state))
+
+    def _go_on(self, pieces: Iterator[None]) -> None:
+        """Make one piece in each round of the event loop."""
+        for _ in pieces:
+            self._later(0.0, partial(self._go_on, pieces))
+            return
+
+    def _making(self, name: RoomName, room: _Room) -> Generator[None, None, tuple[bytes, bytes]]:
+        """Show what there is, in pieces; return the payloads of the diff and the state, if there
+        are such."""
+        diff, own = yield from room.state.flushing()
         if own and self.others is not None:
             self.others.tell(name, own)
         state = b""
-        if any(len(audiences.waiting) for audiences in room.audiences.values()):
-            state = room.state.rendered()
+        if room.is_waited_for:
+            state = yield from room.state.rendering()
+        return diff, state
+
+    def _written(
+        self, name: RoomName, room: _Room, diff: bytes, state: bytes
+    ) -> Iterator[tuple[Members, Frame]]:
+        """Yield the frames of a flush, each with the members that get it."""
+        room.is_flushing = False
+        room.next_flush = self._clock() + max(self.limits.interval, len(room) / _FRAMES_PER_SECOND)
         if not any(len(audiences.seeing) for audiences in room.audiences.values()):
             diff = b""
         self._flushes += bool(state or diff)
@@ -332,9 +367,12 @@ class Presence:
             if diff and len(audiences.seeing):
                 before, behind = audiences.diff
                 yield audiences.seeing.members, TextFrame(b"".join((before, diff, behind)))
-            if len(audiences.waiting):
+            if state and len(audiences.waiting):
                 before, behind = audiences.state
                 frame = TextFrame(b"".join((before, state, behind)))
                 yield audiences.waiting.members, frame
                 audiences.seeing.take_over(audiences.waiting)
+        if room.state.changes or room.is_waited_for:
+            # Since it was made.
+            self._flush_soon(name, room)
         self._forget(name, room)

@@ -9,17 +9,23 @@ with what is there now: what came and went in between is never told, and what ch
 is told once. A member that is given the state after a flush, and from then on each flush's diff,
 has the room's state.
 
+A room of thousands takes a while to compare and to render: both are done in pieces, between which
+members may come, go and change. A piece is :data:`PIECE` entries.
+
 It knows no clock, no sockets, and not who gets what it returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Generator, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from ..phoenix.messages import REF, REF_BEFORE
 
-__all__ = ["Entry", "Flush", "Node", "PresenceState"]
+__all__ = ["PIECE", "Entry", "Flush", "Node", "PresenceState"]
+
+PIECE: Final = 500
+"""Entries that are compared or rendered without a pause: for a millisecond, about."""
 
 Node: TypeAlias = tuple[str, int]
 """A server: its name, and which of its lives it is."""
@@ -103,6 +109,11 @@ class PresenceState:
         """How many bytes the state would take now, at most."""
 
     @property
+    def changes(self) -> int:
+        """How many entries have changed since the last flush."""
+        return len(self._changed)
+
+    @property
     def own(self) -> Mapping[int, Entry]:
         """This server's entries now, by membership."""
         return self._nodes[self._own]
@@ -151,13 +162,18 @@ class PresenceState:
         if not entries:
             self._nodes.pop(node, None)
 
-    def flush(self) -> Flush:
-        """Show what there is now."""
-        joins: dict[bytes, list[bytes]] = {}
-        leaves: dict[bytes, list[bytes]] = {}
+    def flushing(self) -> Generator[None, None, Flush]:
+        """Show what there is, in pieces: it ends before the next flush begins."""
+        joins: dict[bytes, list[Entry]] = {}
+        leaves: dict[bytes, list[Entry]] = {}
         own: dict[int, Entry | None] = {}
         nodes = self._nodes
-        for owner, shown in self._changed.items():
+        changed, self._changed = self._changed, {}
+        for number, (owner, shown) in enumerate(changed.items(), 1):
+            if not number % PIECE:
+                yield
+            # What has changed meanwhile is shown as it is now.
+            self._changed.pop(owner, None)
             node, membership = owner
             entry = nodes.get(node, _NOTHING).get(membership)
             if entry is shown:
@@ -166,16 +182,17 @@ class PresenceState:
             if node == self._own:
                 own[membership] = entry
             if shown is not None:
-                leaves.setdefault(shown.key, []).append(shown.rendered())
+                leaves.setdefault(shown.key, []).append(shown)
                 self._hide(owner, shown.key)
             if entry is not None:
                 entry.before = "" if shown is None else shown.ref
-                joins.setdefault(entry.key, []).append(entry.rendered())
+                joins.setdefault(entry.key, []).append(entry)
                 self._shown.setdefault(entry.key, {})[owner] = entry
-        self._changed = {}
         diff = b""
         if joins or leaves:
-            diff = b'{"joins":%b,"leaves":%b}' % (_by_key(joins), _by_key(leaves))
+            come = yield from _by_key(joins)
+            gone = yield from _by_key(leaves)
+            diff = b'{"joins":%b,"leaves":%b}' % (come, gone)
         return Flush(diff, own)
 
     def _hide(self, owner: _Owner, key: bytes) -> None:
@@ -184,13 +201,26 @@ class PresenceState:
         if not entries:
             del self._shown[key]
 
-    def rendered(self) -> bytes:
-        """Return what is shown, as the payload of a state."""
-        return _by_key(
-            {key: map(Entry.rendered, entries.values()) for key, entries in self._shown.items()}
-        )
+    def rendering(self) -> Generator[None, None, bytes]:
+        """Return what is shown, as the payload of a state, made in pieces: no flush comes
+        meanwhile."""
+        return _by_key({key: entries.values() for key, entries in self._shown.items()})
 
 
-def _by_key(metas: Mapping[bytes, Iterable[bytes]]) -> bytes:
-    found = (b'%b:{"metas":[%b]}' % (key, b",".join(each)) for key, each in metas.items())
+def _by_key(entries: Mapping[bytes, Collection[Entry]]) -> Generator[None, None, bytes]:
+    found = []
+    left = PIECE
+    for key, each in entries.items():
+        if len(each) < left:
+            left -= len(each)
+            metas = [*map(Entry.rendered, each)]
+        else:
+            metas = []
+            for entry in each:
+                left -= 1
+                if left <= 0:
+                    yield
+                    left = PIECE
+                metas.append(entry.rendered())
+        found.append(b'%b:{"metas":[%b]}' % (key, b",".join(metas)))
     return b"{%b}" % b",".join(found)

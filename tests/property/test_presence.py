@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime_server.fanout.presence_state import Entry
+from realtime_server.fanout import presence, presence_state
+from realtime_server.fanout.presence_state import PIECE, Entry
 from realtime_server.fanout.room import Member
 from tests.property.examples import examples
 from tests.server.fanout.test_presence import INTERVAL, ROOM, THERE, World, take
@@ -26,6 +27,7 @@ steps = st.lists(
     | st.tuples(st.just("untrack"), places, st.none())
     | st.tuples(st.just("there"), st.integers(0, 3), keys | st.none())
     | st.tuples(st.just("drop"), st.none(), st.none())
+    | st.tuples(st.just("one"), st.none(), st.none())
     | st.tuples(st.just("wait"), st.sampled_from([0.0, 0.03, INTERVAL, 1.0]), st.none()),
     max_size=80,
 )
@@ -65,10 +67,17 @@ class Listener:
 
 @pytest.mark.slow
 @examples(300)
-@given(steps, st.lists(keys, min_size=8, max_size=8))
+@given(steps, st.lists(keys, min_size=8, max_size=8), st.sampled_from([1, 2, PIECE]))
 def test_each_members_state_and_diffs_are_the_rooms_state(
-    taken: list[tuple[str, Any, Any]], names: list[str]
+    taken: list[tuple[str, Any, Any]], names: list[str], piece: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (presence, presence_state):
+            patch.setattr(module, "PIECE", piece)
+        check(taken, names)
+
+
+def check(taken: list[tuple[str, Any, Any]], names: list[str]) -> None:
     others: list[Any] = []
     world = World(others)
     # As long as the room's presence concerns somebody here, others tell of theirs.
@@ -93,6 +102,8 @@ def test_each_members_state_and_diffs_are_the_rooms_state(
             if more:
                 asked.add(len(members))
             members.append(world.join(who, watches=more))
+        elif what == "one":
+            world.one()
         elif what == "wait":
             world.run(who)
         elif what == "there":

@@ -12,7 +12,7 @@ import pytest
 from realtime_server.fanout.bus import LocalBus
 from realtime_server.fanout.frames import Frame, Frames
 from realtime_server.fanout.presence import Presence, PresenceLimits
-from realtime_server.fanout.presence_state import Entry, Node
+from realtime_server.fanout.presence_state import PIECE, Entry, Node
 from realtime_server.fanout.room import Member
 from realtime_server.fanout.room_stats import PresenceStats
 from realtime_server.fanout.rooms import Rooms
@@ -97,14 +97,23 @@ class World:
     def run(self, seconds: float = 0.0) -> None:
         """Let time pass, and do all that is due by then."""
         until = self.now + seconds
-        while self._calls:
-            when, order, call = min(self._calls, key=lambda each: each[:2])
-            if when > until:
-                break
-            self._calls.remove((when, order, call))
-            self.now = max(self.now, when)
-            call()
+        while self._one(until):
+            pass
         self.now = until
+
+    def one(self) -> None:
+        """Do one thing that is due now, if anything is."""
+        self._one(self.now)
+
+    def _one(self, until: float) -> bool:
+        next_one = min(self._calls, key=lambda each: each[:2], default=None)
+        if next_one is None or next_one[0] > until:
+            return False
+        self._calls.remove(next_one)
+        when, _, call = next_one
+        self.now = max(self.now, when)
+        call()
+        return True
 
     def join(self, vsn: str = "2.0.0", *, watches: bool = True) -> Member:
         member = Member(ROOM, SERIALIZERS[vsn], Inbox(), takes_bytes=True, hears_itself=False)
@@ -306,6 +315,37 @@ def test_frames_and_renderings_do_not_grow_with_changes() -> None:
     frames = {id(frame) for each in members for frame in each.outbox.frames}  # type: ignore[attr-defined]
     assert len(frames) == 2
     assert [len(take(member)) for member in (*members, late)] == [1] * 51
+
+
+def test_a_large_room_is_flushed_in_pieces_and_who_comes_meanwhile_is_not_forgotten() -> None:
+    world = World()
+    members = [world.join() for _ in range(2 * PIECE)]
+    for number, member in enumerate(members):
+        world.track(member, str(number))
+    # One piece after the other, while others come and change.
+    pieces = 0
+    while not members[0].outbox.frames:  # type: ignore[attr-defined]
+        world.one()
+        pieces += 1
+        if pieces == 2:
+            late = world.join()
+            world.track(late, "late")
+            world.track(members[-1], str(2 * PIECE - 1), n=2)
+    assert pieces > 4
+    world.run(1)
+    heard = [state_of(member) for member in (members[0], members[-1], late)]
+    assert heard[0] == heard[1] == heard[2]
+    assert len(heard[0]) == 2 * PIECE + 1
+    assert heard[0][str(2 * PIECE - 1)] == [{"n": 2}]
+
+
+def state_of(member: Member) -> dict[str, list[Any]]:
+    """Return what a member knows of a room where nobody leaves."""
+    state, *diffs = told(member)
+    for joins, _ in diffs:
+        state |= joins
+    found: dict[str, list[Any]] = state
+    return found
 
 
 def test_a_large_room_is_flushed_less_often() -> None:

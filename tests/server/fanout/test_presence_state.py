@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
-from realtime_server.fanout.presence_state import Entry, Node, PresenceState
+from realtime_server.fanout.presence_state import PIECE, Entry, Flush, Node, PresenceState
+
+T = TypeVar("T")
 
 HERE: Node = ("here", 1)
 THERE: Node = ("there", 1)
@@ -19,17 +22,31 @@ def meta(ref: str, before: str = "", **meta: Any) -> dict[str, Any]:
     return {**meta, "phx_ref": ref, **({"phx_ref_prev": before} if before else {})}
 
 
+def ended(pieces: Generator[None, None, T]) -> T:
+    """Make all pieces; return what they make."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+
+def flush(state: PresenceState) -> Flush:
+    return ended(state.flushing())
+
+
 def diff(state: PresenceState) -> Any:
-    return json.loads(state.flush().diff or "null")
+    return json.loads(flush(state).diff or "null")
 
 
 def shown(state: PresenceState) -> Any:
-    return json.loads(state.rendered())
+    return json.loads(ended(state.rendering()))
 
 
 def test_nobody_is_present() -> None:
     state = PresenceState(HERE)
-    assert (state.flush(), state.rendered()) == ((b"", {}), b"{}")
+    assert (flush(state), ended(state.rendering())) == ((b"", {}), b"{}")
 
 
 def test_members_come_change_and_go() -> None:
@@ -64,9 +81,9 @@ def test_what_is_not_shown_in_between_is_never_told() -> None:
     state = PresenceState(HERE)
     state.put(1, entry("r1"))
     state.put(1, None)
-    assert state.flush() == (b"", {})
+    assert flush(state) == (b"", {})
     state.put(1, entry("r2", n=1))
-    state.flush()
+    flush(state)
     for number in range(3, 6):
         state.put(1, entry(f"r{number}", n=number))
     state.put(1, None)
@@ -80,7 +97,7 @@ def test_what_is_not_shown_in_between_is_never_told() -> None:
 def test_members_share_a_key_and_a_key_stays_when_one_comes_back() -> None:
     state = PresenceState(HERE)
     state.put(1, entry("r1"))
-    state.flush()
+    flush(state)
     state.put(1, None)
     state.put(2, entry("r2"))
     assert diff(state) == {
@@ -88,20 +105,20 @@ def test_members_share_a_key_and_a_key_stays_when_one_comes_back() -> None:
         "leaves": {"ann": {"metas": [meta("r1")]}},
     }
     state.put(3, entry("r3"))
-    state.flush()
+    flush(state)
     assert shown(state) == {"ann": {"metas": [meta("r2"), meta("r3")]}}
     state.put(2, None)
-    state.flush()
+    flush(state)
     assert shown(state) == {"ann": {"metas": [meta("r3")]}}
 
 
 def test_the_same_version_changes_nothing() -> None:
     state = PresenceState(HERE)
     state.put(7, entry("r1"), THERE)
-    state.flush()
+    flush(state)
     state.put(7, entry("r1"), THERE)
     state.put(8, None, THERE)
-    assert state.flush() == (b"", {})
+    assert flush(state) == (b"", {})
 
 
 def test_what_other_servers_have_is_put_together() -> None:
@@ -109,8 +126,8 @@ def test_what_other_servers_have_is_put_together() -> None:
     state.put(1, entry("r1"))
     for membership, there in ((1, entry("r2")), (2, entry("r3", "bob"))):
         state.put(membership, there, THERE)
-    flush = state.flush()
-    assert {*flush.own} == {1}
+    told = flush(state)
+    assert {*told.own} == {1}
     assert shown(state) == {
         "ann": {"metas": [meta("r1"), meta("r2")]},
         "bob": {"metas": [meta("r3")]},
@@ -119,15 +136,15 @@ def test_what_other_servers_have_is_put_together() -> None:
     # Another life of the server has none of what the former had.
     state.put(1, entry("r4", "bob"), ("there", 2))
     state.keep(THERE, ())
-    flush = state.flush()
-    assert flush.own == {}
-    assert json.loads(flush.diff) == {
+    told = flush(state)
+    assert told.own == {}
+    assert json.loads(told.diff) == {
         "joins": {"bob": {"metas": [meta("r4")]}},
         "leaves": {"ann": {"metas": [meta("r2")]}, "bob": {"metas": [meta("r3")]}},
     }
     state.keep(("there", 2), {3})
     state.put(1, None)
-    assert state.flush().own == {1: None}
+    assert flush(state).own == {1: None}
     assert (shown(state), state.members, state.size) == ({}, 0, 0)
 
 
@@ -135,10 +152,10 @@ def test_a_state_is_no_larger_than_its_size() -> None:
     state = PresenceState(HERE)
     for number in range(50):
         state.put(number, entry("x" * 16, f'"{number}"', a="é" * number))
-        state.flush()
+        flush(state)
         state.put(number, entry("y" * 16, f'"{number}"', a="é" * number))
-    state.flush()
-    assert 0.5 * state.size < len(state.rendered()) <= state.size + 2
+    flush(state)
+    assert 0.5 * state.size < len(ended(state.rendering())) <= state.size + 2
 
 
 def test_ten_thousand_may_share_a_key() -> None:
@@ -159,3 +176,33 @@ def test_ten_thousand_may_share_a_key() -> None:
     (leaves,) = diff(state)["leaves"].values()
     assert len(leaves["metas"]) == 10_000
     assert (shown(state), state.members, state.size) == ({}, 0, 0)
+
+
+def test_a_large_flush_gives_way_and_what_changes_meanwhile_is_told_once() -> None:
+    count = 3 * PIECE
+    state = PresenceState(HERE)
+    for number in range(count):
+        state.put(number, entry(f"r{number}", f"key {number}"))
+    pieces = state.flushing()
+    next(pieces)
+    # Of these one was compared, and the others were not.
+    state.put(0, entry("new", "key 0"))
+    state.put(count - 1, entry("new last", f"key {count - 1}"))
+    state.put(count - 2, None)
+    yields = 1
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            joins = json.loads(end.value.diff)["joins"]
+            break
+        yields += 1
+    assert yields >= 5
+    assert joins["key 0"] == {"metas": [meta("r0")]}
+    assert joins[f"key {count - 1}"] == {"metas": [meta("new last")]}
+    assert len(joins) == count - 1
+    assert state.changes == 1
+    assert diff(state) == {
+        "joins": {"key 0": {"metas": [meta("new", "r0")]}},
+        "leaves": {"key 0": {"metas": [meta("r0")]}},
+    }
