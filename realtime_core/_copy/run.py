@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ..changes import Commit, Delete, Idle, Insert, Relation, Truncate, Update
 from ..errors import ConfigError, RealtimeError
@@ -21,7 +21,10 @@ from ..sources import PgoutputSource
 from .statements import TablePlan
 from .targets import Steps, Target
 
-__all__ = ["Copy"]
+__all__ = ["Copy", "Progress"]
+
+Progress: TypeAlias = Callable[[SnapshotProgress], object]
+"""Is told how far a snapshot has come."""
 
 logger = logging.getLogger("realtime.source")
 
@@ -60,8 +63,8 @@ class Copy:
         """How many changes were written."""
         self.position, copied = target.checkpoint(name)
         """The position that is stored, None if none is."""
-        # The position that the next one takes the place of; "" within a snapshot.
-        self._former = self.position or ""
+        # The position that the next one takes the place of; "" before there is one.
+        self._former = ""
         problems = []
         for table in tables:
             found = list(target.problems(table.relation, table.key))
@@ -81,9 +84,7 @@ class Copy:
         if problems:
             raise ConfigError(problems)
 
-    def follow(
-        self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
-    ) -> Generator[None, None, None]:
+    def follow(self, dsn: str, progress: Progress | None) -> Generator[None, None, None]:
         """Copy, and follow the changes, for ever; yield after each batch.
 
         Args:
@@ -109,11 +110,9 @@ class Copy:
         counts = f"{self.rows:,} rows, {self.changes:,} changes"
         return f"{counts}, up to {self.position.partition(':')[0]}" if self.position else counts
 
-    def _follow(
-        self, dsn: str, progress: Callable[[SnapshotProgress], object] | None
-    ) -> Generator[None, None, None]:
+    def _follow(self, dsn: str, progress: Progress | None) -> Generator[None, None, None]:
         self._former = self.position or ""
-        goes_on_at = None if self._overwrite or not self.position else self.position
+        goes_on = self.position is not None and not self._overwrite
         with PgoutputSource.sync(
             dsn,
             publications=[self._name],
@@ -121,7 +120,7 @@ class Copy:
             slot_in_use="wait" if self.position else "fail",
             # A slot that is of no use any more is replaced where all rows are copied anew.
             snapshot="when_needed" if self._overwrite else "initial",
-            start_at=Position.parse(goes_on_at) if goes_on_at else None,
+            start_at=Position.parse(self._former) if goes_on else None,
             boundaries=True,
             snapshot_progress=progress,
         ) as source:
