@@ -80,6 +80,7 @@ POLICIES = """
                 and current_setting('request.jwt.claim.role') = current_user
                 and current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'me'
             else realtime.topic() = 'read ' || extension or realtime.topic() = 'read all'
+                or current_setting('request.jwt.claims')::jsonb ->> 'opens' = realtime.topic()
         end
         and topic = realtime.topic()
     );
@@ -88,6 +89,7 @@ POLICIES = """
             when 'slow' then public.slowly()
             when 'raises' then public.raises()
             else realtime.topic() = 'write ' || extension
+                or current_setting('request.jwt.claims')::jsonb ->> 'opens' = realtime.topic()
         end
         and topic = realtime.topic()
     );
@@ -138,7 +140,30 @@ async def test_policies_say_what_may_be_read_and_written_of_each_extension(stage
         assert await stage.writes(f"read {one.value}", one) == NO
         assert await stage.reads(f"write {one.value}", one) == NO
     assert await stage.reads("of nobody", *BOTH) == NO
-    assert await stage.reads('it\'s "quoted" $1 %s {x}\n') == NO
+
+
+async def test_names_claims_and_roles_reach_policies_as_they_are(stage: Stage) -> None:
+    odd = (
+        "it's",
+        '"quoted"',
+        "$1 %s {x}\n",
+        "\\'",
+        "'; drop table realtime.messages; --",
+        "é 😀",
+        "%",
+    )
+    for name in (*odd, "".join(odd)):
+        claims = {"opens": name, f"{name} besides": [name]}
+        assert await stage.reads(name, *BOTH, claims=claims) == granted(*BOTH)
+        assert await stage.writes(name, claims=claims) == granted(BROADCAST)
+        assert await stage.reads(f"{name} ", claims=claims) == NO
+    role = f'{stage.role} o\'clock "x"'
+    quoted = role.replace('"', '""')
+    stage.database.execute(f'create role "{quoted}" in role "{stage.role}"')
+    try:
+        assert await stage.reads("read all", claims={"role": role}) == granted(BROADCAST)
+    finally:
+        stage.database.execute(f'drop role "{quoted}"')
 
 
 async def test_the_policies_of_the_page_let_members_in(stage: Stage) -> None:
