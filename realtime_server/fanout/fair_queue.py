@@ -37,8 +37,12 @@ class FairQueue(Generic[T]):
         Raises:
             KeyError: if there is none.
         """
-        sender, queue = self._queues.popitem(last=False)
-        item = queue.popleft()
-        if queue:
-            self._queues[sender] = queue
-        return item
+        queues = self._queues
+        for sender, queue in queues.items():
+            item = queue.popleft()
+            if queue:
+                queues.move_to_end(sender)
+            else:
+                del queues[sender]
+            return item
+        raise KeyError("nobody has put anything")

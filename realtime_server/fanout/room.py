@@ -56,13 +56,14 @@ class _Group(Audience):
 class Room:
     """The members of one room."""
 
-    __slots__ = ("_deaf", "_groups", "_replayed", "holds", "name")
+    __slots__ = ("_deaf", "_groups", "_hearing", "_replayed", "holds", "name")
 
     def __init__(self, name: RoomName) -> None:
         self.name = name
         """The members refer to this one, as each of their own takes memory."""
         self._groups: dict[tuple[Serializer, bool], _Group] = {}
-        # How many do not hear.
+        # How many do, and do not, hear.
+        self._hearing = 0
         self._deaf = 0
         # By meta, which members have got that message already.
         self._replayed: dict[bytes, set[Outbox]] = {}
@@ -70,10 +71,7 @@ class Room:
         """Of the channels that are going to join."""
 
     def __len__(self) -> int:
-        count = self._deaf + len(self.holds)
-        for group in self._groups.values():
-            count += len(group)
-        return count
+        return self._hearing + self._deaf + len(self.holds)
 
     def add(self, member: Member) -> None:
         if not member.hears:
@@ -85,7 +83,9 @@ class Room:
             group = self._groups[key] = _Group(
                 member.room.topic, member.serializer, takes_bytes=member.takes_bytes
             )
+        self._hearing -= len(group)
         group.add(member)
+        self._hearing += len(group)
         for meta in member.replayed:
             self._replayed.setdefault(meta, set()).add(member.outbox)
 
@@ -95,7 +95,9 @@ class Room:
             return
         key = member.serializer, member.takes_bytes
         group = self._groups[key]
+        self._hearing -= len(group)
         group.remove(member)
+        self._hearing += len(group)
         if not len(group):
             del self._groups[key]
         for meta in member.replayed:

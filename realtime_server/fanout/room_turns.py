@@ -3,8 +3,8 @@
 What waits for one room is written together, with one write for each member. To write
 to thousands takes longer than others may wait. So a turn is short, and what is left goes on after
 the others' turns: a room for which nothing was waiting is served next, whatever waits for large
-ones. Between two turns of rooms that were served before there are rounds of the event loop without
-any, as a push, or a change, needs several rounds on its way.
+ones. While anybody else has something to do, there are rounds of the event loop without any between
+two turns of rooms that were served before, as a push, or a change, needs several on its way.
 
 Within a room each sender has its turn, too: see :class:`.FairQueue`.
 """
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+import attrs
 
 from ..phoenix.broadcasts import Broadcast, RoomName
 from ..phoenix.reasons import BroadcastReason
@@ -30,7 +32,12 @@ _TURN: Final = 0.0005
 _MOST_WRITES: Final = 250
 """Writes to members in one turn."""
 _RESTS: Final = 3
-"""Rounds of the event loop between two turns of rooms that were served before."""
+"""Rounds of the event loop between two turns of rooms that were served before, while others have
+something to do."""
+_IDLE_ROUND: Final = 0.00002
+"""Seconds between two turns up to which nobody else had anything to do, as a round takes a fifth of
+that by itself. To rest then, too, would have the members' clients fall asleep: to wake them again
+takes longer than a write."""
 
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]
 """Calls a function after so many seconds; 0: in the next turn of the event loop."""
@@ -46,7 +53,9 @@ _BESIDES: Final = "besides"
 """Whoever writes what is no broadcast."""
 
 
-class Published(NamedTuple):
+# Not frozen, which would take three times as long.
+@attrs.define
+class Published:
     """A broadcast that waits to be written."""
 
     sender: object
@@ -113,6 +122,8 @@ class RoomTurns:
         self._served: deque[_Line] = deque()
         # Rounds of the event loop until one of the latter has its turn.
         self._rests = 0
+        # When the last turn ended.
+        self._ended = clock()
         self._is_called = False
 
     def has_room(self, sender: object, size: int, deliveries: Mapping[RoomName, int]) -> bool:
@@ -132,6 +143,13 @@ class RoomTurns:
             ):
                 return False
         return True
+
+    def has_room_for(self, sender: object, size: int, name: RoomName, count: int) -> bool:
+        """Return whether a sender may have one more broadcast waiting, see :meth:`has_room`."""
+        if not self._bytes.fits(sender, size, MAX_WAITING_BYTES):
+            return False
+        line = self._lines.get(name)
+        return line is None or line.deliveries.fits(sender, count, self._pace.most_waiting)
 
     def publish(self, published: Published) -> None:
         """Write a broadcast when its room, and its sender, have their turn."""
@@ -194,7 +212,10 @@ class RoomTurns:
         """Serve rooms in one round of the event loop."""
         self._is_called = False
         try:
-            until = self._clock() + _TURN
+            now = self._clock()
+            if now - self._ended <= _IDLE_ROUND:
+                self._rests = 0
+            until = now + _TURN
             others = bool(self._served)
             while self._new:
                 self._serve(self._new.popleft())
@@ -208,6 +229,7 @@ class RoomTurns:
         finally:
             if self._new or self._served:
                 self._call()
+            self._ended = self._clock()
 
     def _serve(self, line: _Line) -> None:
         """Give a room one turn."""

@@ -147,6 +147,16 @@ class Rooms:
             Why they go to nobody; None if they are going to be written.
         """
         who: object = _NOBODY if sender is None else sender.outbox
+        left_out = None if sender is None or sender.hears_itself else sender.outbox
+        if len(messages) == 1:
+            [(name, broadcast)] = messages
+            size, count = broadcast.size, self.size(name)
+            if not self._turns.has_room_for(who, size, name, count):
+                return BroadcastReason.WAITING
+            if not self._bus.fits(name, broadcast):
+                return BroadcastReason.TOO_LARGE_TO_CARRY
+            self._put(Published(who, name, broadcast, size, count, left_out, done, None))
+            return None
         bytes_of = [broadcast.size for _, broadcast in messages]
         sizes = [self.size(name) for name, _ in messages]
         deliveries: dict[RoomName, int] = {}
@@ -157,21 +167,21 @@ class Rooms:
         for name, broadcast in messages:
             if not self._bus.fits(name, broadcast):
                 return BroadcastReason.TOO_LARGE_TO_CARRY
-        left_out = None if sender is None or sender.hears_itself else sender.outbox
-        if done is not None and len(messages) > 1:
+        if done is not None:
             done = _Batch(len(messages), done).one_done
         for (name, broadcast), size, count in zip(messages, bytes_of, sizes, strict=True):
-            self._count += 1
-            problem = self._bus.publish(name, broadcast)
-            self._turns.publish(
-                Published(who, name, broadcast, size, count, left_out, done, problem)
-            )
+            self._put(Published(who, name, broadcast, size, count, left_out, done, None))
         return None
+
+    def _put(self, published: Published) -> None:
+        self._count += 1
+        published.problem = self._bus.publish(published.room, published.broadcast)
+        self._turns.publish(published)
 
     def _take(self, node: bytes, name: RoomName, broadcast: Broadcast) -> bool:
         """Write what another process has broadcast, unless too much of its waits already."""
         size, count = broadcast.size, self.size(name)
-        if not self._turns.has_room(node, size, {name: count}):
+        if not self._turns.has_room_for(node, size, name, count):
             return False
         self._turns.publish(Published(node, name, broadcast, size, count, None, None, None))
         return True

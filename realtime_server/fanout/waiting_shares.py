@@ -36,7 +36,7 @@ class WaitingShares:
         self._count = 0
         self._all = 0
         # By sender: how many wait, and how much these are.
-        self._of: dict[object, tuple[int, int]] = {}
+        self._of: dict[object, list[int]] = {}
 
     def fits(self, sender: object, amount: int, most: float) -> bool:
         """Return whether a sender may have more waiting. What comes while nothing waits always may.
@@ -57,18 +57,23 @@ class WaitingShares:
 
     def add(self, sender: object, amount: int) -> None:
         """Note what waits from now on."""
-        count, before = self._of.get(sender, (0, 0))
-        self._of[sender] = count + 1, before + amount
+        own = self._of.get(sender)
+        if own is None:
+            self._of[sender] = [1, amount]
+        else:
+            own[0] += 1
+            own[1] += amount
         self._count += 1
         self._all += amount
 
     def remove(self, sender: object, amount: int) -> None:
         """Note that something waits no more."""
-        count, before = self._of[sender]
-        if count == 1:
+        own = self._of[sender]
+        if own[0] == 1:
             del self._of[sender]
         else:
-            self._of[sender] = count - 1, before - amount
+            own[0] -= 1
+            own[1] -= amount
         self._count -= 1
         self._all -= amount
 

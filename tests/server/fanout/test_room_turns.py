@@ -4,7 +4,7 @@ stands still, so that only writes end a turn, or it goes on with each look."""
 from __future__ import annotations
 
 import json
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 
@@ -54,6 +54,25 @@ def test_a_room_that_is_always_new_does_not_starve_others(loop: Loop) -> None:
         loop.turn()
         assert inbox(small).payloads()[-1] == number
     assert reached(crowd) == len(crowd)
+
+
+@pytest.mark.parametrize(("seconds", "rests"), [(0.0, 0), (0.001, room_turns._RESTS)])
+def test_a_room_rests_only_while_others_have_something_to_do(
+    loop: Loop, seconds: float, rests: int
+) -> None:
+    """Between two rounds the others take so many seconds."""
+    now = 0.0
+    loop = Loop(lambda: now)
+    crowd = [loop.join(CROWD) for _ in range(4 * PER_TURN)]
+    for _ in range(2):
+        loop.send(1, room=CROWD)
+        # The first turn of the room is at once, and the second when it has rested.
+        rounds = [reached(crowd)]
+        while loop.turn():
+            rounds.append(reached(crowd))
+            now += seconds
+        turns = [place for place in range(1, len(rounds)) if rounds[place] > rounds[place - 1]]
+        assert [after - before - 1 for before, after in pairwise(turns)][1:] == [rests] * 2
 
 
 def test_large_rooms_take_turns(loop: Loop) -> None:
