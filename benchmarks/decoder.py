@@ -12,6 +12,8 @@ Between Python programs, which use one thread, CPU time is compared: others on t
 disturb it least. Node compiles and collects garbage in further threads, so against it both
 clocks count: what a pass takes on the wall, if a second core is free, and what it costs.
 
+"Ours" is the library in Python alone, "ours in c" the same with what `make accelerator` compiles.
+
 pgoutput-decoder (Rust) decodes nothing without a server. For it, an embedded PostgreSQL runs the
 workload that the capture was recorded from, and each contender reads slots from there.
 
@@ -41,6 +43,7 @@ from benchmarks.peers.environments import PeerUnavailableError, npm_folder, pyth
 from realtime_server.demo.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parent.parent
+ACCELERATOR = ROOT / "build" / "accelerator"
 PEERS = Path(__file__).parent / "peers"
 CAPTURE = "mixed_v1_text.bin.gz"
 
@@ -57,6 +60,12 @@ CASES = [
     ("ours", "messages without arrays"),
     ("ours", "changes without arrays"),
     ("ours", "values without arrays"),
+    ("ours in c", "messages"),
+    ("ours in c", "changes"),
+    ("ours in c", "two columns"),
+    ("ours in c", "texts"),
+    ("ours in c", "values"),
+    ("ours in c", "v1 json"),
     ("node", "text"),
     ("node", "typed"),
     ("node", "json"),
@@ -90,6 +99,21 @@ RATIOS: list[tuple[str, str, str, str, str, float | None]] = [
     ("changes, all columns typed", "values", "node", "typed", "wall", None),
     ("v1 JSON payload bytes", "v1 json", "node", "json", "wall", None),
 ]
+RATIOS_IN_C: list[tuple[str, str, str, str, str, float | None]] = [
+    ("messages, fields as text", "messages", "pypgoutput", "decode", "cpu", 7),
+    ("changes, fields as text", "changes", "pypgoutput", "decode", "cpu", 7),
+    ("changes, two typed columns", "two columns", "pypgoutput", "decode", "cpu", None),
+    ("changes, all columns typed", "values", "pypgoutput", "decode", "cpu", 3.5),
+    ("changes, fields as text", "changes", "node", "text", "wall", 1),
+    ("changes, all columns typed", "values", "node", "typed", "wall", 1.3),
+    ("changes, all columns typed", "values", "node", "typed", "cpu", None),
+    ("messages, fields as text", "messages", "ours", "messages", "cpu", None),
+    ("changes, fields as text", "changes", "ours", "changes", "cpu", None),
+    ("changes, two typed columns", "two columns", "ours", "two columns", "cpu", None),
+    ("changes, a dict of texts each", "texts", "ours", "texts", "cpu", None),
+    ("changes, all columns typed", "values", "ours", "values", "cpu", None),
+    ("v1 JSON payload bytes", "v1 json", "ours", "v1 json", "cpu", None),
+]
 WAL2JSON = [
     ("wal2json, format 1", "format 1", "format 1 json.loads"),
     ("wal2json, format 2", "format 2", "format 2 json.loads"),
@@ -113,8 +137,11 @@ END_TO_END = [
     "changes",
     "values",
     "v1 json",
+    "changes in c",
+    "values in c",
 ]
 END_TO_END_FLOOR = 50
+VALUES_IN_C_FLOOR = 15
 
 Times = dict[str, float]
 
@@ -122,13 +149,13 @@ Times = dict[str, float]
 class Worker:
     """A contender's process, which makes one pass when it is told to."""
 
-    def __init__(self, *command: str | Path) -> None:
+    def __init__(self, *command: str | Path, in_c: bool = False) -> None:
         self._process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=surroundings(in_c),
         )
         self._answer()
 
@@ -152,6 +179,13 @@ class Worker:
         self._process.wait()
 
 
+def surroundings(in_c: bool) -> dict[str, str]:
+    """Return the environment of a process that has this library, in Python or in C."""
+    path = f"{ROOT}{os.pathsep}{ACCELERATOR}" if in_c else str(ROOT)
+    implementation = "c" if in_c else "python"
+    return {**os.environ, "PYTHONPATH": path, "REALTIME_CORE_IMPL": implementation}
+
+
 def find_capture(argument: str | None) -> Path:
     """Return the capture's path, or end the program with 2."""
     given = argument or os.environ.get("BENCH_CAPTURE")
@@ -171,6 +205,10 @@ def find_capture(argument: str | None) -> Path:
 def start_workers(capture: Path, left_out: dict[str, str]) -> dict[str, Worker]:
     """Start every contender that can be had; note why others cannot."""
     workers = {"ours": Worker(sys.executable, PEERS / "ours.py", capture)}
+    if (ACCELERATOR / ".done").is_file():
+        workers["ours in c"] = Worker(sys.executable, PEERS / "ours.py", capture, in_c=True)
+    else:
+        left_out["ours in c"] = "it is not compiled: make accelerator"
     try:
         python = python_with("pypgoutput")
         workers["pypgoutput"] = Worker(python, PEERS / "pypgoutput_decoders.py", capture)
@@ -257,6 +295,11 @@ def ratios(times: Mapping[str, list[Times]]) -> list[dict[str, Any]]:
         if theirs:
             peer = f"{name} {case}"
             found.append(_verdict(what, peer, clock, ratio(ours, theirs, clock), floor))
+    for what, our_case, name, case, clock, floor in RATIOS_IN_C:
+        in_c, theirs = times.get(f"ours in c: {our_case}"), times.get(f"{name}: {case}")
+        if in_c and theirs:
+            peer, measured = f"{name} {case}", ratio(in_c, theirs, clock)
+            found.append(_verdict(f"in C: {what}", peer, clock, measured, floor))
     for what, our_case, case in WAL2JSON:
         if f"wal2json: {our_case}" in times:
             ours, theirs = times[f"wal2json: {our_case}"], times[f"wal2json: {case}"]
@@ -355,12 +398,14 @@ def published_rows(connection: psycopg.Connection[Any]) -> int:
 def end_to_end(folder: Path) -> dict[str, Any]:
     """Read the workload's rows from slots, with pgoutput-decoder and with our source."""
     rust = python_with("pgoutput-decoder", at_least=(3, 12))
-    times: dict[str, list[Times]] = {case: [] for case in END_TO_END}
+    compiled = (ACCELERATOR / ".done").is_file()
+    cases = [case for case in END_TO_END if compiled or not case.endswith(" in c")]
+    times: dict[str, list[Times]] = {case: [] for case in cases}
     with workload(folder) as (connection, server):
         rows = published_rows(connection)
         for number in range(END_TO_END_ROUNDS):
             print(f"   end to end, round {number + 1} of {END_TO_END_ROUNDS}", file=sys.stderr)
-            for case in END_TO_END:
+            for case in cases:
                 slot = re.sub(r"\W+", "_", f"{case}_{number}")
                 connection.execute(
                     sql.SQL("select pg_copy_logical_replication_slot('base', {})").format(slot)
@@ -368,11 +413,14 @@ def end_to_end(folder: Path) -> dict[str, Any]:
                 python = rust if case.startswith("pgoutput-decoder") else sys.executable
                 place = (server.port, "postgres", "bench", slot, rows)
                 output = subprocess.run(
-                    [python, PEERS / "end_to_end.py", case, *(str(part) for part in place)],
+                    [
+                        *(python, PEERS / "end_to_end.py", case.removesuffix(" in c")),
+                        *(str(part) for part in place),
+                    ],
                     stdout=subprocess.PIPE,
                     check=True,
                     timeout=300,
-                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    env=surroundings(case.endswith(" in c")),
                 ).stdout
                 times[case].append(json.loads(output))
         version = connection.info.parameter_status("server_version")
@@ -409,10 +457,11 @@ def end_to_end_ratios(
         what = f"{case} from the capture"
         floor = END_TO_END_FLOOR if case != "values" else None
         found.append(_verdict(what, "pgoutput-decoder end to end", "wall", measured, floor))
-    for case, rate in (("changes", theirs), ("values", theirs), ("v1 json", their_json)):
-        measured = {"best": round(rates[case] / rate, 1)}
+    floors = {"changes": END_TO_END_FLOOR, "values in c": VALUES_IN_C_FLOOR}
+    for case in [case for case in rates if not case.startswith("pgoutput-decoder")]:
+        measured = {"best": round(rates[case] / (their_json if case == "v1 json" else theirs), 1)}
         what, peer = f"{case}, PgoutputSource end to end", "pgoutput-decoder end to end"
-        floor = END_TO_END_FLOOR if case == "changes" else None
+        floor = floors.get(case)
         found.append(_verdict(what, peer, "wall", measured, floor))
     return found
 

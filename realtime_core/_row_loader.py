@@ -7,7 +7,7 @@ expression. Any other row is converted field by field.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from ._implementation import IMPLEMENTATION
 from .errors import ValueConversionError
@@ -16,24 +16,29 @@ from .records import UNCHANGED, Field, OnError, Shape, Unchanged
 __all__ = ["OnErrorOrWord", "RowLoader", "row_loader"]
 
 OnErrorOrWord: TypeAlias = Literal["raise", "text"] | OnError
+# Whole columns may be infinite, and to make an error of each value takes as long as the whole row.
+_INFINITE: Final = frozenset(("infinity", "-infinity"))
+_DATES: Final = frozenset(("date", "timestamp", "timestamptz"))
 RowLoader: TypeAlias = Callable[[tuple[Field, ...], bool, OnErrorOrWord], dict[str, Any]]
 """Takes the fields of a row, and what :meth:`Record.as_python` takes."""
 
 
 def row_loader(shape: Shape) -> RowLoader:
     """Return the function that loads the rows of a shape."""
+    from .types.python_values import builtin_type
+
     functions = [shape.text_function(place) for place in range(len(shape.columns))]
+    types = [
+        builtin_type(column.type_oid, column.type_name, column.type_schema)
+        for column in shape.columns
+    ]
     if IMPLEMENTATION == "c":
         from realtime_core_c import values
 
-        from .types.python_values import builtin_type
-
-        types = [
-            builtin_type(column.type_oid, column.type_name, column.type_schema)
-            for column in shape.columns
-        ]
         return values.RowLoader(shape.names, types, functions, shape.convert)
     load_texts = _texts_loader(shape.names, functions)
+    dates = frozenset(place for place, name in enumerate(types) if name in _DATES)
+    load_infinite = _texts_loader(shape.names, functions, dates) if dates else load_texts
 
     def load(
         fields: tuple[Field, ...], omit_unchanged: bool, on_error: OnErrorOrWord
@@ -43,7 +48,7 @@ def row_loader(shape: Shape) -> RowLoader:
             if bytes not in map(type, fields) and not (
                 omit_unchanged and Unchanged in map(type, fields)
             ):
-                return load_texts(*fields)
+                return (load_infinite if on_error == "text" else load_texts)(*fields)
         except Exception:
             pass  # for one of them: below it is said what is wrong, if anything is
         values: dict[str, Any] = {}
@@ -82,7 +87,9 @@ def _value(
 
 
 def _texts_loader(
-    names: tuple[str, ...], functions: Sequence[Callable[[str], Any]]
+    names: tuple[str, ...],
+    functions: Sequence[Callable[[str], Any]],
+    dates: frozenset[int] = frozenset(),
 ) -> Callable[..., dict[str, Any]]:
     """Return a function that takes the texts of all columns, and returns a dict of Python values.
 
@@ -91,14 +98,17 @@ def _texts_loader(
     Args:
         names: the names of the columns.
         functions: for each column, the function that converts its texts.
+        dates: the places of columns whose infinite values are returned as texts.
     """
     texts = [f"t{place}" for place in range(len(names))]
     pairs = [
         f"{name!r}: None if {text} is None else "
+        + (f"{text} if {text} in infinite else " if place in dates else "")
         + (text if function is str else f"f{text}({text})")
-        for name, text, function in zip(names, texts, functions, strict=True)
+        for place, (name, text, function) in enumerate(zip(names, texts, functions, strict=True))
     ]
     source = f"lambda {', '.join(texts)}: {{{', '.join(pairs)}}}"
-    named = {f"f{text}": function for text, function in zip(texts, functions, strict=True)}
+    named: dict[str, Any] = {"infinite": _INFINITE}
+    named |= {f"f{text}": function for text, function in zip(texts, functions, strict=True)}
     load: Callable[..., dict[str, Any]] = eval(compile(source, "<loader of rows>", "eval"), named)
     return load

@@ -1,11 +1,11 @@
 """`make release`: the files of a release, which anybody can make again byte for byte.
 
-Wheel and sdist are built twice from the last commit, in different folders, time zones and
-umasks, with the commit's time as SOURCE_DATE_EPOCH, and have to be the same both times. The
-changelog's newest heading has to be the version. Then the README's first steps are gone through as
-a newcomer does, with the wheel in a new virtual environment: the demo, `doctor`, and the program
-that prints a table's changes; that and `doctor` once more with the sdist in another one. What
-passes is put into `dist/`, in place of what an earlier release has left there.
+Wheel and sdist, and the accelerator's sdist, are built twice from the last commit, in different
+folders, time zones and umasks, with the commit's time as SOURCE_DATE_EPOCH, and have to be the same
+both times. The changelog's newest heading has to be the version. Then the README's first steps are
+gone through as a newcomer does, with the wheel in a new virtual environment: the demo, `doctor`,
+and the program that prints a table's changes; that and `doctor` once more with the sdist in another
+one. What passes is put into `dist/`, in place of what an earlier release has left there.
 
 While pyproject.toml has the placeholder for the repository's address there is no release, since
 what is uploaded cannot be changed; `--rehearsal` makes the files all the same.
@@ -79,7 +79,9 @@ def check_addresses() -> None:
 
 
 def build_twice(folder: Path) -> list[Path]:
-    """Build wheel and sdist of the last commit twice, and return the files of the first build.
+    """Build the files of the last commit twice, and return those of the first build.
+
+    A wheel of the accelerator would hold for one platform, so it has none.
 
     Raises:
         ReleaseError: There are changes that are not committed, a build fails, or the second
@@ -98,8 +100,9 @@ def build_twice(folder: Path) -> list[Path]:
         # By tar, which heeds the umask.
         run("tar", "-xf", commit, "-C", source, umask=umask)
         out = folder / name / "out"
-        command = (sys.executable, "-m", "build", "--outdir", out, source)
-        run(*command, env=environment, umask=umask)
+        for what in ((source,), ("--sdist", source / "accelerator")):
+            command = (sys.executable, "-m", "build", "--outdir", out, *what)
+            run(*command, env=environment, umask=umask)
         builds.append(sorted(out.iterdir()))
     first, second = builds
     if problems := [text for pair in zip(first, second, strict=True) for text in compare(*pair)]:
@@ -296,15 +299,16 @@ def main() -> int:
             check_addresses()
         with tempfile.TemporaryDirectory(prefix="release-") as name:
             folder = Path(name)
-            print("building wheel and sdist twice", flush=True)
+            print("building wheel and sdists twice", flush=True)
             files = build_twice(folder)
-            sdist, wheel = sorted(files, key=lambda file: file.suffix == ".whl")
+            # The accelerator's sdist comes behind the library's files by its name.
+            wheel, sdist, _ = files
             check_changelog(wheel)
             print(f"following the README with {wheel.name} and {sdist.name}", flush=True)
             follow_the_readme(wheel, sdist, folder)
             dist = ROOT / "dist"
             dist.mkdir(exist_ok=True)
-            for earlier in dist.glob("realtime_core-*"):
+            for earlier in [*dist.glob("realtime_core-*"), *dist.glob("realtime_core_c-*")]:
                 earlier.unlink()
             for file in files:
                 shutil.copyfile(file, dist / file.name)

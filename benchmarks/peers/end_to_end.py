@@ -93,7 +93,7 @@ def record_values(change: Any) -> None:
         record = getattr(change, name, None)
         if record is not None:
             # An infinite date has no Python value.
-            {key: record.text(key) if key == "d2" else record[key] for key in record}
+            record.as_python(on_error="text")
 
 
 def payload_bytes() -> Callable[[Any], object]:

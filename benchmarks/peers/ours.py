@@ -29,9 +29,6 @@ from realtime_server.fanout.payloads.row_payload import RelationPlan, RowPayload
 capture = Path(sys.argv[1])
 payloads = read_capture(capture)
 
-# Every row of shop.wide has an infinite date there, which Python cannot hold.
-INFINITE = "d2"
-
 
 def messages(batch: list[bytes]) -> None:
     decode = Decoder().decode
@@ -86,16 +83,13 @@ def texts(change: Any) -> None:
 
 
 def values(change: Any) -> None:
-    """Read every field of every row that came, old ones included, as a Python value."""
-    as_python(new_or_old(change))
+    """Read every field of every row that came, old ones included, as a Python value.
+
+    Every row of shop.wide has an infinite date, which Python cannot hold, and stays a text.
+    """
+    new_or_old(change).as_python(on_error="text")
     if type(change) is Update and change.old_record is not None:
-        as_python(change.old_record)
-
-
-def as_python(record: Record) -> dict[str, Any]:
-    if INFINITE not in record:
-        return record.as_python()
-    return {name: record.text(name) if name == INFINITE else record[name] for name in record}
+        change.old_record.as_python(on_error="text")
 
 
 def payload_bytes(of: Callable[[RowPayload], bytes]) -> int:

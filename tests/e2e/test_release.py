@@ -93,8 +93,18 @@ def test_what_is_in_the_files_is_as_old_as_the_commit(dist: Path) -> None:
     with zipfile.ZipFile(only(dist, "*.whl")) as wheel:
         # Zip files count in steps of two seconds.
         assert {item.date_time for item in wheel.infolist()} == {time.gmtime(COMMITTED)[:6]}
-    with tarfile.open(only(dist, "*.tar.gz")) as sdist:
+    with tarfile.open(only(dist, "realtime_core-*.tar.gz")) as sdist:
         assert {item.mtime for item in sdist.getmembers()} == {COMMITTED}
+
+
+def test_the_accelerators_sources_are_among_the_files(dist: Path) -> None:
+    file = only(dist, "realtime_core_c-*.tar.gz")
+    assert file.name == f"realtime_core_c-{__version__}.tar.gz"
+    with tarfile.open(file) as sdist:
+        names = {member.name.partition("/")[2] for member in sdist.getmembers()}
+        assert {member.mtime for member in sdist.getmembers()} == {COMMITTED}
+    assert names >= {"LICENSE", "README.md", "hatch_build.py", "realtime_core_c/rows.pyx"}
+    assert not [name for name in names if name.endswith((".c", ".so"))]
 
 
 def test_changes_that_are_not_committed_are_refused(repository: Path, dist: Path) -> None:
@@ -169,7 +179,7 @@ def test_no_package_is_asked_for_twice() -> None:
 
 
 def test_the_sdist_brings_tests_that_pass(dist: Path, tmp_path: Path) -> None:
-    with tarfile.open(only(dist, "*.tar.gz")) as sdist:
+    with tarfile.open(only(dist, "realtime_core-*.tar.gz")) as sdist:
         sdist.extractall(tmp_path, filter="data")
     [unpacked] = tmp_path.iterdir()
     for name in ("Makefile", "mkdocs.yml", "docs/index.md", "benchmarks/e2e.py", "tests/data"):
