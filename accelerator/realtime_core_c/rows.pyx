@@ -274,7 +274,7 @@ def decode_changes(payloads, opened, dict readers, bint refuses, short_begin, sh
                     readers, PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), HEAD)
                 )
                 if reader is not NULL:
-                    change = (<RowReader>reader).read(<bytes>data, transaction, index)
+                    change = (<RowReader?>reader).read(<bytes>data, transaction, index)
                     if change is not None:
                         index = index + 1
                         opened.changes = index
