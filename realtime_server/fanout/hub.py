@@ -157,8 +157,9 @@ class Hub:
         lets a client join has checked the filter against the table as it is now.
         """
         subscription.is_open = True
-        self._listening.clear()
-        self._typed.clear()
+        if subscription.bindings != ():  # Else it is told of gaps alone.
+            self._listening.clear()
+            self._typed.clear()
         misfits, self._misfits = self._misfits, []
         self._index_of(subscription).add(subscription)
         self._misfits = misfits
@@ -166,7 +167,8 @@ class Hub:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Send a subscription nothing more. One that is not there is ignored."""
         subscription.is_open = False
-        self._listening.clear()
+        if subscription.bindings != ():
+            self._listening.clear()
         self._index_of(subscription).remove(subscription)
 
     def move(self, subscription: Subscription, viewer: Hashable) -> None:
@@ -342,9 +344,7 @@ class Hub:
                 yield delivery.group.members, message
 
     def _note_misfit(self, group: AnyGroup, exc: FilterError, *, table: str = "") -> None:
-        why = "the table has changed; join again to hear why"
-        if self._names_columns:
-            why = str(exc)
+        why = str(exc) if self._names_columns else "the table has changed; join again to hear why"
         self._misfits.append(
             (group, f"the filter on {table} does not fit it: {why}" if table else why)
         )

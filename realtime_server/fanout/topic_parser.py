@@ -63,6 +63,8 @@ class Topic:
 
     @columns.default
     def _columns(self) -> frozenset[str]:
+        if not self.filters:
+            return frozenset()
         return frozenset().union(*(item.filter.columns for item in self.filters))
 
     @classmethod

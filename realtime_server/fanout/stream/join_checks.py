@@ -92,7 +92,8 @@ class CatalogRegistrar:
             possible(alternatives, check_spec)
         channel = _RegisteredChannel()
         try:
-            if not await self._check(specs):
+            # Without specs it gets no changes, and there is nothing to check.
+            if specs and not await self._check(specs):
                 channel.specs = specs
                 self._unchecked[channel] = None
                 self._woken.set()

@@ -682,6 +682,13 @@ def test_who_listens_is_known_until_somebody_comes_moves_or_goes() -> None:
     assert listening() == {None: [everything], "ann": [filtered]}
     hub.unsubscribe(one)
     assert listening() == {"ann": [filtered]}
+    # Thousands may come that have no bindings: who listens is not found out again for each.
+    known = hub.listening(change)
+    bound = Subscription(Topic("realtime:room", ()), SERIALIZERS["1.0.0"], RecordingOutbox(), ())
+    hub.subscribe(bound)
+    assert hub.listening(change) is known
+    hub.unsubscribe(bound)
+    assert hub.listening(change) is known
 
 
 def test_who_listens_is_known_of_a_bounded_number_of_tables() -> None:
