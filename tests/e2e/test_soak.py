@@ -33,6 +33,8 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "1"))
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.integration,
+    # Besides the time that a test has.
+    pytest.mark.timeout(SECONDS + 300),
 ]
 
 PUSHES = 100
