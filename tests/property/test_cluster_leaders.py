@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realtime_core import (
@@ -440,6 +440,12 @@ def lsn_of(event: Any) -> int:
 
 @examples(60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 3.0]), st.booleans())
+# Another server takes the slot, appends nothing, and the former one attaches again.
+@example(85, 60, 3.0, False)
+# NATS loses what the log has had for a moment when another server begins to lead.
+@example(26, 60, 3.0, True)
+# NATS loses the end of a transaction, and the slot stands behind it.
+@example(65, 60, 0.0, True)
 def test_readers_have_the_databases_sequence_or_a_gap(
     seed: int, steps: int, ack_delay: float, losses: bool
 ) -> None:
