@@ -6,18 +6,19 @@ SNAPSHOT_KILLS says how often (6 by default), KILLS_SEED when.
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.kill_phases import kill_in_some_phase
 from tests.integration.test_docs import blocks
 from tests.integration.writers import writing
 from tests.waiting import eventually_sync
@@ -53,7 +54,11 @@ def test_a_program_that_is_killed_in_its_first_copy_has_every_row_once(
     program, file = tmp_path / "mirror.py", tmp_path / "orders.sqlite"
     slot = f"mirror_{shop.name}"
     program.write_text(blocks(PAGE, "python")[0].replace('"mirror"', repr(slot)))
-    command = [sys.executable, str(program), shop.dsn, str(file)]
+    name = unique_name("killed")
+    command = [
+        *(sys.executable, str(program)),
+        *(make_conninfo(shop.dsn, application_name=name), str(file)),
+    ]
 
     def asked(query: str) -> list[tuple[object, ...]]:
         try:
@@ -65,23 +70,22 @@ def test_a_program_that_is_killed_in_its_first_copy_has_every_row_once(
     def is_copied() -> bool:
         return bool(asked("select 1 from checkpoint"))
 
-    copied = []
+    copied: list[bool] = []
+    phases: Counter[str] = Counter()
     with writing(shop, random, ROWS):
         for _ in range(KILLS):
             with subprocess.Popen(command) as process:
-                try:
-                    eventually_sync(lambda: asked("select 1 from orders limit 1"))
-                    time.sleep(random.uniform(0, 0.6))
-                    assert process.poll() is None
-                finally:
-                    process.send_signal(signal.SIGKILL)
+                phases[kill_in_some_phase(process, shop, name, random, "streaming")] += 1
             copied.append(is_copied())
             if all(copied[-2:]) and len(copied) > 1:
                 # Once more from the start.
                 file.unlink()
+    print(*phases.most_common(), sep="\n")
     query = "select id, amount::text, note from orders order by id"
     with subprocess.Popen(command) as process:
         try:
-            eventually_sync(lambda: asked(query.replace("::text", "")) == shop.execute(query))
+            eventually_sync(
+                lambda: asked(query.replace("::text", "")) == shop.execute(query), within=90
+            )
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()

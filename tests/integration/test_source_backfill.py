@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from realtime_core import (
     UNCHANGED,
@@ -32,6 +33,7 @@ from realtime_core import (
     Wal2JsonSource,
 )
 from tests.fix_postgres import Database, unique_name
+from tests.integration.kill_phases import kill_in_some_phase
 from tests.integration.source_helpers import insert, kill_walsenders, soon
 from tests.waiting import eventually, eventually_sync
 
@@ -425,26 +427,29 @@ def test_a_process_that_is_killed_goes_on_with_its_backfill(
         with sqlite3.connect(file) as target:
             return target.execute("SELECT id, name FROM item ORDER BY id").fetchall()
 
-    command = [sys.executable, str(program), table.dsn, slot, str(file)]
+    name = unique_name("killed")
+    dsn = make_conninfo(table.dsn, application_name=name)
+    command = [sys.executable, str(program), dsn, slot, str(file)]
+    phases: Counter[str] = Counter()
     writer = threading.Thread(target=write)
     writer.start()
     try:
         for _ in range(KILLS):
-            before = progress()
             with subprocess.Popen(command) as process:
-                try:
-                    eventually_sync(lambda before=before: progress() != before or "true" in before)
-                    time.sleep(random.uniform(0, 0.2))
-                    assert process.poll() is None
-                finally:
-                    process.kill()
+                last = "waiting for the place of a chunk"
+                phases[kill_in_some_phase(process, table, name, random, last)] += 1
+            if "true" in progress():
+                # Once more from the start.
+                with sqlite3.connect(file) as target:
+                    target.execute("UPDATE checkpoint SET after = '[[], false]'")
     finally:
         stop.set()
         writer.join()
+        print(*phases.most_common(), sep="\n")
     with subprocess.Popen(command) as process:
         try:
-            eventually_sync(lambda: "true" in progress())
+            eventually_sync(lambda: "true" in progress(), within=90)
             query = "select id, name from item order by id"
-            eventually_sync(lambda: copied() == table.execute(query))
+            eventually_sync(lambda: copied() == table.execute(query), within=90)
         finally:
             process.kill()
