@@ -200,7 +200,7 @@ async def test_with_wal2json_a_backfilled_copy_is_the_table(wal2json_table: Data
         slot=unique_name("slot"),
         backoff=(0.01, 0.1),
     )
-    await copy_while_it_is_written(wal2json_table, source, truncates=False)
+    await copy_while_it_is_written(wal2json_table, source, truncates=True)
 
 
 async def copy_while_it_is_written(table: Database, source: Any, *, truncates: bool) -> None:
