@@ -210,6 +210,8 @@ class Channels:
         self._services.hub.wanted.note(served.subscription)
         replay = self._services.replay
         if replay is None or served.visit is None:
+            if replay is not None and self._visit is not None:
+                replay.forget_parked(self._visit, channel.topic)
             self._services.hub.subscribe(served.subscription)
             return
         replay.enter(

@@ -133,6 +133,12 @@ class ChannelEnds:
         self._memberships.end(standing.member)
         self._standings.remove(standing)
 
+    def forget_parked(self, visit: Visit, topic: str) -> None:
+        """End a parked channel whose client has joined its topic again, and asks for no changes."""
+        standing = self._parking.take(visit, topic)
+        if standing is not None:
+            self.forget(standing)
+
     def _written(self, standing: Standing) -> Place:
         """Return the place up to which everything was written to a channel."""
         if standing.since is not None:

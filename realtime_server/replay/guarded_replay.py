@@ -177,6 +177,13 @@ class GuardedReplay:
             self._abandon(visit, subscription, standing, how)
             self._hub.unsubscribe(subscription)
 
+    def forget_parked(self, visit: Visit, topic: str) -> None:
+        """Forget a topic's former channel: its client has joined the topic without bindings."""
+        try:
+            self._replay.channel_ends.forget_parked(visit, topic)
+        except Exception:
+            self._note_failure()
+
     def renew(
         self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
     ) -> None:

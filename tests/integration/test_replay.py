@@ -127,7 +127,10 @@ async def test_of_a_channel_without_bindings_nothing_is_kept(
         await client.send(topic, "phx_join", {"config": {}}, ref="2")
         assert len(await client.drain()) == 1
         assert server.hub.stats().subscriptions == 1
+        # Nor of the one before.
+        client.websocket.transport.abort()
     await eventually(lambda: server.hub.is_empty)
+    assert replay.stats().away == 0
 
 
 async def test_what_was_not_proven_comes_again(item: Database) -> None:
