@@ -8,6 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Self
 
 from benchmarks._report import percentile
@@ -47,11 +48,18 @@ class Flooder(LineProgram):
         await asyncio.sleep(SETTLE)
 
 
+def waited(pid: int) -> float:
+    """Milliseconds that a process has waited for a processor, ready to run, since it began."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e6
+
+
 async def flood(bench: Bench) -> list[Row]:
     """In step to ten others, while a member of a room of 5,000 floods it, and while nobody does."""
     table = TABLES[OURS]
     answers: Counter[str] = Counter()
     times: dict[tuple[str, bool], list[float]] = {}
+    # How much of each time the server waited for a processor, which the clients need as well.
+    waits: dict[tuple[str, bool], list[float]] = {}
     async with contextlib.AsyncExitStack() as stack:
         server = stack.enter_context(bench.server(OURS))
 
@@ -79,9 +87,12 @@ async def flood(bench: Bench) -> list[Row]:
                 for name, client in few.items():
                     await asyncio.sleep(PAUSE)
                     await client.expect(1)
+                    before = waited(server.process.pid)
                     await send[name](1)
                     seconds = await client.arrived()
-                    times.setdefault((name, is_flooded), []).append(seconds * 1000)
+                    key = name, is_flooded
+                    waits.setdefault(key, []).append(waited(server.process.pid) - before)
+                    times.setdefault(key, []).append(seconds * 1000)
 
         for number in range(ROUNDS + 1):
             await in_step(is_flooded=False)
@@ -89,6 +100,7 @@ async def flood(bench: Bench) -> list[Row]:
                 await in_step(is_flooded=True)
             if not number:
                 times.clear()
+                waits.clear()
         # To end five thousand connections takes its time.
         await crowd.leave()
         await asyncio.to_thread(server.stop)
@@ -96,6 +108,11 @@ async def flood(bench: Bench) -> list[Row]:
     for name in few:
         quiet, flooded = times[name, False], times[name, True]
         p50, p99 = ([percentile(each, share) for each in (quiet, flooded)] for share in (0.5, 0.99))
+        waiting = [waits[name, is_flooded] for is_flooded in (False, True)]
+        without = [
+            percentile([max(a - b, 0.0) for a, b in zip(*both, strict=True)], 0.99)
+            for both in zip((quiet, flooded), waiting, strict=True)
+        ]
         rows.append(
             {
                 "in step": name,
@@ -105,6 +122,10 @@ async def flood(bench: Bench) -> list[Row]:
                 "p99_ms": round(p99[0], 2),
                 "p99_flooded_ms": round(p99[1], 2),
                 "p99_ratio": round(p99[1] / p99[0], 2),
+                "p99_server_waits_ms": round(percentile(waiting[0], 0.99), 2),
+                "p99_server_waits_flooded_ms": round(percentile(waiting[1], 0.99), 2),
+                "p99_without_waits_ms": round(without[0], 2),
+                "p99_without_waits_flooded_ms": round(without[1], 2),
             }
         )
     rows.append(
