@@ -303,9 +303,10 @@ class Presence:
 
     def _forget(self, name: RoomName, room: _Room) -> None:
         """Keep nothing of a room where nothing is left, and nothing is going to happen."""
-        if room.is_flushing or room.state.own or len(room):
+        if room.is_flushing or room.state.own or len(room) or self._rooms.get(name) is not room:
             return
-        if self._rooms.pop(name, None) is not None and self.others is not None:
+        del self._rooms[name]
+        if self.others is not None:
             self.others.end(name)
 
     def _flush_soon(self, name: RoomName, room: _Room) -> None:
@@ -345,12 +346,17 @@ class Presence:
     def _making(self, name: RoomName, room: _Room) -> Generator[None, None, tuple[bytes, bytes]]:
         """Show what there is, in pieces; return the payloads of the diff and the state, if there
         are such."""
-        diff, own = yield from room.state.flushing()
-        if own and self.others is not None:
-            self.others.tell(name, own)
-        state = b""
-        if room.is_waited_for:
-            state = yield from room.state.rendering()
+        try:
+            diff, own = yield from room.state.flushing()
+            if own and self.others is not None:
+                self.others.tell(name, own)
+            state = b""
+            if room.is_waited_for:
+                state = yield from room.state.rendering()
+        except Exception:
+            # This flush is lost, and the next one is not.
+            room.is_flushing = False
+            raise
         return diff, state
 
     def _written(

@@ -487,3 +487,60 @@ def test_what_other_servers_track_beyond_twice_the_bound_is_not_shown_as_it_was(
     world.run(1)
     ((joins, leaves),) = told(ann)
     assert (joins, [*leaves]) == ({}, ["bob"])
+
+
+def test_a_departure_from_a_room_that_was_forgotten_meanwhile_leaves_its_successor_alone() -> None:
+    heard: list[Any] = []
+    world = World(heard)
+    first, second = world.join(), world.join()
+    world.track(first, "ann")
+    world.track(second, "bob")
+    world.run(1)
+    # Both come back just before they would have gone together, and track themselves no more.
+    world.leave(first)
+    world.run(0.09)
+    world.leave(second)
+    world.run(0.02)
+    for key in ("ann", "bob"):
+        again = world.join()
+        world.track(again, key, n=2)
+        world.presence.untrack(again)
+        world.leave(again)
+    world.run(0.02)
+    assert heard[-1] == ("-", ROOM)
+    carl = world.join()
+    world.track(carl, "carl")
+    world.run(1)
+    assert heard[-1] != ("-", ROOM)
+    take(carl)
+    dora = world.join()
+    world.track(dora, "dora")
+    world.run(1)
+    assert told(carl) == [({"dora": [{}]}, {})]
+
+
+@pytest.mark.parametrize("members", [1, 2 * PIECE])
+def test_a_failure_while_a_flush_is_made_does_not_end_a_rooms_flushes(members: int) -> None:
+    heard: list[Any] = []
+    world = World(heard)
+    everybody = [world.join() for _ in range(members)]
+    world.run(1)
+    others = world.presence.others
+    assert isinstance(others, OtherServers)
+
+    def fail(*_: object) -> None:
+        others.tell = tell  # type: ignore[method-assign]
+        raise ZeroDivisionError
+
+    tell = others.tell
+    others.tell = fail  # type: ignore[method-assign]
+    for number, member in enumerate(everybody):
+        world.track(member, str(number))
+    with pytest.raises(ZeroDivisionError):
+        world.run(1)
+    world.run(1)
+    for member in everybody:
+        take(member)
+    world.track(everybody[0], "0", n=2)
+    world.run(1)
+    assert [event for event, _ in take(everybody[0])] == ["presence_diff"]
