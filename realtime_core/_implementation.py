@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from ._version import __version__
 
-__all__ = ["IMPLEMENTATION", "choose"]
+__all__ = ["IMPLEMENTATION", "choose", "installed"]
 
 
 def choose(wanted: str | None, installed: str | None) -> Literal["c", "python"]:
@@ -51,13 +51,42 @@ def choose(wanted: str | None, installed: str | None) -> Literal["c", "python"]:
     return "python"
 
 
-def _installed() -> str | None:
+def installed(wanted: str | None) -> str | None:
+    """Return the version of realtime-core-c; None if it is not installed, or of no use here.
+
+    What is compiled may be missing, or made for another Python, or refuse to be loaded where it is,
+    as in a second interpreter of a process. That has to show now, not when a stream begins.
+
+    Args:
+        wanted: what ``REALTIME_CORE_IMPL`` says; with ``python`` nothing is loaded.
+
+    Raises:
+        ImportError: if ``wanted`` is ``c``, and it cannot be loaded.
+    """
+    if wanted == "python":
+        return None
     try:
         import realtime_core_c
-    except ModuleNotFoundError:
+
+        if realtime_core_c.__version__ == __version__:
+            import realtime_core_c.rows
+    except ImportError as exc:
+        if exc.name == "realtime_core_c":
+            return None
+        if wanted == "c":
+            raise
+        import warnings
+
+        warnings.warn(
+            f"realtime-core-c cannot be loaded, and is not used ({exc}): install it anew, or "
+            "uninstall it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return None
     return realtime_core_c.__version__
 
 
-IMPLEMENTATION: Final = choose(os.environ.get("REALTIME_CORE_IMPL"), _installed())
+_wanted = os.environ.get("REALTIME_CORE_IMPL")
+IMPLEMENTATION: Final = choose(_wanted, installed(_wanted))
 """The implementation that this process uses."""

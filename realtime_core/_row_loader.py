@@ -32,7 +32,8 @@ def row_loader(shape: Shape) -> RowLoader:
         builtin_type(column.type_oid, column.type_name, column.type_schema)
         for column in shape.columns
     ]
-    if IMPLEMENTATION == "c":
+    # A stream that is wrong may describe two columns of one name, which take the slower way.
+    if IMPLEMENTATION == "c" and len(shape.index) == len(shape.names):
         from realtime_core_c import values
 
         return values.RowLoader(shape.names, types, functions, shape.convert)

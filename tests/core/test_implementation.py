@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from types import ModuleType
 
 import pytest
 
 from realtime_core import __version__
-from realtime_core._implementation import choose
+from realtime_core._implementation import choose, installed
 
 
 @pytest.mark.parametrize("wanted", [None, ""])
@@ -51,3 +53,27 @@ def test_a_program_that_asks_for_the_compiled_one_in_vain_does_not_start(
 def test_any_other_word_is_refused() -> None:
     with pytest.raises(ImportError, match="REALTIME_CORE_IMPL is 'C': set it to 'python' or 'c'"):
         choose("C", __version__)
+
+
+@pytest.fixture
+def halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accelerator's package, of this version, without what is compiled."""
+    package = ModuleType("realtime_core_c")
+    package.__version__ = __version__  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "realtime_core_c", package)
+    monkeypatch.setitem(sys.modules, "realtime_core_c.rows", None)
+
+
+@pytest.mark.usefixtures("halved")
+def test_one_that_cannot_be_loaded_is_not_used_and_the_warning_says_why() -> None:
+    with pytest.warns(RuntimeWarning, match="cannot be loaded, and is not used .*realtime_core_c"):
+        assert choose(None, installed(None)) == "python"
+    with pytest.raises(ImportError, match=r"realtime_core_c\.rows"):
+        installed("c")
+
+
+@pytest.mark.usefixtures("halved")
+def test_nothing_of_it_is_loaded_where_the_one_in_python_is_asked_for() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert installed("python") is None

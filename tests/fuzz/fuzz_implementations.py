@@ -177,7 +177,11 @@ def _try_values(random: Random) -> str:
         types.append(name)
         fields.append(text if random.random() < 0.95 else random.choice((None, UNCHANGED, b"\0\1")))
     omit, on_error = random.random() < 0.3, random.choice(("raise", "text", repr))
-    outcome, _ = _both((types, fields), lambda: _values(types, fields, omit, on_error))
+    # A stream that is wrong may have two columns of one name.
+    names = random.choice((100, 100, 100, 2))
+    outcome, _ = _both(
+        (types, fields, names), lambda: _values(types, fields, names, omit, on_error)
+    )
     return f"values: {outcome}"
 
 
@@ -208,9 +212,11 @@ def _mutated_text(random: Random, text: str) -> str:
     return text
 
 
-def _values(types: list[str], fields: list[Any], omit: bool, on_error: Any) -> list[str]:
+def _values(
+    types: list[str], fields: list[Any], names: int, omit: bool, on_error: Any
+) -> list[str]:
     columns = [
-        Column(f"c{place}", OIDS[name], name, "pg_catalog", -1, False)
+        Column(f"c{place % names}", OIDS[name], name, "pg_catalog", -1, False)
         for place, name in enumerate(types)
     ]
     record = Record(Shape(tuple(columns)), tuple(fields))
