@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from ..errors import SnapshotTimeoutError
@@ -51,12 +52,22 @@ class SnapshotAge:
             self._deadline = loop.time() + self._timeout
             self._timers.append(loop.call_at(self._deadline, self._expire, self._timeout))
 
-    def within(self) -> asyncio.Timeout:
-        """Return a context manager in which a task is cancelled when the snapshot has to end.
+    @asynccontextmanager
+    async def within(self) -> AsyncIterator[None]:
+        """End what is done here when the snapshot has to end.
 
-        It raises TimeoutError then.
+        Raises:
+            SnapshotTimeoutError: then.
         """
-        return asyncio.timeout_at(self._deadline)
+        limit = asyncio.timeout_at(self._deadline)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            # A function that returns the DSN, say, may have limits of its own.
+            if self._timeout is None or not limit.expired():
+                raise
+            raise SnapshotTimeoutError(self._timeout) from None
 
     def _mention(self, seconds: float) -> None:
         logger.warning(

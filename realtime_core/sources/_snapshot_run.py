@@ -18,7 +18,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Literal
 
-from ..errors import SnapshotTimeoutError, SourceError
+from ..errors import SourceError
 from ..lsn import LSN
 from ..positions import Position
 from ..records import Record
@@ -111,9 +111,6 @@ class SnapshotRun:
         """
         try:
             return await self._begin()
-        except TimeoutError:
-            assert self._settings.snapshot_timeout is not None
-            raise SnapshotTimeoutError(self._settings.snapshot_timeout) from None
         except psycopg.Error as exc:
             raise _error(exc, self._slot) from exc
 

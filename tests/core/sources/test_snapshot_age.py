@@ -34,7 +34,7 @@ def test_a_snapshot_ends_once_it_is_too_old(caplog: pytest.LogCaptureFixture) ->
     async def main() -> None:
         age = SnapshotAge(700, str, ends.append)
         age.start()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(SnapshotTimeoutError):
             async with age.within():
                 await asyncio.sleep(3600)
         assert asyncio.get_running_loop().time() == 700
@@ -49,3 +49,17 @@ def test_a_snapshot_ends_once_it_is_too_old(caplog: pytest.LogCaptureFixture) ->
     run_in_virtual_time(main())
     assert [(end.seconds, str(end).count("700 s")) for end in ends] == [(700, 1)]
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("timeout", [None, 700])
+def test_the_limits_of_others_are_no_end_of_a_snapshot(timeout: float | None) -> None:
+    async def main() -> None:
+        age = SnapshotAge(timeout, str, [].append)
+        age.start()
+        with pytest.raises(TimeoutError) as caught:
+            async with age.within(), asyncio.timeout(60):
+                await asyncio.sleep(3600)
+        assert type(caught.value) is TimeoutError
+        age.stop()
+
+    run_in_virtual_time(main())
