@@ -5,8 +5,9 @@ A function of the standard library reads the texts of the most common types: see
 raises :exc:`~realtime_core.errors.ValueConversionError` for whatever it refuses. psycopg is
 imported at the first conversion, so that a program that only decodes does not need it.
 
-Binary fields are checked before they are loaded. psycopg's loaders are written for what libpq
-returns, and those in C read past the end of a number that is too short, or crash.
+Binary fields, and texts of arrays with backslashes, are checked before they are loaded. psycopg's
+loaders are written for what libpq returns: those in C read past the end of a number that is too
+short, and write past the end of an element that ends with a backslash.
 
 There is no connection whose settings would say how to read a text. It is read as the sessions of
 the sources write it, which set DateStyle to ISO, IntervalStyle to postgres and TimeZone to UTC.
@@ -15,6 +16,7 @@ the sources write it, which set DateStyle to ISO, IntervalStyle to postgres and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -64,6 +66,14 @@ _array_bound: Final = Struct("!ii")
 _array_item: Final = Struct("!i")
 _MAX_DIMENSIONS: Final = 6
 
+# PostgreSQL quotes each element that has a backslash (its documentation, section "Array Input and
+# Output Syntax"). This takes time in proportion to the text's length, whatever that has.
+_has_escapes_in_quotes: Final = re.compile(
+    r"""(?: (?: \[ -?\d+ : -?\d+ \] )+ = )? \{
+    (?: [^{"\\]++ | (?<= [{,] ) (?: \{ | "(?: [^"\\]++ | \\. )*+" ) )*+""",
+    re.DOTALL | re.VERBOSE,
+).fullmatch
+
 _unpack_interval: Final = Struct("!qii").unpack
 
 
@@ -83,6 +93,8 @@ def make_converter(column: str, type_oid: int, type_name: str, type_schema: str)
 
     oid = _base_type(type_oid, type_name, type_schema)
     transformer = _transformer()
+    info = transformer.adapters.types.get(oid)
+    is_array = info is not None and info.oid != oid
     load_text = transformer.get_loader(oid, Format.TEXT).load
     load_binary = (
         transformer.get_loader(oid, Format.BINARY).load if _has_binary_loader(oid) else None
@@ -91,6 +103,8 @@ def make_converter(column: str, type_oid: int, type_name: str, type_schema: str)
     def convert(value: str | bytes) -> Any:
         try:
             if isinstance(value, str):
+                if is_array and "\\" in value and not _has_escapes_in_quotes(value):
+                    raise ValueError("malformed array: a backslash is outside of quotes")
                 return load_text(value.encode())
             if load_binary is not None:
                 return load_binary(value)

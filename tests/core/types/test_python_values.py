@@ -400,6 +400,40 @@ def test_other_binary_that_is_cut_is_refused(type_name: str, data: bytes) -> Non
         converter(type_name)(data)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"{\}",
+        r"{a,b\}",
+        r"{\,a}",
+        r'{a"\}"}',
+        r'{a{"\}"}',
+        r'{"a"\}',
+        r'{"a""\}"}',
+        r'[,"={\}"]',
+        r'{;"\}"}',
+        r'{"\"}',
+    ],
+)
+def test_an_array_with_a_backslash_outside_of_quotes_is_refused(text: str) -> None:
+    """psycopg's loader in C writes behind the memory that it has for such an element."""
+    with pytest.raises(ValueConversionError, match="malformed array"):
+        converter("_text")(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'{"\\"}', ["\\"]),
+        (r'{a,"\"b\\",NULL,c}', ["a", '"b\\', None, "c"]),
+        (r'{{"\\"},{"}{,"}}', [["\\"], ["}{,"]]),
+        ('[0:1]={"\\\\\n",x}', ["\\\n", "x"]),
+    ],
+)
+def test_an_array_with_a_backslash_in_quotes_has_it(text: str, value: Any) -> None:
+    assert converter("_text")(text) == value
+
+
 def test_numbers_in_json_are_floats_as_json_loads_makes_them() -> None:
     """Their text is exact; take that where it matters."""
     assert converter("jsonb")("[12345678901234567890.12]") == [12345678901234567890.12]
