@@ -166,7 +166,8 @@ async def private_channel_findings(dsn: str, *, migrates: bool) -> tuple[Finding
         return (
             Finding.problem(
                 _PRIVATE,
-                "there is no table realtime.messages, whose policies decide about them",
+                "the table realtime.messages, whose policies decide about private channels, is "
+                "missing",
                 remedy=f"{_MIGRATE}, or set PRIVATE_CHANNELS=false",
             ),
         )
@@ -182,8 +183,12 @@ async def private_channel_findings(dsn: str, *, migrates: bool) -> tuple[Finding
     if lacks:
         return lacks
     if not has_policies:
-        return (Finding.ok(_PRIVATE, "nobody may join one: realtime.messages has no policies"),)
-    return (Finding.ok(_PRIVATE, "policies of realtime.messages decide about them"),)
+        return (
+            Finding.ok(
+                _PRIVATE, "nobody may join a private channel: realtime.messages has no policies"
+            ),
+        )
+    return (Finding.ok(_PRIVATE, "policies of realtime.messages decide about private channels"),)
 
 
 def _role_findings(roles: Iterable[tuple[Any, ...]], user: str, version: int) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ async def _leftovers(config: ServerConfig, dsn: str) -> list[tuple[str, str]]:
         own = f"{config.slot_name}{SUFFIX}"
         known = [name for name, _ in found]
         if own not in known and await slot_status(dsn, own) is not None:
-            found.append((own, "which has none with these settings"))
+            found.append((own, "which needs no slot with these settings"))
     return found
 
 

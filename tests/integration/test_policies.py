@@ -299,10 +299,13 @@ async def test_check_says_what_private_channels_lack(stage: Stage) -> None:
 
     assert await said(stage.database.dsn) == (
         "OK",
-        "policies of realtime.messages decide about them",
+        "policies of realtime.messages decide about private channels",
     )
     severity, message = await said(stage.database.server.dsn)
-    assert (severity, message.split(",")[0]) == ("PROBLEM", "there is no table realtime.messages")
+    assert (severity, message.split(",")[0]) == (
+        "PROBLEM",
+        "the table realtime.messages",
+    )
     assert await private_channel_findings(stage.database.server.dsn, migrates=True) == ()
     with roles(stage.database.server, "server", options="login") as (server,):
         dsn = make_conninfo(stage.database.dsn, user=server)

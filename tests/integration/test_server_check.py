@@ -413,4 +413,4 @@ def test_a_second_slot_under_a_former_name_is_named(shop: Database) -> None:
         said = f"slot '{left}' is left over from replay, whose slot '{former}' is not there"
         assert said in " ".join(out.split())
         assert f"SELECT pg_drop_replication_slot('{left}');" in out
-    assert f"slot '{slot}_replay' is left over from replay, which has none" in out
+    assert f"slot '{slot}_replay' is left over from replay, which needs no slot" in out
