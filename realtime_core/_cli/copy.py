@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -69,9 +70,19 @@ def copy(
 
 
 def make_target(text: str) -> Target:
-    """Connect to the target that is named: ``sqlite:FILE``, or a connection string."""
-    is_file = text.startswith(_SQLITE)
-    return SqliteTarget(text.removeprefix(_SQLITE)) if is_file else Target(text)
+    """Connect to the target that is named: ``sqlite:FILE``, or a connection string.
+
+    Raises:
+        TargetError: if SQLite cannot open the file.
+    """
+    if not text.startswith(_SQLITE):
+        return Target(text)
+    file = text.removeprefix(_SQLITE)
+    try:
+        return SqliteTarget(file)
+    except sqlite3.Error as exc:
+        # SQLite does not say which file it is.
+        raise TargetError(f"the file {file!r} cannot be opened: {one_line(exc)}") from exc
 
 
 def _pairs(tables: Sequence[str], name: str, *, is_file: bool) -> list[tuple[str, str]]:

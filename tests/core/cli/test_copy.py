@@ -18,7 +18,7 @@ from realtime_core import (
     ReplicaIdentity,
     Transaction,
 )
-from realtime_core._cli.copy import copy
+from realtime_core._cli.copy import copy, make_target
 from realtime_core._copy.statements import TablePlan
 from realtime_core._copy.targets import SqliteTarget, Target, TargetColumn, TargetError
 from realtime_core.errors import ConfigError
@@ -181,3 +181,9 @@ def test_two_tables_that_are_one_in_sqlite_are_refused(tmp_path: Path, second: s
             overwrite=False,
             dry_run=True,
         )
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "shop.db"
+    with pytest.raises(TargetError, match=f"the file '{file}' cannot be opened: unable to open"):
+        make_target(f"sqlite:{file}")
