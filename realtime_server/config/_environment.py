@@ -184,7 +184,7 @@ def near_misses(
         if name in known or not environ[name]:
             continue
         likely = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_LIKENESS)
-        if likely and likely[0] not in environ:
+        if likely and not environ.get(likely[0]):
             found.append(f"{name} is no variable of this server; did you mean {likely[0]}?")
             continue
         for beginning, instead in families.items():

@@ -790,6 +790,11 @@ def test_a_near_miss_is_named_with_the_likely_variable(name: str, likely: str) -
     ]
 
 
+def test_an_empty_variable_does_not_hide_a_near_miss() -> None:
+    assert len(ServerConfig.near_misses({"SLOTNAME": "x", "SLOT_NAME": ""})) == 1
+    assert ServerConfig.near_misses({"SLOTNAME": "x", "SLOT_NAME": "y"}) == []
+
+
 @pytest.mark.parametrize("name", ["DB_SSL_MODE", "DB_SSLMODE", "db_ssl_ca"])
 @pytest.mark.parametrize("more", [{}, {"DB_SSL": "true"}])
 def test_what_the_database_was_to_be_connected_by_is_not_overlooked(
