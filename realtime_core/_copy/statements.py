@@ -39,6 +39,7 @@ class TablePlan:
         self._key, self._mark, self._converters = key, target.mark, target.converters(relation)
         self._table = table = target.name(relation.schema, relation.table)
         self._names = names = relation.shape.names
+        self._equality = target.equality(relation)
         self._updates: dict[tuple[str, ...], Statement] = {}
         columns = ", ".join(map(quote_identifier, names))
         marks = ", ".join(f"{target.mark}{place}" for place in range(1, len(names) + 1))
@@ -49,8 +50,7 @@ class TablePlan:
         conflict = f"ON CONFLICT ({', '.join(map(quote_identifier, key))}) DO {action}"
         self._insert = Statement(insert, copy=f"COPY {table} ({columns}) FROM STDIN")
         self._upsert = Statement(f"{insert} {conflict}")
-        where = self._pairs(key, " AND ")
-        self._delete = Statement(f"DELETE FROM {table} WHERE {where}", finds_a_row=True)
+        self._delete = Statement(f"DELETE FROM {table} WHERE {self._where()}", finds_a_row=True)
         # TRUNCATE would lock out those who read the table, until the transaction ends.
         self.empty = Statement(f"DELETE FROM {table}")
 
@@ -83,13 +83,18 @@ class TablePlan:
 
     def _update(self, names: tuple[str, ...]) -> Statement:
         if names not in self._updates:
-            pairs, where = self._pairs(names, ", "), self._pairs(self._key, " AND ", len(names))
-            sql = f"UPDATE {self._table} SET {pairs} WHERE {where}"
+            pairs = ", ".join(
+                f"{quote_identifier(name)} = {self._mark}{place}"
+                for place, name in enumerate(names, 1)
+            )
+            sql = f"UPDATE {self._table} SET {pairs} WHERE {self._where(len(names))}"
             self._updates[names] = Statement(sql, finds_a_row=True)
         return self._updates[names]
 
-    def _pairs(self, names: Iterable[str], separator: str, before: int = 0) -> str:
-        return separator.join(
-            f"{quote_identifier(name)} = {self._mark}{place}"
-            for place, name in enumerate(names, before + 1)
-        )
+    def _where(self, before: int = 0) -> str:
+        conditions = []
+        for place, name in enumerate(self._key, before + 1):
+            equals, cast = self._equality.get(name, ("=", ""))
+            mark = f"{self._mark}{place}{cast}"
+            conditions.append(f"{quote_identifier(name)} {equals} {mark}")
+        return " AND ".join(conditions)

@@ -104,6 +104,22 @@ class Target:
         ORDER BY a.attnum
     """
 
+    # Asks how each column of a primary key is compared: by the operator of its index, which is not
+    # in pg_catalog if the type is an extension's, and as which type.
+    _equality_query: ClassVar = """
+        SELECT a.attname, format('OPERATOR(%I.%s)', n.nspname, o.oprname),
+               '::' || format_type(a.atttypid, -1)
+        FROM pg_index i
+        CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) AS k (attnum, opclass)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+        JOIN pg_opclass c ON c.oid = k.opclass
+        JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
+                          AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+        JOIN pg_operator o ON o.oid = m.amopopr
+        JOIN pg_namespace n ON n.oid = o.oprnamespace
+        WHERE i.indrelid = to_regclass(format('%I.%I', $1::text, $2::text)) AND i.indisprimary
+    """
+
     def __init__(self, dsn: str) -> None:
         # The texts are read as the source's session has written them.
         parameters = stream_parameters(dsn, more={"application_name": _CHECKPOINTS})
@@ -164,6 +180,12 @@ class Target:
     def converters(self, relation: Relation) -> Mapping[str, Convert]:
         """Return what makes the values, by column; the others are PostgreSQL's text."""
         return {}
+
+    def equality(self, relation: Relation) -> Mapping[str, tuple[str, str]]:
+        """Return the operator that compares a key's column, and the cast of what it is compared
+        with, by column; the others have ``=`` and none."""
+        found = self.run(self._equality_query, [relation.schema, relation.table]).fetchall()
+        return {name: (equals, cast) for name, equals, cast in found}
 
     def has_rows(self, relation: Relation) -> bool:
         """Return whether the table for one of the source's has any rows."""
@@ -315,6 +337,9 @@ class SqliteTarget(Target):
     def converters(self, relation: Relation) -> Mapping[str, Convert]:
         found = {column.name: _sqlite_type(column)[0] for column in relation.columns}
         return {name: convert for name, convert in found.items() if convert is not None}
+
+    def equality(self, relation: Relation) -> Mapping[str, tuple[str, str]]:
+        return {}
 
     @staticmethod
     def holds(theirs: TargetColumn, column: Column) -> bool:

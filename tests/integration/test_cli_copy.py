@@ -195,6 +195,29 @@ def test_rows_and_changes_are_copied_whatever_the_names_and_the_types(
     assert "error: 1 rows have to be there for DELETE FROM" in errors
 
 
+def test_keys_of_composites_and_of_extensions_types_are_found_again(
+    shop: Database, copied: Copied
+) -> None:
+    if is_lite(copied):
+        pytest.skip("a SQLite file has no such types")
+    for execute in (shop.execute, copied.execute):
+        execute("create extension ltree")
+        execute("create type pair as (one int, two text)")
+        execute(
+            "create table orders (path ltree, pair pair, code char(3), note text,"
+            " primary key (code, pair, path))"
+        )
+    query = "select o::text from orders o order by 1"
+    shop.execute(
+        "insert into orders values ('a.b', (1, 'x'), 'c', 'n'), ('a.c', (2, ','), 'd', null)"
+    )
+    with copying(shop, copied):
+        eventually_sync(lambda: copied.execute(query) == shop.execute(query))
+        shop.execute("update orders set path = 'a.d' where path = 'a.b'")
+        shop.execute("delete from orders where path = 'a.c'")
+        eventually_sync(lambda: copied.execute(query) == shop.execute(query))
+
+
 @pytest.fixture
 def said(
     shop: Database, copied: Copied, capsys: pytest.CaptureFixture[str]
