@@ -248,7 +248,9 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
     )
     output = parser.add_argument_group("output")
     _add_output(output, default="text")
-    output.add_argument("--count", type=int, metavar="N", help="end after N changes")
+    output.add_argument(
+        "--count", type=int, metavar="N", help="end after N changes, besides the rows of --snapshot"
+    )
     output.add_argument("--quiet", action="store_true", help="only warnings on standard error")
     parser.set_defaults(run=_tail)
 

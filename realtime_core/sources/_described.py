@@ -41,9 +41,9 @@ async def described_tables(
         return found, is_there
     if is_there:
         raise ConfigError(
-            f"publication {publication!r} has other tables than are to be copied; run "
-            f"ALTER PUBLICATION {quote_identifier(publication)} SET TABLE {_listed(tables)}, "
-            "or choose another name"
+            f"publication {publication!r} has other tables than are to be copied; copy these by "
+            f"another --name, or run ALTER PUBLICATION {quote_identifier(publication)} SET TABLE "
+            f"{_listed(tables)}, and begin anew with --overwrite if there is a copy already"
         )
     raise ConfigError(
         [
