@@ -507,4 +507,6 @@ def test_a_publication_of_other_tables_is_refused(
     shop.execute(f"create publication {shop.name} for table orders, pairs")
     code, _, (error,) = said()
     assert code == 2
-    assert f'run ALTER PUBLICATION "{shop.name}" SET TABLE "public"."orders", or' in error
+    remedy = f'run ALTER PUBLICATION "{shop.name}" SET TABLE "public"."orders", and begin anew'
+    assert remedy in error
+    assert "by another --name" in error
