@@ -195,11 +195,10 @@ def test_rows_and_changes_are_copied_whatever_the_names_and_the_types(
     assert "error: 1 rows have to be there for DELETE FROM" in errors
 
 
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
 def test_keys_of_composites_and_of_extensions_types_are_found_again(
     shop: Database, copied: Copied
 ) -> None:
-    if is_lite(copied):
-        pytest.skip("a SQLite file has no such types")
     for execute in (shop.execute, copied.execute):
         execute("create extension ltree")
         execute("create type pair as (one int, two text)")
