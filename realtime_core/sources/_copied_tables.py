@@ -93,6 +93,7 @@ _KEYS: Final = """
 """
 # The catalog is read by the snapshot, and its functions tell what is true now. Without partitions,
 # pg_partition_tree returns nothing. A table, or a column, may have another's name by now.
+# IS DISTINCT FROM would look for its operator in the search path.
 _ALTERED: Final = """
     SELECT pg_catalog.format('%%s.%%s', n.nspname, c.relname)
     FROM pg_catalog.pg_class c
@@ -104,7 +105,8 @@ _ALTERED: Final = """
                   FROM pg_catalog.pg_partition_tree(c.oid)) AS p (oid)
             JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) p.oid
             WHERE f.relkind OPERATOR(pg_catalog.=) 'r'
-              AND f.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(f.oid))
+              AND coalesce(f.relfilenode OPERATOR(pg_catalog.<>)
+                           pg_catalog.pg_relation_filenode(f.oid), true))
         OR EXISTS (
             SELECT 1
             FROM pg_catalog.pg_attribute a
@@ -112,8 +114,8 @@ _ALTERED: Final = """
                 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, a.attnum) AS i
             WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
               AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
-              AND i.object_names IS DISTINCT FROM
-                  ARRAY[n.nspname, c.relname, a.attname]::pg_catalog.text[]))
+              AND coalesce(i.object_names OPERATOR(pg_catalog.<>)
+                           ARRAY[n.nspname, c.relname, a.attname]::pg_catalog.text[], true)))
 """
 # A transaction that has written holds this lock until snapshots see it.
 _WRITERS: Final = """
