@@ -173,7 +173,8 @@ def test_what_is_there_at_the_start_is_not_looked_through_again_for_garbage(
 ) -> None:
     server.signal_number = signal.SIGTERM
     assert cli.main(["--dev"]) == 0
-    assert server.frozen == [True]
+    assert server.frozen
+    assert all(server.frozen)
 
 
 def test_collections_of_garbage_are_short_until_the_server_is_closed(
