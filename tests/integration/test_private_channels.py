@@ -411,6 +411,8 @@ async def test_without_the_database_public_rooms_go_on_and_private_ones_come_bac
         while (answer := await bob.say(4)).get("extension"):
             pass
         assert answer == refused("unauthorized")
+    # Other tests' channels are told of no gap.
+    await eventually(lambda: stage.server.why_not_ready() is None)
 
 
 # What was broadcast from the database before a client joined.
