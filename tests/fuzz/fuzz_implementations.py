@@ -13,8 +13,6 @@ some types, mutated, as one row that becomes Python values.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -40,6 +38,7 @@ from realtime_core.pgoutput import (
 )
 from realtime_core.types import python_values
 from tests.core.captures import decoder_for, payloads
+from tests.fuzz.command_line import main
 from tests.fuzz.fuzz_pgoutput import CAPTURES, mutated, mutated_stream
 from tests.pgoutput_streams import seen
 
@@ -293,16 +292,5 @@ def _rows() -> list[tuple[list[bytes], list[bytes], bytes]]:
     return found
 
 
-def main() -> None:
-    count = int(sys.argv[1])
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    start = time.monotonic()
-    outcomes = run(count, seed)
-    seconds = time.monotonic() - start
-    for outcome, number in outcomes.most_common():
-        print(f"{number:>12,}  {outcome}")
-    print(f"{count:,} inputs in {seconds:,.0f} s, seed {seed}: the same of each")
-
-
 if __name__ == "__main__":
-    main()
+    main(run, "inputs", "the same of each")

@@ -22,8 +22,6 @@ what it took.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -33,6 +31,7 @@ from typing import Any
 from realtime_core import Begin, Commit, DecodeError, Event, LogicalMessage
 from realtime_core.pgoutput import Assembler, ChangeDecoder, Decoder
 from tests.core.captures import payloads
+from tests.fuzz.command_line import main
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Server, seen
 
@@ -306,16 +305,5 @@ def _refuses(assembler: Assembler, message: object, stream: list[bytes]) -> None
     raise BrokenPromiseError(stream, "the assembler goes on after an error")
 
 
-def main() -> None:
-    count = int(sys.argv[1])
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    start = time.monotonic()
-    outcomes = run(count, seed)
-    seconds = time.monotonic() - start
-    for outcome, number in outcomes.most_common():
-        print(f"{number:>12,}  {outcome}")
-    print(f"{count:,} inputs in {seconds:,.0f} s, seed {seed}: every one kept the promise")
-
-
 if __name__ == "__main__":
-    main()
+    main(run, "inputs", "every one kept the promise")

@@ -16,8 +16,6 @@ a frame that the version's own serializer can read, with the ref that it answers
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections import Counter
 from random import Random
 from typing import Any
@@ -48,6 +46,7 @@ from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.message_handler import SocketState
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS
+from tests.fuzz.command_line import main
 
 __all__ = ["BrokenPromiseError", "any_frame", "run"]
 
@@ -339,16 +338,5 @@ def _noise(random: Random) -> str:
     return "".join(random.choice(PIECES) for _ in range(random.randrange(12)))
 
 
-def main() -> None:
-    count = int(sys.argv[1])
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    start = time.monotonic()
-    outcomes = run(count, seed)
-    seconds = time.monotonic() - start
-    for outcome, number in outcomes.most_common():
-        print(f"{number:>12,}  {outcome}")
-    print(f"{count:,} conversations in {seconds:,.0f} s, seed {seed}: all kept the promise")
-
-
 if __name__ == "__main__":
-    main()
+    main(run, "conversations", "all kept the promise")

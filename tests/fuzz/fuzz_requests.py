@@ -10,8 +10,6 @@ module and urllib understand it.
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections import Counter
 from random import Random
 from typing import Any
@@ -26,6 +24,7 @@ from realtime_server.phoenix.http_broadcasts import (
     read_single,
     reading_batch,
 )
+from tests.fuzz.command_line import main
 
 __all__ = ["BrokenPromiseError", "run"]
 
@@ -210,16 +209,5 @@ def _torn(random: Random, data: bytes) -> bytes:
     )
 
 
-def main() -> None:
-    count = int(sys.argv[1])
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    start = time.monotonic()
-    outcomes = run(count, seed)
-    seconds = time.monotonic() - start
-    for outcome, number in outcomes.most_common():
-        print(f"{number:>12,}  {outcome}")
-    print(f"{count:,} requests in {seconds:,.0f} s, seed {seed}: all kept the promise")
-
-
 if __name__ == "__main__":
-    main()
+    main(run, "requests", "all kept the promise")
