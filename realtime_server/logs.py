@@ -11,13 +11,14 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from .config import LogFormat, LogLevel
 from .fanout.topic_parser import shown_topic
 
 __all__ = [
     "JsonFormatter",
+    "LineHandler",
     "LineLimit",
     "TextFormatter",
     "configure",
@@ -40,6 +41,9 @@ _CONTROLS: Final = {
 _TIME: Final = "%Y-%m-%d %H:%M:%S"
 """The time of a line as text, up to the second."""
 
+_AT_ONCE: Final = 100
+"""Lines that are written together at most."""
+
 _INTERVAL: Final = 10.0
 """Seconds from one line to the next of the same kind, for events that may concern thousands."""
 
@@ -52,7 +56,7 @@ def configure(level: LogLevel, style: LogFormat, *, worker: int | None = None) -
         style: whether the lines are text or JSON.
         worker: the number of a process of several, which its lines name.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     if worker is not None:
 
         def name_worker(record: logging.LogRecord) -> bool:
@@ -156,6 +160,60 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of one round of the event loop together, when it ends.
+
+    When thousands of clients connect and join within a second, there is a line for each, and to
+    write one by itself takes as much time as a tenth of a join. From WARNING up, and where no event
+    loop runs, a line is written at once, with those that wait before it.
+
+    Args:
+        stream: where the lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+        # Whose round the lines are written at the end of; None if no line waits for that.
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if record.levelno < logging.WARNING and len(self._lines) < _AT_ONCE:
+                try:
+                    loop = asyncio.get_running_loop()
+                except RuntimeError:
+                    pass
+                else:
+                    if loop is not self._loop:
+                        self._loop = loop
+                        loop.call_soon(self._end_round, record)
+                    return
+            self.flush()
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        self.acquire()
+        try:
+            lines, self._lines, self._loop = self._lines, [], None
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+        finally:
+            self.release()
+
+    def _end_round(self, record: logging.LogRecord) -> None:
+        try:
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 class LineLimit:

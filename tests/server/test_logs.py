@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import io
 import json
 import logging
 import re
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from realtime_server.config import LogFormat, LogLevel
-from realtime_server.logs import JsonFormatter, TextFormatter, configure, peer_name
+from realtime_server.logs import JsonFormatter, LineHandler, TextFormatter, configure, peer_name
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
@@ -107,12 +109,96 @@ def test_the_lines_of_a_worker_name_it(
     websockets.setLevel(level)
     (handler,) = logging.root.handlers
     handler.handle(record("joined: %s", "x"))
+    handler.flush()
     line = capsys.readouterr().err
     if style is LogFormat.JSON:
         assert json.loads(line)["worker"] == 2
         assert json.loads(line)["message"] == "joined: x"
     else:
         assert line.endswith(" INFO realtime.connection: worker 2: joined: x\n")
+
+
+class Stream(io.StringIO):
+    """Keeps what each write had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return len(text)
+
+
+def warning() -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": "warning", "levelno": logging.WARNING})
+
+
+async def test_the_lines_of_a_round_are_written_together() -> None:
+    handler = LineHandler(stream := Stream())
+    handler.handle(record("one"))
+    handler.handle(record("two"))
+    assert not stream.writes
+    await asyncio.sleep(0)
+    assert stream.writes == ["one\ntwo\n"]
+    handler.handle(record("three"))
+    await asyncio.sleep(0)
+    assert stream.writes == ["one\ntwo\n", "three\n"]
+
+
+async def test_a_warning_is_written_at_once_behind_the_lines_before_it() -> None:
+    handler = LineHandler(stream := Stream())
+    handler.handle(record("one"))
+    handler.handle(warning())
+    assert stream.writes == ["one\nwarning\n"]
+    handler.handle(record("two"))
+    await asyncio.sleep(0)
+    assert stream.writes == ["one\nwarning\n", "two\n"]
+
+
+async def test_many_lines_do_not_wait_for_the_end_of_a_round() -> None:
+    handler = LineHandler(stream := Stream())
+    for number in range(250):
+        handler.handle(record("%s", number))
+    assert [write.count("\n") for write in stream.writes] == [100, 100]
+    await asyncio.sleep(0)
+    assert "".join(stream.writes).split() == [str(number) for number in range(250)]
+
+
+def test_without_an_event_loop_a_line_is_written_at_once() -> None:
+    handler = LineHandler(stream := Stream())
+    handler.handle(record("one"))
+    assert stream.writes == ["one\n"]
+
+
+def test_the_line_of_an_event_loop_that_ends_is_written_before_the_next() -> None:
+    handler = LineHandler(stream := Stream())
+
+    async def last() -> None:
+        handler.handle(record("one"))
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(last())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert task.done()
+    assert not stream.writes
+    loop.close()
+    asyncio.run(last())
+    assert stream.writes == ["one\none\n"]
+
+
+async def test_a_stream_that_takes_nothing_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = LineHandler(stream := Stream())
+    failed: list[logging.LogRecord] = []
+    monkeypatch.setattr(handler, "handleError", failed.append)
+    stream.close()
+    monkeypatch.setattr(stream, "write", io.StringIO.write)
+    handler.handle(record("one"))
+    await asyncio.sleep(0)
+    assert [entry.msg for entry in failed] == ["one"]
 
 
 def test_every_line_about_webhooks_names_an_event_that_the_documentation_lists() -> None:
