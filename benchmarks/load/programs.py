@@ -13,7 +13,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Client", "Floor", "LineProgram", "compile_programs", "cpu_time"]
+__all__ = ["Client", "Floor", "Joiner", "LineProgram", "compile_programs", "cpu_time"]
 
 _SOURCES = Path(__file__).parent
 _PATIENCE = 300.0
@@ -25,7 +25,7 @@ def compile_programs(directory: Path) -> None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         sys.exit("the load clients are written in C: install gcc, or set CC to a compiler")
-    for name in ("client", "floor", "presence"):
+    for name in ("client", "floor", "joins", "presence"):
         source, program = _SOURCES / f"{name}.c", directory / name
         subprocess.run([compiler, "-O2", "-o", program, source], check=True)
 
@@ -46,10 +46,12 @@ class LineProgram:
         self.pid = process.pid
 
     @classmethod
-    async def _start(cls, *arguments: object) -> Self:
+    async def _start(cls, *arguments: object, **environment: str) -> Self:
         # A line of figures is short.
         return cls(
-            await asyncio.create_subprocess_exec(*map(str, arguments), stdin=PIPE, stdout=PIPE)
+            await asyncio.create_subprocess_exec(
+                *map(str, arguments), stdin=PIPE, stdout=PIPE, env={**os.environ, **environment}
+            )
         )
 
     async def _told(self, *line: object) -> None:
@@ -151,3 +153,27 @@ class Floor(LineProgram):
         """Write to every connection."""
         await self._told("write", frames)
         assert await self._line() == "written"
+
+
+class Joiner(LineProgram):
+    """Connections that are open, and join when they are told to."""
+
+    @classmethod
+    async def open(
+        cls, directory: Path, port: int, connections: int, at_once: int, joins: bytes, apikey: str
+    ) -> Self:
+        """Connect. What the arguments are is said in joins.c."""
+        file = directory / "joins.txt"
+        file.write_bytes(joins)
+        joiner = await cls._start(
+            directory / "joins", port, connections, at_once, file, APIKEY=apikey
+        )
+        assert await joiner._line() == "open"
+        return joiner
+
+    async def join(self) -> tuple[float, float, float, float]:
+        """Join; return how many seconds that took, half of the answers, and 99 of 100, and how many
+        of the processor."""
+        await self._told("join")
+        took, median, worst, used = map(float, (await self._line()).split())
+        return took / 1e6, median / 1e6, worst / 1e6, used / 1e6
