@@ -28,8 +28,9 @@ from ._plugin import PluginFacts
 
 __all__ = ["Chunk", "ChunkReader", "check_backfill", "streamed_tables"]
 
-# The snapshot; what the description of the table depends on; and the order of its primary key:
-# integers of any size have one operator family, and so have dates and timestamps.
+# The snapshot; what the description of the table depends on, and what publications have of it; and
+# the order of its primary key: integers of any size have one operator family, and so have dates and
+# timestamps.
 _LOOK: Final = b"""
     SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
            ROW(n.nspname, c.relname, c.relreplident, (
@@ -39,6 +40,11 @@ _LOOK: Final = b"""
                FROM pg_catalog.pg_attribute a
                WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
                  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+           ), (
+               SELECT pg_catalog.string_agg(p::pg_catalog.text, ',' ORDER BY p.pubname)
+               FROM pg_catalog.pg_publication_tables p
+               WHERE p.schemaname OPERATOR(pg_catalog.=) n.nspname
+                 AND p.tablename OPERATOR(pg_catalog.=) c.relname
            ))::pg_catalog.text,
            (SELECT ROW(i.indkey, i.indoption, i.indcollation, (
                 SELECT pg_catalog.string_agg(o.opcfamily::pg_catalog.text, ',' ORDER BY k.place)

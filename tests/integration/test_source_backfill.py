@@ -333,6 +333,29 @@ async def test_a_table_may_be_altered_meanwhile(table: Database) -> None:
             await until_done(source)
 
 
+async def test_a_table_may_leave_the_publication_and_have_other_columns_in_it(
+    table: Database,
+) -> None:
+    table.server.needs(15, "column lists of publications")
+    insert(table, *range(6))
+    async with open_source(table) as source:
+        await source.backfill("public.item", chunk_rows=2)
+        assert record_ids([await soon(anext(source)) for _ in range(2)]) == [0, 1]
+        # The chunk that was read ahead has both columns.
+        table.execute("alter publication shop set table item (id)")
+        rows = [event for event in await until_done(source) if isinstance(event, Snapshot)]
+        assert [row.record["id"] for row in rows] == [2, 3, 4, 5]
+        assert rows[-1].record.as_text() == {"id": "5"}
+        await source.backfill("public.item", chunk_rows=2)
+        await soon(anext(source))
+        table.execute("alter publication shop drop table item")
+        with pytest.raises(SourceError, match="it is not streamed any more"):
+            await until_done(source)
+        # The stream goes on.
+        table.execute("alter publication shop add table item; insert into item values (7, 'x')")
+        assert (await soon(anext(source))).record["id"] == 7
+
+
 async def test_it_waits_for_those_that_are_writing_to_the_table(table: Database) -> None:
     insert(table, 1)
     async with open_source(table, filter="id=lt.3") as source:
