@@ -65,6 +65,11 @@ class SnapshotBegin:
 
     A copy has to be emptied of rows that it already has of them. A process that ended within a
     snapshot has left some, and so has a snapshot that was broken off, or a gap.
+
+    When a snapshot is broken off there are two: one at once, and one when the next snapshot was
+    taken, which may have other tables. PostgreSQL takes it when all transactions have ended that
+    were writing to any database of the server, so one that has the rows has to be rolled back at
+    the first.
     """
 
     tables: tuple[Relation, ...]

@@ -13,7 +13,15 @@ from ..changes import Relation, ReplicaIdentity
 from ..records import Column
 from ..snapshot.tables import CopiedTable
 
-__all__ = ["Choice", "altered_tables", "chosen_tables", "describe", "published_tables", "writers"]
+__all__ = [
+    "Choice",
+    "altered_tables",
+    "chosen_tables",
+    "describe",
+    "publications_state",
+    "published_tables",
+    "writers",
+]
 
 Pattern: TypeAlias = tuple[str | None, str | None]
 """A schema and a table, of which None stands for any."""
@@ -176,6 +184,21 @@ async def published_tables(
         # stream has its changes under the name of the partitioned table.
         if not columns.keys() & set(ancestors[oid])
     ]
+
+
+async def publications_state(connection: AsyncConnection[Any], version: int) -> set[Any]:
+    """Return what differs when a publication was altered, as the connection's snapshot sees it.
+
+    The functions of PostgreSQL that list tables of publications do not go by the snapshot.
+    """
+    catalogs = ["pg_publication", "pg_publication_rel"]
+    if version >= _COLUMN_LISTS_SINCE:
+        catalogs.append("pg_publication_namespace")
+    queries = (
+        f"SELECT '{name}', oid::pg_catalog.int8, xmin::pg_catalog.text FROM pg_catalog.{name}"
+        for name in catalogs
+    )
+    return set(await _rows(connection, " UNION ALL ".join(queries), []))
 
 
 async def chosen_tables(

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Final
 
 from ..errors import SlotInUseError, SourceError
-from ..snapshot import SnapshotComplete
+from ..snapshot import SnapshotBegin, SnapshotComplete
 from ._attach import SnapshotNeeded
 from ._attempts import Attempts
 from ._backoff import Backoff
@@ -69,6 +69,8 @@ class SnapshotPhase:
         self._task: asyncio.Task[SnapshotRun] | None = None
         # The events of a snapshot that no read has taken.
         self._events: deque[Any] = deque()
+        # Its begin, once that was handed over.
+        self._begun: SnapshotBegin | None = None
         # The end of the snapshot, once all rows were handed over.
         self._complete: SnapshotComplete | None = None
         # Whether the end was handed over, too.
@@ -143,13 +145,14 @@ class SnapshotPhase:
         except SnapshotNeeded as needed:
             # The slot cannot be made, or is behind the snapshot.
             logger.warning("the stream cannot begin at the snapshot; taking a new one")
-            self._give_up()
+            self._break_off(queue)
             self._needed = needed
         except SourceError as exc:
             # Until the next read nothing of it may hold locks, or hold back VACUUM.
-            self._give_up()
             if not self._may_retry(exc):
+                self._give_up()
                 raise
+            self._break_off(queue)
             await self._pause(exc)
 
     async def _fill(self, queue: deque[Any]) -> None:
@@ -158,6 +161,7 @@ class SnapshotPhase:
             await self.take()
             return
         if self._events:
+            self._begun = self._events[0]
             queue.extend(self._events)
             self._events.clear()
             return
@@ -209,10 +213,21 @@ class SnapshotPhase:
         self._needed = None
         self._backoff.reset()
 
+    def _break_off(self, queue: deque[Any]) -> None:
+        """Give up the snapshot, and let the consumer drop its rows before the next one is taken.
+
+        A consumer may hold them in a transaction of the same server, and the next slot is not made
+        until that has ended.
+        """
+        if self._begun is not None:
+            queue.append(self._begun)
+        self._give_up()
+
     def _give_up(self) -> None:
         if self._run is not None:
             self._run.close()
         self._run = None
+        self._begun = None
         self._complete = None
         self._events.clear()
         self._attempts.origin = None

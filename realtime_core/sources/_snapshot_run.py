@@ -4,7 +4,8 @@ Theory of operation. The command that creates a slot exports a snapshot. Its ses
 temporary slot, and with it the WAL from the snapshot on. Other sessions use the snapshot: each
 copies one table after the other. The first one locks all tables in ACCESS SHARE mode, because a
 table that is rewritten by ALTER TABLE, or truncated, is empty for older snapshots. What happened to
-them between the snapshot and the lock is found out by their files and names.
+them between the snapshot and the lock is found out by their files and names, and what happened to
+publications by the catalog as it is then.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from ..snapshot.copy_text import read_rows
 from ..snapshot.tables import CopiedTable
 from . import catalog
 from ._attach import SnapshotNeeded, SnapshotOrigin
-from ._copied_tables import altered_tables, describe
+from ._copied_tables import altered_tables, describe, publications_state
 from ._copy_out import CopyOut
 from ._plugin import PluginFacts
 from ._postgres_errors import translate
-from ._sessions import copying_connection
+from ._sessions import copying_connection, plain_connection
 from ._slot_checks import log_when_slow
 from ._snapshot_age import SnapshotAge
 from ._snapshot_slot import SnapshotSlot
@@ -154,6 +155,8 @@ class SnapshotRun:
         version = self._needed.facts.version
         # Newer versions wait already here for whoever alters a table.
         choices = await self._plugin.choices(connection, version)
+        if self._plugin.name == "pgoutput":
+            await self._check_publications(connection, version)
         tables = await describe(connection, version, choices)
         if tables:
             names = ", ".join([table.name for table in tables])
@@ -162,6 +165,19 @@ class SnapshotRun:
         if altered:
             raise _spoiled(f"{', '.join(altered)} was altered or truncated as the snapshot began")
         return tables
+
+    async def _check_publications(self, connection: AsyncConnection[Any], version: int) -> None:
+        """Check that the tables which were listed are those whose changes the stream has.
+
+        Changes between the snapshot and the moment when a table has joined are not in the stream.
+        """
+        settings = self._settings
+        former = await publications_state(connection, version)
+        async with plain_connection(
+            settings.dsn, self._slot, names=settings.setting_names
+        ) as current:
+            if await publications_state(current, version) != former:
+                raise _spoiled("a publication was altered as the snapshot began")
 
     async def rows(self) -> list[Snapshot] | None:
         """Wait for rows, and return them; None when all tables are copied.
