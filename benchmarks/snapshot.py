@@ -1,14 +1,15 @@
 """How fast the rows of a table are handed over, against COPY itself and psycopg2's named cursor.
 
-    python -m benchmarks.snapshot [--rows N] [--rounds N]
+    python -m benchmarks.snapshot [--rows N] [--rounds N] [--only CONTENDER ...]
 
 A table of 1,000,000 rows of six columns, analyzed. Each contender reads it in a process of its own
 and in turns: psql's COPY writes to /dev/null (``copy``, and ``copy_in_order`` as a snapshot's
 statement has it), psycopg2's named cursor hands over tuples of Python values, ours a snapshot: by
 batches, by events, or ``typed`` with all values as Python's. ``receive`` and ``decode`` are its
 stages. A figure is the best of the rounds, a ratio that of two such figures, of rows per second of
-the wall clock, from before connecting to the last row. psycopg2 gets an environment of its own
-below ``build/peers``.
+the wall clock, from before connecting to the last row. Of ours, the resident memory before
+connecting and at its peak is told, too: the peak does not depend on the number of rows. psycopg2
+gets an environment of its own below ``build/peers``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,26 +71,33 @@ def copy_with_psql(server: EmbeddedPostgres, statement: str) -> dict[str, float]
 
 
 def read_with_python(command: list[str | Path], rows: int) -> dict[str, float]:
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=600, cwd=ROOT)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=1800, cwd=ROOT)
     result: dict[str, float] = json.loads(done.stdout)
     assert result["rows"] == rows, command
     return result
 
 
-def run_rounds(rows: int, rounds: int, left_out: dict[str, str]) -> Passes:
+def run_rounds(
+    rows: int, rounds: int, only: Sequence[str] | None, left_out: dict[str, str]
+) -> Passes:
     readers: dict[str, list[str | Path]] = {
         case: [sys.executable, "-m", "benchmarks.peers.snapshot_reader", case] for case in OURS
     }
-    try:
-        python = python_with("psycopg2")
-        readers["psycopg2"] = [python, PEERS / "psycopg2_named_cursor.py"]
-    except PeerUnavailableError as exc:
-        left_out["psycopg2"] = str(exc)
+    copies = dict(COPIES)
+    if only is None or "psycopg2" in only:
+        try:
+            python = python_with("psycopg2")
+            readers["psycopg2"] = [python, PEERS / "psycopg2_named_cursor.py"]
+        except PeerUnavailableError as exc:
+            left_out["psycopg2"] = str(exc)
+    if only is not None:
+        copies = {name: each for name, each in copies.items() if name in only}
+        readers = {name: each for name, each in readers.items() if name in only}
     passes: Passes = {}
     with filled(rows) as server:
         for number in range(rounds):
             print(f"   round {number + 1} of {rounds}", file=sys.stderr)
-            for contender, statement in COPIES.items():
+            for contender, statement in copies.items():
                 passes.setdefault(contender, []).append(copy_with_psql(server, statement))
             for contender, command in readers.items():
                 place = [server.dsn] if contender == "psycopg2" else [server.dsn, PUBLICATION]
@@ -105,9 +113,10 @@ def summary(passes: Passes, rows: int) -> dict[str, dict[str, float]]:
             "rows_per_second": round(rows / min(one["wall"] for one in each)),
             "rows_per_cpu_second": round(rows / min(one["cpu"] for one in each)),
         }
-        if "peak_rss" in each[0]:
-            peak = max(one["peak_rss"] for one in each)
-            result[contender]["peak_rss_mb"] = round(peak / 2**20, 1)
+        for memory in ("rss_before", "peak_rss"):
+            if memory in each[0]:
+                most = max(one[memory] for one in each)
+                result[contender][f"{memory}_mb"] = round(most / 2**20, 1)
     return result
 
 
@@ -125,7 +134,7 @@ def ratios(figures: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
             "reached": ratio >= reach,
         }
         for ours, peer, reach in REACHES
-        if peer in figures
+        if ours in figures and peer in figures
     ]
 
 
@@ -133,10 +142,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.snapshot", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=[*COPIES, *OURS, "psycopg2"])
     arguments = parser.parse_args()
     left_out: dict[str, str] = {}
     load = os.getloadavg()[0]
-    passes = run_rounds(arguments.rows, arguments.rounds, left_out)
+    passes = run_rounds(arguments.rows, arguments.rounds, arguments.only, left_out)
     figures = summary(passes, arguments.rows)
     result = {
         "environment": environment("psycopg"),
@@ -152,7 +162,7 @@ def main() -> None:
     for one in result["ratios"]:
         print(one)
     print(left_out or "")
-    if arguments.rows == ROWS:
+    if arguments.rows == ROWS and arguments.only is None:
         print(save("snapshot", "python -m benchmarks.snapshot", result))
 
 

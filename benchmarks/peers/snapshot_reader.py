@@ -3,7 +3,7 @@
     python -m benchmarks.peers.snapshot_reader CASE DSN PUBLICATION
 
 Prints, as JSON, seconds from before connecting to the last row (``wall``), of CPU time
-(``cpu``), the rows, and the peak of the resident memory in bytes.
+(``cpu``), the rows, and the resident memory in bytes: before connecting, and at its peak.
 """
 
 from __future__ import annotations
@@ -91,22 +91,24 @@ CASES: dict[str, Callable[[str, str], Coroutine[Any, Any, int]]] = {
 }
 
 
-def peak_rss() -> int:
+def memory(which: str) -> int:
     # Not getrusage, which counts the parent's memory before exec, too.
     status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found = re.search(rf"{which}:\s+(\d+) kB", status)
     return int(found[1]) * 1024 if found else 0
 
 
 def main() -> None:
     case, dsn, publication = sys.argv[1:]
+    before = memory("VmRSS")
     wall, cpu = time.perf_counter(), time.process_time()
     rows = asyncio.run(CASES[case](dsn, publication))
     result = {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
         "rows": rows,
-        "peak_rss": peak_rss(),
+        "rss_before": before,
+        "peak_rss": memory("VmHWM"),
     }
     print(json.dumps(result), flush=True)
 
