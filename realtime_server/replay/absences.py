@@ -23,6 +23,8 @@ MOST_OF_A_KEY: Final = 500
 """Absences of one key that are kept apart. A further one is merged into the last of them."""
 _MOST_LOST: Final = 100_000
 """Absences that are remembered although their changes are not kept."""
+_NOT_KEPT: Final = (LostReason.WINDOW, LostReason.LIMIT)
+"""Why nobody needs the changes of an absence any more that are not kept."""
 _REMEMBERED: Final = 86_400.0
 """Seconds for which such an absence is remembered."""
 
@@ -121,6 +123,21 @@ class Absences:
             or absence in self._lost
             or any(absence in losing for losing, _ in self._losing)
         )
+
+    def unrelated(self, absent: Sequence[Absence]) -> list[Absence]:
+        """Return those of the absences of a session that may be several clients', as far as is
+        known; none if all of them are one client's.
+
+        One client leaves one, which it takes away when it comes back: at once, or if that is
+        another process's, as soon as that process has been asked. If the client is faster than the
+        journal, it leaves several, at processes that have not read of each other.
+        """
+        away = [
+            one
+            for one in absent
+            if not (one.may_be_here or one.is_asked_about or one.lost in _NOT_KEPT)
+        ]
+        return [] if len(away) < 2 or all(map(self.has, away)) else away
 
     def keeps(self, absence: Absence) -> bool:
         """Return whether the log keeps what the client of an absence has missed."""

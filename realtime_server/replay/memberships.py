@@ -55,6 +55,7 @@ clients of all of them whether they are still there."""
 _NOBODY: Final = Choice(None)
 _LOST: Final = LostReason.LOST
 _PLACE: Final = attrgetter("place")
+_REF: Final = attrgetter("ref")
 _REF_AND_PLACE: Final = attrgetter("ref", "place")
 
 
@@ -239,8 +240,6 @@ class Memberships:
 
     def _chosen(self, member: Membership, silent: list[Membership]) -> Choice:
         absent = self._fitting(member)
-        if self._are_several(absent):
-            self.shared_sessions.suspect(member.key)
         # Whoever finds a place above one that was taken before may be the client that had that one.
         taken = self._find_taken(member)
         places: list[Place] = []
@@ -258,16 +257,6 @@ class Memberships:
             lowest = min(places, default=choice.place)
             member.may_lack = lowest if lowest < choice.place else None
         return choice
-
-    def _are_several(self, absent: list[Absence]) -> bool:
-        """Return whether several clients have left absences of an exact key, as far as is known.
-
-        One client leaves one, which it takes away when it comes back: at once, or if that is
-        another process's, as soon as that process has been asked. That several clients have a key
-        is not known of other processes, and of former ones.
-        """
-        away = [one for one in absent if not (one.may_be_here or one.is_asked_about)]
-        return len(away) > 1 and not all(map(self.absences.has, away))
 
     def _is_outnumbered(self, member: Membership) -> bool:
         """Return whether another client has the same key: one that has sent more messages, or that
@@ -316,19 +305,24 @@ class Memberships:
     def _take_all(
         self, member: Membership, absent: list[Absence], silent: list[Membership]
     ) -> Choice:
-        """Choose the highest place, and take all candidates away: all were this client."""
+        """Choose the highest place, and take all candidates away: all were this client.
+
+        Of absences that may be several clients' the lowest place counts. So whichever of them this
+        client is, it gets what it has missed, and another one finds out that its place was taken.
+        """
         candidates = [*absent, *map(self._as_absence, silent)]
+        unrelated = self.absences.unrelated(absent)
         for gone in absent:
             self.absences.remove(gone)
         for one in silent:
             self._claim(one)
         if not candidates:
             return _NOBODY
-        best = max(candidates, key=_PLACE)
+        best = min(unrelated, key=_PLACE) if unrelated else max(candidates, key=_PLACE)
         # In case several clients have the key after all.
-        seen = min(one.seen for one in candidates)
+        seen, ref = min(one.seen for one in candidates), min([best, *unrelated], key=_REF).ref
         digest, client = member.key.digest, member.client
-        self.taken_places.note(digest, best.ref, best.place, client, seen=seen, is_told=False)
+        self.taken_places.note(digest, ref, best.place, client, seen=seen, is_told=bool(unrelated))
         written = max((one.written for one in candidates if one.written), default=None)
         lost = reason_to_tell(candidates) or best.lost
         is_anew = any(one.is_anew for one in candidates)

@@ -375,6 +375,83 @@ def test_who_moves_on_before_others_have_read_where_it_was_is_one_client(
     come_back(world, to, of=2)
 
 
+@pytest.fixture
+def hasty(world: World) -> World:
+    """A world whose client has left the second and the third of three processes, one right after
+    the other, before they have read of each other."""
+    world.processes.append(world.boot(2, 0))
+    first, second, third = world.processes
+    [client] = world.clients
+    if client.process is not first:
+        come_back(world, 0, of=1)
+        settle(world)
+    world.cut(client)
+    first.write()
+    for process in (second, third):
+        process.read()
+        client.ref += 1
+        process.join(client)
+        world.change()
+        world.prove_all()
+        world.cut(client)
+    for _ in range(2):
+        world.write_all()
+        for process in world.processes:
+            process.read()
+    return world
+
+
+@pytest.mark.parametrize("to", [0, 1, 2])
+def test_who_leaves_two_processes_before_they_have_read_of_each_other_is_one_client(
+    hasty: World, to: int
+) -> None:
+    world, [client], process = hasty, hasty.clients, hasty.processes[to]
+    client.ref += 1
+    process.join(client)
+    assert process.memberships.shared_sessions.is_exact(client.key)
+    # Nothing stays of either, so that nothing comes again and again.
+    settle(world)
+    for one in world.processes:
+        one.read()
+    for one in world.processes:
+        assert len(one.journal.find(client.key.digest)) == (one is not process)
+    assert not process.memberships.absences.of(client.key)
+
+
+def test_whose_place_was_taken_with_another_ones_of_the_same_session_is_told(
+    hasty: World,
+) -> None:
+    world, [client] = hasty, hasty.clients
+    first = world.processes[0]
+    fourth = world.boot(3, 0)
+    world.processes.append(fourth)
+    # The third process has another client of the session, and the second one the first client.
+    other = Client(client.key, client.ref)
+    client.ref -= 1
+    client.has, other.has = sorted({end for _, end in client.had})[-2], client.has
+    world.clients.append(other)
+    world.strange.add(client.key)
+    other.ref += 5
+    first.join(other)
+    assert other.member is not None
+    assert first.open[other.member].first <= (client.has, 0), "the lower place does not count"
+    for _ in range(2):
+        settle(world)
+        world.write_all()
+        for process in world.processes:
+            process.read()
+    client.ref += 9
+    fourth.join(client)
+    assert client.lacks is not None
+    world.prove_all()
+    for _ in range(3):
+        world.write_all()
+        for process in world.processes:
+            process.read()
+    assert not fourth.memberships.shared_sessions.is_exact(client.key)
+    assert client.lacks is None, "it is told of no gap"
+
+
 def come_back(world: World, to: int, *, of: int = 1) -> None:
     """Lose the connection to one process, and join again at any."""
     [client] = world.clients
