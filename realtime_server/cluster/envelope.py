@@ -31,6 +31,7 @@ from realtime_core.positions import LAST_INDEX
 
 __all__ = [
     "BEGINS",
+    "FIRST_VERSION",
     "HEAD_BYTES",
     "NOWHERE",
     "Envelope",
@@ -39,6 +40,7 @@ __all__ = [
     "NoEnvelopeError",
     "Place",
     "Run",
+    "VERSION",
     "VersionError",
     "decode",
     "encode",
@@ -65,7 +67,10 @@ BEGINS: Final = b"begins"
 in the one before it."""
 
 _MAGIC: Final = b"RTE"
-_VERSION: Final = 1
+FIRST_VERSION: Final = 1
+"""The oldest version of envelopes that this server reads and writes."""
+VERSION: Final = 1
+"""The newest one. All versions begin with the magic bytes and their number."""
 _HEAD: Final = Struct("!3sBBHHIQIQIIQIQIH")
 _STREAM: Final = Struct("!QIH")
 _STREAM_AT: Final = _HEAD.size - _STREAM.size
@@ -192,8 +197,8 @@ class Run:
         return messages
 
 
-def encode(envelope: Envelope) -> bytes:
-    """Return the bytes of an envelope."""
+def encode(envelope: Envelope, version: int = VERSION) -> bytes:
+    """Return the bytes of an envelope, in a version that all who are to read it know."""
     stream = envelope.stream
     names = "\0".join(stream.publications).encode()
     generation, first_lsn, first_index = envelope.first
@@ -201,7 +206,7 @@ def encode(envelope: Envelope) -> bytes:
     prev_generation, prev_lsn, prev_index = envelope.prev
     # fmt: off
     head = _HEAD.pack(
-        _MAGIC, _VERSION, envelope.kind, envelope.part, envelope.parts,
+        _MAGIC, version, envelope.kind, envelope.part, envelope.parts,
         generation, first_lsn, first_index, last_lsn, last_index,
         prev_generation, prev_lsn, prev_index,
         stream.system_identifier, stream.timeline, len(names),
@@ -226,10 +231,10 @@ def decode(data: bytes, sequence: int = 0) -> Envelope:
         raise NoEnvelopeError("it does not begin as an envelope does", sequence)
     # Another version may have a shorter head.
     version = data[len(_MAGIC) : len(_MAGIC) + 1]
-    if version and version[0] != _VERSION:
+    if version and not FIRST_VERSION <= version[0] <= VERSION:
         raise VersionError(
-            f"it is of version {version[0]}, and this server reads version {_VERSION}: run one "
-            "version of the server everywhere",
+            f"it is of version {version[0]}, and this server reads version {VERSION} at most: a "
+            "newer server has written it, so replace this one by a newer one too",
             sequence,
         )
     try:

@@ -191,10 +191,11 @@ class Leader:
         options: dict[str, Any] = {
             "max_payload": log.connection.max_payload - _HEADERS,
             "is_read": self._is_read,
+            "version": self._nodes.version(self._clock()),
         }
         if tail is None:
             mark = begin_of_log(stats.confirmed_lsn, stream)
-            packed = Packed(encode(mark), mark.last, None)
+            packed = Packed(encode(mark, options["version"]), mark.last, None)
             return Packer(mark.last, stream, **options), [packed]
         packer = Packer(tail.last, tail.stream, **options)
         if tail.stream == stream:

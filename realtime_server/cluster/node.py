@@ -18,7 +18,7 @@ from realtime_core import SourceStats
 
 from ..fanout.cancellation import cancel_within
 from .connection import Message, NatsConnection
-from .envelope import VersionError
+from .envelope import VERSION, VersionError
 from .errors import LogError
 from .leader import Leader
 from .nodes import HEARD_WITHIN, Beat, Nodes
@@ -187,6 +187,7 @@ class ClusterNode(Generic[Feed]):
                     self.feed.handed_out,
                     self._leads(),
                     writers=tuple(self.writers),
+                    version=VERSION,
                 )
                 await connection.publish(subject, beat.to_json())
                 await asyncio.sleep(_BEAT)

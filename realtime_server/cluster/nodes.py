@@ -19,6 +19,7 @@ import attrs
 
 from realtime_core import SourceStats
 
+from .envelope import FIRST_VERSION, VERSION
 from .source_stats import stats_from_json, stats_to_json
 
 __all__ = ["HEARD_WITHIN", "PATIENCE", "Beat", "Nodes"]
@@ -28,6 +29,8 @@ HEARD_WITHIN: Final = 10.0
 _NAME: Final = re.compile("[0-9a-f]{16}")
 PATIENCE: Final = 30.0
 """Seconds without progress after which nobody waits for a server."""
+_HEARS_ALL_AFTER: Final = 3.0
+"""Seconds after which a server that hears others has heard all: each says something each second."""
 
 
 @attrs.frozen
@@ -45,11 +48,14 @@ class Beat:
     """Whether the server ends."""
     writers: tuple[str, ...] = ()
     """The names of its processes that write into the journal which clients they have."""
+    version: int = FIRST_VERSION
+    """The newest version of envelopes that it reads."""
 
     def to_json(self) -> bytes:
         """Return the beat as it is sent."""
         source = None if self.source is None else stats_to_json(self.source)
         values = {"node": self.node, "sequence": self.sequence, "source": source}
+        values["version"] = self.version
         more = {"last": self.is_last, "writers": self.writers}
         return json.dumps(values | {name: more[name] for name in more if more[name]}).encode()
 
@@ -65,7 +71,8 @@ class Beat:
                     **more,
                 }:
                     counts = None if source is None else stats_from_json(source)
-                    return cls(node, sequence, counts, more.get("last") is True, _names(more))
+                    is_last = more.get("last") is True
+                    return cls(node, sequence, counts, is_last, _names(more), _version(more))
         except (KeyError, TypeError, ValueError):
             pass
         return None
@@ -77,6 +84,12 @@ def _names(values: Mapping[Any, Any]) -> tuple[str, ...]:
     if not isinstance(names, list):
         return ()
     return tuple(name for name in names if isinstance(name, str) and _NAME.fullmatch(name))
+
+
+def _version(values: Mapping[Any, Any]) -> int:
+    """Return the version in what a server has said; servers that say none read the first."""
+    version = values.get("version")
+    return version if isinstance(version, int) else FIRST_VERSION
 
 
 @attrs.define
@@ -102,6 +115,8 @@ class Nodes:
         self._heard: dict[str, _Heard] = {}
         # When a server was heard last that led, and what its source counted.
         self._led: tuple[float, SourceStats] | None = None
+        # Since when others are heard.
+        self._hears_since: float | None = None
         # Sequences of envelopes that this server has appended, and how many bytes it had appended
         # with each; no more than the log keeps.
         self._sequences: deque[int] = deque()
@@ -115,6 +130,8 @@ class Nodes:
             beat: what it says.
             now: the time, in seconds.
         """
+        if self._hears_since is None:
+            self._hears_since = now
         if beat.is_last:
             self._heard.pop(beat.node, None)
             return
@@ -136,6 +153,18 @@ class Nodes:
         """Return the names of the processes that are there and write into the journal."""
         self._forget(now)
         return {name for heard in self._heard.values() for name in heard.beat.writers}
+
+    def version(self, now: float) -> int:
+        """Return the newest version of envelopes that this server and all that are there read.
+
+        Until it is certain that all have been heard, it is the oldest version.
+        """
+        self._forget(now)
+        if self._hears_since is None or now - self._hears_since < _HEARS_ALL_AFTER:
+            return FIRST_VERSION
+        versions = (heard.beat.version for heard in self._heard.values())
+        # Anybody may have said a number that is no version.
+        return max(min((VERSION, *versions)), FIRST_VERSION)
 
     def leader(self, now: float) -> SourceStats | None:
         """Return what the source of the last server that led has counted; None if it was not heard

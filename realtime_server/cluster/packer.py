@@ -34,7 +34,16 @@ from realtime_core import (
 from realtime_core.pgoutput import Encoder, encode_relation
 from realtime_core.positions import LAST_INDEX
 
-from .envelope import HEAD_BYTES, Envelope, Kind, Place, encode, write_message, write_run
+from .envelope import (
+    HEAD_BYTES,
+    VERSION,
+    Envelope,
+    Kind,
+    Place,
+    encode,
+    write_message,
+    write_run,
+)
 
 __all__ = ["LEAST_PAYLOAD", "MAX_BYTES", "Packed", "Packer"]
 
@@ -70,6 +79,9 @@ class Packer:
         max_bytes: how many bytes of changes an envelope has at most.
         max_payload: how many bytes a message may have where the envelopes are sent; a larger one
             goes in parts. With less than ``LEAST_PAYLOAD`` a change may be too large.
+        is_read: whether somebody reads a message outside of transactions; of others the place
+            alone is written.
+        version: in which envelopes are written.
     """
 
     def __init__(
@@ -80,12 +92,15 @@ class Packer:
         max_bytes: int = MAX_BYTES,
         max_payload: int = 1024 * 1024,
         is_read: Callable[[LogicalMessage], bool] = lambda message: True,
+        version: int = VERSION,
     ) -> None:
         names = "\0".join(stream.publications).encode()
         if max_payload <= HEAD_BYTES + len(names):
             raise ValueError(f"max_payload is {max_payload}, less than an envelope's head")
         self.last = prev
         """Where the chain stands behind the envelopes that were returned."""
+        self.version = version
+        """The version in which the next envelopes are written."""
         self._stream = stream
         self._is_read = is_read
         self._max_bytes = max_bytes
@@ -163,7 +178,9 @@ class Packer:
         """Return an envelope that says once more where the chain stands, and moves nothing."""
         place = self.last
         return Packed(
-            encode(Envelope(Kind.MARK, place, place, place, self._stream, b"")), place, None
+            encode(Envelope(Kind.MARK, place, place, place, self._stream, b""), self.version),
+            place,
+            None,
         )
 
     # Writing an envelope
@@ -314,7 +331,13 @@ class Packer:
         prev, stream, most = self.last, self._stream, self._max_body
         if len(body) <= most:
             self.last = last
-            return [Packed(encode(Envelope(kind, first, last, prev, stream, body)), last, upto)]
+            return [
+                Packed(
+                    encode(Envelope(kind, first, last, prev, stream, body), self.version),
+                    last,
+                    upto,
+                )
+            ]
         pieces = [body[at : at + most] for at in range(0, len(body), most)]
         count = len(pieces)
         if count > _MOST_PARTS:
@@ -324,7 +347,11 @@ class Packer:
             )
         packed = [
             Packed(
-                encode(Envelope(kind, prev, prev, prev, stream, piece, number, count)), prev, None
+                encode(
+                    Envelope(kind, prev, prev, prev, stream, piece, number, count), self.version
+                ),
+                prev,
+                None,
             )
             for number, piece in enumerate(pieces[:-1], 1)
         ]

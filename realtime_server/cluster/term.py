@@ -150,6 +150,7 @@ class Term:
     async def _read(self) -> None:
         feed = self._packer.feed
         async for batch in self._source.batches():
+            self._packer.version = self._nodes.version(self._clock())
             for event in batch:
                 if isinstance(event, Gap) and event.reason is GapReason.SLOT_MOVED:
                     # Whoever has moved it did so because the log had the changes. Whether it has

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from realtime_core import LSN, SourceStats, StreamIdentity
+from realtime_server.cluster.envelope import VERSION
 from realtime_server.cluster.nodes import Beat, Nodes
 
 LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentity(1, 2, ("shop",)))
@@ -21,6 +22,7 @@ LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentit
         Beat("d", None, LEADING),
         Beat("e", None, is_last=True),
         Beat("f", 7, writers=("0123456789abcdef", "f" * 16)),
+        Beat("g", 7, version=2),
     ],
 )
 def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
@@ -32,6 +34,39 @@ def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
 )
 def test_what_is_no_beat_is_passed_over(data: bytes) -> None:
     assert Beat.from_json(data) is None
+
+
+@pytest.mark.parametrize("version", ["-1", "0", "1e99", "true"])
+def test_a_version_that_is_none_changes_nothing(version: str) -> None:
+    nodes = Nodes(100)
+    beat = Beat.from_json(
+        b'{"node": "a", "sequence": 1, "source": null, "version": %b}' % version.encode()
+    )
+    if beat is not None:
+        nodes.hear(beat, 0.0)
+    assert nodes.version(5.0) == VERSION
+
+
+def test_what_is_written_is_what_the_oldest_server_reads_of_those_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.cluster.nodes.VERSION", 3)
+    nodes = Nodes(100)
+    assert nodes.version(0.0) == 1
+    nodes.hear(Beat("own", 1, version=3), 0.0)
+    assert nodes.version(2.9) == 1, "another may not have been heard yet"
+    assert nodes.version(3.0) == 3
+    nodes.hear(Beat("older", 1, version=2), 4.0)
+    nodes.hear(Beat("newer", 1, version=4), 4.0)
+    assert nodes.version(4.0) == 2
+    says_nothing_of_it = Beat.from_json(b'{"node": "oldest", "sequence": 1, "source": null}')
+    assert says_nothing_of_it is not None
+    nodes.hear(says_nothing_of_it, 5.0)
+    assert nodes.version(5.0) == 1
+    nodes.hear(Beat("oldest", None, is_last=True), 6.0)
+    nodes.hear(Beat("own", 1, version=3), 13.0)
+    assert nodes.version(14.0) == 2
+    assert nodes.version(14.1) == 3, "the older one is not heard any more"
 
 
 def test_a_server_that_is_not_heard_is_forgotten() -> None:

@@ -105,6 +105,31 @@ def test_what_the_log_has_lost_is_not_acknowledged(loss: Callable[[Log], None]) 
     run_in_virtual_time(play())
 
 
+def test_it_writes_what_the_oldest_server_reads_of_those_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.cluster.nodes.VERSION", 2)
+    monkeypatch.setattr("realtime_server.cluster.envelope.VERSION", 2)
+
+    async def play() -> None:
+        nodes, log = Nodes(10**6), Log()
+        nodes.hear(Beat("own", 0, version=2), -10.0)
+        nodes.hear(Beat("older", 0, version=1), -0.1)
+        source = Source(*([lsn] for lsn in range(11, 120)))
+        running = asyncio.ensure_future(term_of(source, log, nodes).run())
+        await asyncio.sleep(11)
+        running.cancel()
+        await asyncio.wait({running})
+        versions = [data[3] for data in log.messages.values()]
+        assert versions == sorted(versions)
+        # It is heard no more after ten seconds.
+        assert versions.count(1) in range(98, 102)
+        assert versions.count(2) > 5
+        assert [decode(data).last[1] for data in log.messages.values()][:2] == [11, 12]
+
+    run_in_virtual_time(play())
+
+
 def test_what_the_log_has_had_for_long_enough_is_acknowledged() -> None:
     async def play() -> None:
         source, log = Source([11, 12]), Log()
