@@ -306,12 +306,13 @@ class Channels:
             served.wait = None
             start = {} if served.start is None else served.start.members()
             self.perform(self._state.in_place(channel, served.registered.notes, start))
+            if served.visit is not None:
+                served.visit.note_told(served.subscription)
 
-        attachment = self._services.attachment
-        if attachment:
+        if self._services.attachment:
             tell(True)
         else:
-            served.wait = attachment.wait(tell)
+            served.wait = self._services.attachment.wait(tell)
 
     def _warn(self, channel: Channel, exc: RefusedError) -> None:
         """Tell a channel that stays joined that it gets no changes, and why."""
@@ -379,8 +380,7 @@ class Channels:
             return
         now = self._services.clock()
         # In this order: an exp may be too large for a float.
-        delay = max(min(grant.expires_at, now + CHECK_INTERVAL) - now, 0.0)
-        when = self._loop.time() + delay
+        when = self._loop.time() + max(min(grant.expires_at, now + CHECK_INTERVAL) - now, 0.0)
         if self._next_check is not None:
             if self._next_check.when() <= when:
                 return

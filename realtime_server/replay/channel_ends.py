@@ -72,6 +72,7 @@ class ChannelEnds:
         standing.written = written = self._written(standing)
         standing.was_held = self._channel_starts.is_held(standing.member)
         now, has_left = self._clock(), how is Departure.LEFT
+        self._note_what_is_known(standing, now)
         gave_up = standing.may_be_given_up(now)
         if has_left and not gave_up and standing.may_have_timed_out(now):
             gave_up = standing.has_left = True
@@ -157,10 +158,13 @@ class ChannelEnds:
         elif not (standing.was_held and self._channel_starts.put_off(standing)):
             self._leave_absence(standing)
 
+    def _note_what_is_known(self, standing: Standing, now: float) -> None:
+        if standing.is_settled or standing.knows_start(now):
+            standing.member.is_anew = False
+
     def _leave_absence(self, standing: Standing) -> None:
         place, why = standing.place(self._live), standing.why_lost
-        if standing.is_settled:
-            standing.member.is_anew = False
+        self._note_what_is_known(standing, self._clock())
         absence = self._memberships.depart(
             standing.member, place, began=standing.first, written=standing.written, lost=why
         )

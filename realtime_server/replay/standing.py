@@ -84,6 +84,10 @@ class Standing:
     """Whether the channel ended before the journal was known, so that it has got nothing."""
     has_left: bool = attrs.field(default=False, init=False)
     """Whether the client has left the channel for good, unless it joins again soon."""
+    # The ordinal of the message that says where the channel starts; None: it was not sent, or the
+    # client may ignore it. And since when that message was proven to have arrived.
+    _told: int | None = attrs.field(default=None, init=False)
+    _known_since: float | None = attrs.field(default=None, init=False)
     # When the client was known to have the answer to its join.
     _answered: float | None = attrs.field(default=None, init=False)
     # The checkpoints, in order.
@@ -120,6 +124,25 @@ class Standing:
         if self._answered is None and self.proof.proven >= self.reply:
             self._answered = now
 
+    def note_told(self) -> None:
+        """Note that the message that says where the channel starts was just written."""
+        self._told = self.proof.count_write()
+
+    def knows_start(self, now: float) -> bool:
+        """Return whether the client is proven to have read where the channel starts."""
+        has_come = self._told is not None and self.proof.proven >= self._told
+        return has_come and not self.may_be_given_up(now)
+
+    def has_long_known_start(self, now: float) -> bool:
+        """Return whether that has been proven for so long that it may be written into the journal.
+        Call it now and then."""
+        if not self.knows_start(now):
+            self._known_since = None
+            return False
+        if self._known_since is None:
+            self._known_since = now
+        return now - self._known_since >= LASTS
+
     def may_be_given_up(self, now: float) -> bool:
         """Return whether the client may have given up its join before the answer came.
 
@@ -143,7 +166,7 @@ class Standing:
     def give_up(self) -> None:
         """Take nothing that was written to the channel as received, whatever its client proves."""
         self.began = self.first
-        self.since = None
+        self.since = self._told = None
         self._checkpoints.clear()
 
     def go_on(self, place: Place) -> None:

@@ -148,8 +148,10 @@ class Standings:
             if standing not in self._unsettled:
                 continue
             since = self._unsettled[standing]
-            if standing.is_settled:
-                standing.member.is_anew = False
+            member = standing.member
+            if member.is_anew and (standing.is_settled or standing.has_long_known_start(now)):
+                member.is_anew = False
+                self.on_change(standing)
             if standing.is_settled and since is not None:
                 if now - since >= LASTS:
                     del self._unsettled[standing]

@@ -73,6 +73,12 @@ class Visit:
             self._owes_since, self._proven = now, proven
         return 0.0 if self._owes_since is None else now - self._owes_since
 
+    def note_told(self, subscription: Subscription | None) -> None:
+        """Note that a channel was just told where it starts."""
+        standing = None if subscription is None else self.standings.get(subscription)
+        if standing is not None:
+            standing.note_told()
+
     @property
     def has_answered(self) -> bool:
         """Whether the client has answered a ping."""

@@ -316,6 +316,26 @@ async def test_a_channel_that_cannot_be_decided_on_begins_anew_and_others_go_on(
         await client.close()
 
 
+async def test_who_is_cut_while_it_catches_up_is_told_once_that_it_begins_anew(
+    item: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CatchUp, "add", lambda *arguments, **more: None)
+    resumed = []
+    async with serve(item, REPLAY_PING_INTERVAL="60000") as server:
+        client = ReplayClient(server.port, session=SESSION + "a")
+        client.ref = 4
+        for has_read in (False, True, True):
+            resumed.append((await client.come())["resumed"])
+            assert server.replay is not None
+            [visit] = server.replay.needs.visits
+            if has_read:
+                ordinal = visit.proof.ask()
+                await eventually(lambda: visit.proof.proven >= ordinal)  # noqa: B023 (awaited here)
+            await client.cut()
+            await until_gone(server)
+    assert resumed == [False, False, True]
+
+
 async def test_a_half_open_connection_is_found_out(item: Database, server: RealtimeServer) -> None:
     client = ReplayClient(server.port, session=SESSION + "a")
     await client.come()

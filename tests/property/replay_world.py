@@ -311,6 +311,7 @@ class Process:
         # What it has missed is written to it, and not proven yet.
         if not arrives:
             connection.stalled_at = connection.written
+        standing.note_told()
         self.world.change()
         standing.go_live()
         if arrives:
@@ -323,7 +324,7 @@ class Process:
         del self.needs.visits[cast(Any, member.client)]
         self.standings.end(standing)
         place, why = standing.place(self), standing.why_lost
-        if standing.is_settled:
+        if standing.is_settled or standing.knows_start(self.world.clock):
             member.is_anew = False
         absence = self.memberships.depart(member, place, began=standing.first, lost=why)
         if absence is not None:

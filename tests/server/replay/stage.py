@@ -102,8 +102,12 @@ class Client:
             ref=self.ref,
             came=self._stage.now - waited,
             claims=claims or {},
-            on_start=self.starts.append,
+            on_start=self._start,
         )
+
+    def _start(self, start: Start) -> None:
+        self.starts.append(start)
+        self.visit.note_told(self.subscription)
 
     def renew(self, claims: Mapping[str, Any], viewer: Hashable = None) -> None:
         self._stage.guarded.renew(self.visit, self.subscription, viewer, claims)

@@ -305,6 +305,22 @@ def test_who_has_proven_to_know_of_a_gap_is_not_told_again() -> None:
     assert (member.lost, member.since) == (None, None)
 
 
+def test_others_learn_soon_that_a_client_which_catches_up_has_read_that_it_begins_anew() -> None:
+    world, there = World(), journal_of(2)
+    standing = world.join()
+    standing.member.is_anew = True
+    standing.note_told()
+    connection = cast(Any, standing.proof)
+    for now, proven, is_anew in ((0.0, 0, True), (1.0, 1, True), (1.0 + LASTS, 1, False)):
+        # A page may be a little behind its browser, which has answered.
+        connection.proven = proven
+        for _ in world.standings.settling(lambda subscription: None, now):
+            pass
+        pass_on(world, there)
+        [member] = there.find(KEY.digest)
+        assert (member.is_open, member.is_anew) == (True, is_anew)
+
+
 def test_who_is_away_and_owed_a_gap_is_told_of_it_for_the_window_and_once() -> None:
     world, there = World(), journal_of(2)
     now = time.monotonic()

@@ -110,6 +110,53 @@ async def test_who_went_on_behind_its_place_is_told_late(stage: Stage) -> None:
 # Another stream, whose places begin below those of the former one.
 
 
+# A client that begins anew is told so until it has read that.
+
+
+@pytest.fixture
+async def anew(stage: Stage) -> Client:
+    """A client that was cut before it has read that it begins anew, has come back, and was told so
+    again. It has not got what came meanwhile."""
+    client = Client(stage)
+    client.ref = 4
+    assert not client.come().resumed
+    client.leave()
+    stage.publish(*batch(16, 1))
+    assert not client.come().resumed
+    client.proof.ask()
+    return client
+
+
+async def test_who_has_read_that_it_begins_anew_is_not_told_so_again(
+    stage: Stage, anew: Client
+) -> None:
+    anew.prove()
+    anew.leave()
+    assert anew.come().resumed
+    await running(stage, lambda: anew.ids == [1])
+
+
+async def test_who_may_not_have_read_that_it_begins_anew_is_told_so_again(anew: Client) -> None:
+    anew.leave()
+    assert not anew.come().resumed
+
+
+async def test_who_ignores_that_it_begins_anew_is_told_so_again(stage: Stage, anew: Client) -> None:
+    # It has given up the join.
+    stage.now += 6
+    anew.prove()
+    anew.leave()
+    assert not anew.come().resumed
+
+
+async def test_a_page_that_closes_may_not_have_read_that_it_begins_anew(anew: Client) -> None:
+    # Its browser has.
+    anew.prove()
+    anew.proof.closed_by_client()
+    anew.leave()
+    assert not anew.come().resumed
+
+
 # A client that has given up a join ignores its answer, and the changes behind it, too.
 
 
