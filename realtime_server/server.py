@@ -21,6 +21,7 @@ from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
 from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
+from .fanout.late_start import BeginningFeed, late_start, patience
 from .fanout.message_rows import DatabaseBroadcastStats
 from .fanout.room_stats import RoomStats
 from .fanout.source_attachment import Attachment, why_not_ready
@@ -92,15 +93,18 @@ class RealtimeServer:
         # This server's place among others that share a log; None if it shares none.
         self._node: ClusterNode[LogFeed] | None = None
         source: ServerSource
+        # What brings the changes, if another process reads them.
+        feed: BeginningFeed | None = None
         share: Shared | None = None
         if worker is not None:
-            source, share = worker.source, worker.share(config)
+            source = feed = worker.source
+            share = worker.share(config)
         elif config.nats_url is not None:
             # Only then is the client of NATS needed.
             from .cluster.setup import make_server_node
 
             self._node, share = make_server_node(config)
-            source = self._node.feed
+            source = feed = self._node.feed
         else:
             source = make_source(config)
         self.source = source
@@ -171,6 +175,12 @@ class RealtimeServer:
             rooms=RoomStats if rooms is None else rooms.stats,
             database=DatabaseBroadcastStats if broadcasts is None else broadcasts.stats,
         )
+        attachment = Attachment(
+            lambda: self.is_attached,
+            lambda: self.mode.attached(),
+            patience=patience(config),
+            late_start=lambda: late_start(config, source.stats(), feed),
+        )
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
         if is_rls:
@@ -184,17 +194,20 @@ class RealtimeServer:
                 publisher=publisher,
                 places=None if self.replay is None else self.replay.queues,
                 broadcasts=broadcasts,
+                begun=attachment.begin,
             )
         else:
             if broadcasts is not None:
                 self.hub.broadcast_rows_by(broadcasts)
-            self.mode = StreamMode(config, source, self.hub, self.metrics, replay=guarded)
+            self.mode = StreamMode(
+                config, source, self.hub, self.metrics, replay=guarded, begun=attachment.begin
+            )
             if self._node is not None and not config.keeps_journal:
                 self._node.feed.pass_over_unless(self.hub.wanted.wants)
         # What all connections share.
         self._services = Services(
             hub=self.hub,
-            attachment=Attachment(lambda: self.is_attached, self.mode.attached),
+            attachment=attachment,
             authorizer=self._authorizer,
             registrar=self.mode,
             backlog=backlog,

@@ -1,4 +1,10 @@
-"""Attachment: whether the server reads changes, and callbacks for when it does."""
+"""Attachment: whether the server reads changes, and callbacks for when it does.
+
+Before a server reads changes for the first time it may be that nobody keeps what is committed
+meanwhile: it begins at the end of the log that it shares with others, or with a slot that is made
+only then. So a join without ``config``, whose client is told nothing but the reply, is answered
+when that has begun; or after a while all the same, and then it is told of a gap.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,8 @@ from realtime_core import SourceStats
 from realtime_core.errors import RealtimeError
 
 from ..config import ServerConfig
+from ..phoenix.joins import JoinConfig
+from .late_start import LateStart
 
 __all__ = ["Attachment", "Wait", "why_not_ready"]
 
@@ -45,15 +53,26 @@ class Attachment:
     Args:
         is_attached: returns whether changes are being read now.
         attached: returns when they are being read.
+        patience: seconds for which a join without ``config`` waits until that has begun.
+        late_start: returns what those miss whose join was answered before, once it has begun; None
+            if the slot has kept everything.
     """
 
     def __init__(
         self,
         is_attached: Callable[[], bool],
         attached: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        patience: float = 1.0,
+        late_start: Callable[[], LateStart | None] = lambda: None,
     ) -> None:
         self._is_attached = is_attached
         self._attached = attached
+        self._patience = patience
+        self.late_start = late_start
+        """Returns what those miss whose join was answered before changes were read for the first
+        time; None if that is nothing."""
+        self._has_begun = False
         # A dict for its order: callbacks are called in the order in which they came.
         self._waiting: dict[Wait, None] = {}
         # Waits on behalf of all of them.
@@ -66,6 +85,28 @@ class Attachment:
 
     def __bool__(self) -> bool:
         return self._is_attached()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether changes are being read, or were before: what is committed from now on comes, or
+        there is a gap that everybody is told of."""
+        self._has_begun = self._has_begun or self._is_attached()
+        return self._has_begun
+
+    def begin(self) -> None:
+        """Call those that wait, as changes are being read; before the first is handed out."""
+        self._has_begun = True
+        self._tell_all()
+
+    def patience_of(self, config: JoinConfig | None) -> float | None:
+        """Return for how many seconds a join may wait; None if it is answered now.
+
+        Args:
+            config: of the join; None if it has none.
+        """
+        if config is None:
+            return None if self.has_begun else self._patience
+        return None if self or not config.bindings else config.wait
 
     def wait(self, then: Callable[[bool], None], *, within: float | None = None) -> Wait:
         """Call ``then`` with True when the server reads changes, or with False after a time.
@@ -90,6 +131,9 @@ class Attachment:
             # The server ends with the same error soon.
             return
         self._task = None
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         for wait in list(self._waiting):
             # A callback may have cancelled another wait.
             if wait in self._waiting:

@@ -14,21 +14,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import attrs
-
 from ..auth.authorizer import ConnectRequest, JoinRequest
 from ..auth.grant import Grant
 from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
 from ..fanout.groups import Subscription
-from ..fanout.registrar import Registered
-from ..fanout.source_attachment import Wait
+from ..fanout.payloads.row_payload import gap_payload
 from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named
-from ..phoenix.actions import Action, Channel, Departure
+from ..phoenix.actions import Action, Channel, Departure, Send
 from ..phoenix.joins import JoinConfig
 from ..phoenix.message_handler import SocketState
-from ..phoenix.messages import number_of
+from ..phoenix.messages import SYSTEM, Message, number_of
 from ..phoenix.payloads import config_text, has_config
 from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
@@ -39,6 +36,7 @@ from .filter_limits import FilterAccount, filters_of
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
 from .refusals import Refusals
+from .served_channel import ServedChannel
 from .services import Services
 from .token_limit import TokenLimit
 
@@ -48,28 +46,6 @@ logger = logging.getLogger("realtime.connection")
 
 CHECK_INTERVAL: Final = 300.0
 """Seconds between two checks of a channel's token, at most."""
-
-
-@attrs.define(eq=False)
-class ServedChannel:
-    """What the server keeps of one channel, from the time that its join is granted to its end."""
-
-    topic: Topic
-    registered: Registered
-    """The channel as the mode has registered it."""
-    visit: Visit | None
-    """The connection, if the channel may be brought back: without bindings it gets no changes."""
-    came: float
-    """When its join came at the earliest, in seconds of replay's clock; 0 without replay."""
-    subscription: Subscription | None = None
-    """The channel's subscription in the hub; None while the join waits."""
-    wait: Wait | None = None
-    """The wait until the database's changes are read: either the join's reply waits, or the message
-    that says that the bindings are in place."""
-    is_accepted: bool = False
-    """Whether its join was answered."""
-    start: Start | None = None
-    """Where its changes begin; None while that is not known, or is not told."""
 
 
 class Channels:
@@ -190,11 +166,11 @@ class Channels:
             # Its client may have come back already, and have joined the channel there.
             self.release(channel, Departure.LOST)
             return
-        wait = None if config is None or not config.bindings else config.wait
-        if wait is None or services.attachment:
+        within = services.attachment.patience_of(config)
+        if within is None:
             self._accept(channel, served, config, grant)
         else:
-            self._postpone(channel, served, config, grant, within=wait)
+            self._postpone(channel, served, config, grant, within=within)
 
     def subscribe(self, channel: Channel) -> None:
         """Start to send changes to a channel."""
@@ -256,6 +232,7 @@ class Channels:
         self.perform(self._state.accept(channel, config, grant=grant))
         self._check_by(grant)
         served.is_accepted = True
+        served.is_late = config is None and not self._services.attachment.has_begun
         if served.visit is None or served.start is not None:
             self._announce(channel, served)
         self._services.registrar.watch(served.registered, partial(self._warn, channel))
@@ -274,17 +251,20 @@ class Channels:
         *,
         within: float,
     ) -> None:
-        """Answer a join when the database's changes are being read, or when that takes too long."""
+        """Answer a join when the database's changes are being read, or when that takes too long.
+
+        Topic clients do not join again after a refusal: they are accepted all the same.
+        """
 
         def answer(attached: bool) -> None:
             served.wait = None
             try:
-                if not attached:
+                if not attached and config is not None:
                     raise AttachmentError(ReplyReason.NOT_ATTACHED_IN_TIME.told(seconds=within))
                 # The token may have expired meanwhile.
                 checked = self._services.authorizer.check(grant)
             except RefusedError as exc:
-                self._refuse(channel, exc, has_config=True)
+                self._refuse(channel, exc, has_config=config is not None)
             else:
                 self._accept(channel, served, config, checked)
 
@@ -298,8 +278,14 @@ class Channels:
             self._announce(channel, served)
 
     def _announce(self, channel: Channel, served: ServedChannel) -> None:
-        """Tell a channel that its bindings are in place, as soon as changes are being read."""
-        if channel.config is None or not channel.config.bindings:
+        """Tell a channel that its bindings are in place, or that it misses something, as soon as
+        changes are being read."""
+        if channel.config is None:
+            if served.is_late and not (served.start and served.start.resumed):
+                tell_late = partial(self._tell_late_start, channel, served)
+                served.wait = self._services.attachment.wait(tell_late)
+            return
+        if not channel.config.bindings:
             return
 
         def tell(attached: bool) -> None:
@@ -313,6 +299,19 @@ class Channels:
             tell(True)
         else:
             served.wait = self._services.attachment.wait(tell)
+
+    def _tell_late_start(self, channel: Channel, served: ServedChannel, attached: bool) -> None:
+        served.wait = None
+        gap = self._services.attachment.late_start()
+        if gap is None:
+            return
+        topic, extra = (
+            shown_topic(channel.topic),
+            named(self._peer, "joined_early", topic=channel.topic),
+        )
+        logger.info("misses changes, joined early: %.200r by %s", topic, self._peer, extra=extra)
+        told = gap_payload(gap, channel.name)
+        self.perform([Send(Message(channel.topic, SYSTEM, told))])
 
     def _warn(self, channel: Channel, exc: RefusedError) -> None:
         """Tell a channel that stays joined that it gets no changes, and why."""

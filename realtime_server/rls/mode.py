@@ -86,6 +86,7 @@ class RlsMode:
             its connections.
         places: told of what waits for slow policies; None if nobody needs to know.
         broadcasts: gets the rows of ``realtime.messages``; None: they go to nobody.
+        begun: called when changes are being read, before the first is handed out.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class RlsMode:
         publisher: CatchUpPublisher | None = None,
         places: QueuePlaces | None = None,
         broadcasts: DatabaseBroadcasts | None = None,
+        begun: Callable[[], None],
     ) -> None:
         self._config = config
+        self._begun = begun
         # Whether the changes come from wal2json, which does not know publications.
         self._is_wal2json = config.output_plugin is OutputPlugin.WAL2JSON
         self._source = source
@@ -222,6 +225,8 @@ class RlsMode:
         if self._config.broadcast_from_database:
             beside.add(asyncio.create_task(keep_messages(self._dsn, self.attached)))
         try:
+            await self._source.attached()
+            self._begun()
             await self._broadcaster.run(self._reader)
         finally:
             for task in beside:

@@ -476,10 +476,12 @@ async def test_while_the_publication_is_missing_nobody_is_told_that_a_table_is_n
             assert (await answer(client, ROOM, config(binding)))["status"] == "ok"
             database.execute("create publication shop for table item")
             await until_streaming(database)
-            frames = [await client.receive() for _ in range(2)]
+            frames = [await client.receive() for _ in range(4)]
             assert {(frame["topic"], payload_of(frame)["message"]) for frame in frames} == {
                 (ROOM, "Subscribed to PostgreSQL"),
                 (topics[1], "table public.other is not published; add it to the publication"),
+                # Rows may have been written before the temporary slot was made.
+                *((topic, "Gap: late_start") for topic in topics),
             }
             database.execute("insert into item values (1)")
             async with asyncio.timeout(DEADLINE):

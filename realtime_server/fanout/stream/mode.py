@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,7 @@ class StreamMode(CatalogRegistrar):
         hub: hands the changes to the subscriptions.
         metrics: of the server.
         replay: is told of each batch of the stream; None: nobody is.
+        begun: called when changes are being read, before the first is handed out.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class StreamMode(CatalogRegistrar):
         metrics: Metrics,
         *,
         replay: LiveStream | None = None,
+        begun: Callable[[], None],
     ) -> None:
         super().__init__(
             TableLookup(
@@ -51,6 +54,7 @@ class StreamMode(CatalogRegistrar):
         self._source = source
         self._hub = hub
         self._metrics = metrics
+        self._begun = begun
         self._replay = replay
         if replay is not None and config.broadcast_from_database:
             self._replay = WithoutMessages(replay)
@@ -94,6 +98,8 @@ class StreamMode(CatalogRegistrar):
             dsn = partial(resolve_dsn, self._config)
             beside.add(asyncio.create_task(keep_messages(dsn, self.attached)))
         try:
+            await self._source.attached()
+            self._begun()
             await broadcast(self._source, self._hub, self._metrics, replay=self._replay)
         finally:
             for task in beside:

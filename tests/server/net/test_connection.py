@@ -120,6 +120,7 @@ async def open_connection(
     *,
     clock: Callable[[], float] = lambda: 0.0,
     attached: asyncio.Event | None = None,
+    attachment: Attachment | None = None,
     registrar: Registrar | None = None,
     rooms: Rooms | None = None,
     private: PrivateChannels | None = None,
@@ -138,7 +139,9 @@ async def open_connection(
         SERIALIZERS[vsn],
         Services(
             hub=hub,
-            attachment=Attachment(attached.is_set, attached.wait),
+            attachment=Attachment(attached.is_set, attached.wait)
+            if attachment is None
+            else attachment,
             authorizer=authorizer or AllowAll(),
             registrar=registrar or NullRegistrar(),
             backlog=make_backlog(max_bytes=1024),
