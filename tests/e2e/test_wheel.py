@@ -48,7 +48,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     [wheel] = folder.glob("*.whl")
     # The pip that is here installs into it, which spares it one of its own.
     run([*python, "venv", "--without-pip", str(environment)])
-    run([*python, "pip", "--python", str(environment), "install", f"{wheel}[binary]"])
+    into = ["--python", str(environment), "install", "--no-compile"]
+    run([*python, "pip", *into, f"{wheel}[binary]"])
     return Environment(environment)
 
 

@@ -27,8 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from realtime_server.demo.embedded import EmbeddedPostgres
-from tests.fix_postgres import DEBIAN_BINDIR, Server
+from tests.fix_postgres import DEBIAN_BINDIR, Server, running_postgres
 from tests.fix_postgres import SETTINGS as SERVER_SETTINGS
 from tests.fuzz.rls.absences import ReplayPlayer
 from tests.fuzz.rls.clients import ProtocolError
@@ -99,9 +98,8 @@ def _servers(dsn: str | None, stack: contextlib.ExitStack) -> Iterator[Server]:
         return
     for bindir in (None, DEBIAN_BINDIR):
         if bindir is None or bindir.exists():
-            yield Server(
-                stack.enter_context(EmbeddedPostgres(bindir, settings=SERVER_SETTINGS)).dsn
-            )
+            running = running_postgres(bindir, SERVER_SETTINGS)
+            yield Server(stack.enter_context(running).dsn)
 
 
 def main() -> int:

@@ -11,7 +11,6 @@ from typing import Any, LiteralString
 
 import pytest
 import pytest_asyncio
-from psycopg import sql
 
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
@@ -104,8 +103,7 @@ def _is_fence(frame: Any) -> bool:
 def fresh_database(server: Server, options: LiteralString = "") -> Iterator[Database]:
     """An empty database, made with SQL's ``options``, dropped at the end."""
     database = Database(server, unique_name("test"))
-    create = sql.SQL("create database {} " + options)
-    server.execute(create.format(sql.Identifier(database.name)))
+    server.create_database(database.name, options)
     try:
         yield database
     finally:

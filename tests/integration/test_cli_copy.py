@@ -57,7 +57,7 @@ def shop(one_pg: Server) -> Iterator[Database]:
 
 def fresh(server: Server) -> Iterator[Database]:
     database = Database(server, unique_name("test"))
-    server.execute(f"create database {database.name}")
+    server.create_database(database.name)
     yield database
     database.drop()
 

@@ -37,7 +37,7 @@ LARGE = "(select string_agg(md5(g || ' ' || i), '') from generate_series(1, 100)
 def shop(pg17: Server) -> Iterator[Database]:
     """The source's database; the target is its schema ``copy``."""
     database = Database(pg17, unique_name("test"))
-    pg17.execute(f"create database {database.name}")
+    pg17.create_database(database.name)
     source, target = blocks(PAGE, "sql")
     database.execute(source)
     database.execute("create schema copy")

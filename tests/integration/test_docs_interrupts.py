@@ -83,7 +83,7 @@ def follower(
 def shop(pg17: Server) -> Iterator[Database]:
     """A database on the server that has wal2json, too."""
     database = Database(pg17, unique_name("test"))
-    pg17.execute(f"create database {database.name}")
+    pg17.create_database(database.name)
     yield database
     database.drop()
 

@@ -34,7 +34,7 @@ ROWS = 20_000
 @pytest.fixture
 def shop(one_pg: Server) -> Iterator[Database]:
     database = Database(one_pg, unique_name("test"))
-    one_pg.execute(f"create database {database.name}")
+    one_pg.create_database(database.name)
     for statement in blocks(PAGE, "sql"):
         database.execute(statement)
     large = "(select string_agg(md5(g || ' ' || i), '') from generate_series(1, 100) i)"

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
 
 def test_a_database_is_dropped_with_its_slots_and_connections(pg: Server) -> None:
     database = Database(pg, unique_name("test"))
-    pg.execute(f"create database {database.name}")
+    pg.create_database(database.name)
     slot = unique_name("slot")
     with (
         contextlib.closing(database.connect()) as idle,

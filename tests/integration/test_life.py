@@ -18,9 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.server import RealtimeServer
-from tests.fix_postgres import Database, Server, unique_name
+from tests.fix_postgres import Database, Server, running_postgres, unique_name
 from tests.integration.conftest import fresh_database, until_streaming
 from tests.raw_client import RawClient
 from tests.recording_server import read_record
@@ -219,7 +218,7 @@ async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path
 @pytest.fixture
 def spare() -> Iterator[Database]:
     """A database on a server of its own, which may be stopped."""
-    with EmbeddedPostgres() as postgres, fresh_database(Server(postgres.dsn, postgres)) as database:
+    with running_postgres() as postgres, fresh_database(Server(postgres.dsn, postgres)) as database:
         database.execute("create table item (id int8 primary key)")
         database.execute("create publication shop for table item")
         yield database

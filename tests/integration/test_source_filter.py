@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import (
@@ -222,7 +221,7 @@ async def test_wal2json_filters_alike(pg17: Server) -> None:
     if not pg17.has_wal2json():
         pytest.skip("wal2json is not installed")
     database = Database(pg17, unique_name("filter"))
-    pg17.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+    pg17.create_database(database.name)
     try:
         database.execute("create table item (id int primary key, name text, at timestamptz)")
         filter = "or(id.gte.3,at.lt.2026-01-01T00:00:00Z),name=ilike.N%"

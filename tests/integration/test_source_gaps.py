@@ -525,7 +525,7 @@ async def test_what_came_before_a_gap_is_still_handed_over_first(table: Database
 async def test_the_users_own_message_level_does_not_hide_a_gap(pg18: Server) -> None:
     """Older servers raise an error instead of a warning."""
     database = Database(pg18, unique_name("test"))
-    pg18.execute(f"create database {database.name}")
+    pg18.create_database(database.name)
     try:
         slot = await slot_before_publication(database)
         dsn = make_conninfo(database.dsn, options="-c client_min_messages=error")

@@ -466,7 +466,7 @@ async def test_tls_with_a_checked_certificate(pg17: Server, tmp_path: Path) -> N
         os.chown(target, owner.st_uid, owner.st_gid)
         target.chmod(0o600)
     database = Database(pg17, unique_name("test"))
-    pg17.execute(f"create database {database.name}")
+    pg17.create_database(database.name)
     try:
         with pg17.setting("ssl", "on"):
             database.execute("create table item (id int primary key, name text)")

@@ -43,7 +43,7 @@ def database(pg17: Server) -> Iterator[Database]:
     if not pg17.has_wal2json():
         pytest.skip("wal2json is not installed")
     database = Database(pg17, unique_name("wal2json"))
-    pg17.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+    pg17.create_database(database.name)
     yield database
     database.drop()
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import attrs
 import pytest
-from psycopg import sql
 
 from realtime_core import (
     UNCHANGED,
@@ -201,7 +200,7 @@ def recorded(pg17: Server) -> Iterator[Recorded]:
     if not pg17.has_wal2json():
         pytest.skip("wal2json is not installed")
     database = Database(pg17, unique_name("wal2json"))
-    pg17.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+    pg17.create_database(database.name)
     yield Recorded(database)
     database.drop()
     # Unlike all else it belongs to the whole cluster.

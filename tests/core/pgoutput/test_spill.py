@@ -453,8 +453,8 @@ def test_a_spill_that_has_been_cut_is_an_error_before_the_commit(files: Files, s
     ("rows", "bound"),
     [
         (10_000, 512 * 1024),
-        # About 100 MB as Python objects; 5,000,000 rows are in benchmarks/spill.py.
-        pytest.param(200_000, 2 * 1024 * 1024, marks=pytest.mark.slow),
+        # About 20 MB as Python objects; 5,000,000 rows are in benchmarks/spill.py.
+        pytest.param(40_000, 2 * 1024 * 1024, marks=pytest.mark.slow),
     ],
 )
 def test_a_large_streamed_transaction_stays_at_the_bound(

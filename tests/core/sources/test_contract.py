@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
-from psycopg import sql
 
 from realtime_core import (
     BackfillStep,
@@ -85,7 +84,7 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Databa
         if fixture not in made:
             server: Server = request.getfixturevalue(fixture)
             database = made[fixture] = Database(server, unique_name("contract"))
-            server.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+            server.create_database(database.name)
         return made[fixture]
 
     yield get
