@@ -29,8 +29,8 @@ _PAYLOAD: Final = Struct("!Q")
 _MOST_OUTSTANDING: Final = 128
 """Pings of a connection that are remembered while they are not answered."""
 _MOST_QUESTIONS: Final = 1000
-"""Questions of a connection that are remembered while they are not answered: one for each channel
-that a connection may have. Each keeps the connection alive that has asked."""
+"""Questions of a connection that are remembered while they are not answered. Each keeps the
+connection alive that has asked."""
 
 
 class PingedOutbox(Protocol):
@@ -70,6 +70,7 @@ class ConnectionProof:
         "_proven_at_message",
         "_sure",
         "_unread",
+        "_writes",
         "arrived",
         "is_overdue",
         "is_unprovable",
@@ -109,8 +110,9 @@ class ConnectionProof:
         self._sure: int | None = None
         # What the ping right before our close frame asked; None if there was none.
         self._final: int | None = None
-        # Whoever waits for an answer, by the ordinal that was asked.
+        # Whoever waits for an answer, by the ordinal that was asked, and until a write is proven.
         self._answers: dict[int, Callable[[bool], None]] | None = None
+        self._writes: dict[int, Callable[[bool], None]] | None = None
         # Whether the client's close frame has come, behind which it proves nothing; and whether the
         # connection has ended, which may take seconds more.
         self._is_closing = False
@@ -210,23 +212,26 @@ class ConnectionProof:
         if not self.is_unprovable and not self._is_closing:
             self.proven = ordinal
             self._proofs.count += 1
-        if self._answers:
-            for waiting in [waiting for waiting in self._answers if waiting <= ordinal]:
-                self._answers.pop(waiting)(True)
+        for answers in (self._answers, self._writes):
+            if answers:
+                for waiting in [waiting for waiting in answers if waiting <= ordinal]:
+                    answers.pop(waiting)(True)
         return True
 
     def when_answered(self, ordinal: int, on_answer: Callable[[bool], None]) -> None:
         """Call a function with True when the client has answered a ping that was behind a write,
-        or with False if the connection ends before, as :meth:`ask` does."""
+        or with False if the connection ends before, unless :meth:`forget` is called."""
         if self._has_ended:
             on_answer(False)
             return
-        if self._answers is None:
-            self._answers = {}
-        self._answers[ordinal] = on_answer
-        if len(self._answers) > _MOST_QUESTIONS:
-            # Nobody waits for the oldest any more, or the client takes long for all of them.
-            del self._answers[next(iter(self._answers))]
+        if self._writes is None:
+            self._writes = {}
+        self._writes[ordinal] = on_answer
+
+    def forget(self, ordinal: int) -> None:
+        """Call nothing any more for a write, since nobody waits for it."""
+        if self._writes:
+            self._writes.pop(ordinal, None)
 
     def closed_by_client(self) -> None:
         """Lower what is proven, as a page that closes may not have got the last messages."""
@@ -250,8 +255,9 @@ class ConnectionProof:
         """Note that the connection has ended. What is proven can still be read."""
         self._is_closing = self._has_ended = True
         self._proofs.disconnect(self)
-        answers, self._answers = self._answers, None
-        for answer in (answers or {}).values():
+        answers, self._answers = self._answers or {}, None
+        writes, self._writes = self._writes or {}, None
+        for answer in (*answers.values(), *writes.values()):
             answer(False)
 
     # Pings
@@ -269,8 +275,15 @@ class ConnectionProof:
         """
         # One that was not asked before: an earlier answer may be on its way.
         ordinal = self._proofs.advance()
-        if on_answer is not None:
-            self.when_answered(ordinal, on_answer)
+        if on_answer is not None and self._has_ended:
+            on_answer(False)
+        elif on_answer is not None:
+            if self._answers is None:
+                self._answers = {}
+            self._answers[ordinal] = on_answer
+            if len(self._answers) > _MOST_QUESTIONS:
+                # Nobody waits for the oldest any more.
+                del self._answers[next(iter(self._answers))]
         if not self._is_closing:
             self._write_ping(ordinal)
         return ordinal

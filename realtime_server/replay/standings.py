@@ -78,6 +78,7 @@ class Standings:
 
     def remove(self, standing: Standing) -> None:
         """Remove the standing of a channel that has ended for good."""
+        standing.proof.forget(standing.reply)
         self._by_subscription.pop(standing.subscription, None)
         self._by_member.pop(standing.member, None)
         self._unsettled.pop(standing, None)

@@ -111,6 +111,9 @@ class Connection:
     def when_answered(self, ordinal: int, on_answer: Callable[[bool], None]) -> None:
         pass
 
+    def forget(self, ordinal: int) -> None:
+        pass
+
     def count_write(self) -> int:
         self.world.change()
         return self.written

@@ -50,6 +50,9 @@ class Connection:
     def when_answered(self, ordinal: int, on_answer: Callable[[bool], None]) -> None:
         pass
 
+    def forget(self, ordinal: int) -> None:
+        pass
+
     def ask(self, on_answer: Callable[[bool], None]) -> None:
         self.questions.append(on_answer)
 

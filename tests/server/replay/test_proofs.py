@@ -319,6 +319,21 @@ def test_questions_that_a_client_never_answers_are_kept_up_to_a_bound(server: Se
     assert answers == list(range(2000, 3000))
 
 
+def test_whoever_waits_for_a_write_is_called_however_many_more_there_are(server: Server) -> None:
+    one = server.connect()
+    proven: list[int] = []
+    ordinals = [one.proof.count_write() for _ in range(3000)]
+    for ordinal in ordinals:
+        one.proof.when_answered(ordinal, lambda is_there, ordinal=ordinal: proven.append(ordinal))
+        one.proof.ask(lambda is_there: None)
+    for ordinal in ordinals[::2]:
+        one.proof.forget(ordinal)
+    one.proof.answered(one.proof.ask())
+    assert proven == ordinals[1::2]
+    one.proof.close()
+    assert proven == ordinals[1::2]
+
+
 def test_a_question_without_a_listener_says_when_it_is_proven(server: Server) -> None:
     one = server.connect()
     ordinal = one.proof.ask()
