@@ -19,7 +19,7 @@ from realtime_core.errors import ConfigError, RealtimeError, ServerError, Source
 from realtime_core.filters import has_regex
 
 from . import logs
-from .auth.setup import make_verifier
+from .auth.authorizer import make_authorizer
 from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
 from .config.database.addresses import resolve_dsn
 from .config.database.other_slots_check import missing_slots
@@ -206,8 +206,7 @@ async def _check(config: ServerConfig) -> int:
     Raises:
         ConfigError: if a key for tokens cannot be used.
     """
-    if config.secure_channels:
-        make_verifier(config)
+    make_authorizer(config)
     is_rls = config.replication_mode is ReplicationMode.RLS
     try:
         dsn = await resolve_dsn(config)

@@ -13,8 +13,7 @@ from websockets.asyncio.server import ServerConnection
 
 from realtime_core import ConfigError
 
-from .auth.authorizer import AllowAll, ConnectRequest, TokenAuthorizer
-from .auth.setup import make_verifier, reread_verifier
+from .auth.authorizer import ConnectRequest, TokenAuthorizer, make_authorizer
 from .config import ReplicationMode, ServerConfig
 from .config.database.source import ServerSource, make_source
 from .config.process_memory import memory_limit
@@ -87,9 +86,7 @@ class RealtimeServer:
         """The settings."""
         self._worker = worker
         # Decides who may connect, and who may join which topic.
-        self._authorizer = (
-            TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
-        )
+        self._authorizer = make_authorizer(config)
         # This server's place among others that share a log; None if it shares none.
         self._node: ClusterNode[LogFeed] | None = None
         source: ServerSource
@@ -382,7 +379,7 @@ class RealtimeServer:
             logger.warning("no keys are read, because SECURE_CHANNELS is false")
             return
         try:
-            self._authorizer.use(reread_verifier(self.config))
+            self._authorizer.reread_keys(self.config)
         except ConfigError as exc:
             logger.error("the keys stay as they are: %s", exc)
         else:

@@ -635,30 +635,42 @@ def test_one_process_loads_nothing_of_what_several_need() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_without_a_shared_log_loads_no_client_of_nats() -> None:
+@pytest.mark.parametrize(
+    ("settings", "whose", "needed"),
+    [
+        (
+            {"NATS_URL": "nats://127.0.0.1:1", "SLOT_NAME": "shop"},
+            ("nats", "realtime_server.cluster"),
+            {"nats", "realtime_server.cluster.connection"},
+        ),
+        (
+            {"SECURE_CHANNELS": "true", "JWT_SECRET": "x" * 32},
+            ("authlib", "cryptography", "joserfc"),
+            {"authlib", "cryptography", "joserfc"},
+        ),
+    ],
+    ids=["a shared log", "tokens"],
+)
+def test_a_server_loads_what_it_needs_and_not_what_is_off(
+    settings: dict[str, str], whose: tuple[str, ...], needed: set[str]
+) -> None:
     program = (
         "import asyncio, sys\n"
+        "import realtime_server.cli\n"
         "from realtime_server.config import ServerConfig\n"
         "from realtime_server.server import RealtimeServer\n"
         "async def main():\n"
-        "    RealtimeServer(ServerConfig.from_env({{{more}}}, dev=True))\n"
-        "    ours = 'realtime_server.cluster'\n"
-        "    print(*{{name for name in sys.modules if name.startswith(ours) or name == 'nats'}})\n"
+        f"    for settings in ({{}}, {settings!r}):\n"
+        "        RealtimeServer(ServerConfig.from_env(settings, dev=True))\n"
+        f"        print(*(name for name in sys.modules if name.startswith({whose!r})))\n"
         "asyncio.run(main())"
     )
-    shared = "'NATS_URL': 'nats://127.0.0.1:1', 'SLOT_NAME': 'shop'"
-    loaded = [
-        subprocess.run(
-            [sys.executable, "-c", program.format(more=more)],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-        ).stdout.split()
-        for more in ("", shared)
-    ]
-    assert loaded[0] == []
-    assert {"nats", "realtime_server.cluster.connection"} <= set(loaded[1])
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    without, having = done.stdout.splitlines()
+    assert without == ""
+    assert needed <= set(having.split())
 
 
 @pytest.mark.slow

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
 from ..errors import TokenError
 from ..phoenix.reasons import TokenReason
 from .grant import Grant
-from .tokens import TokenVerifier
 
-__all__ = ["AllowAll", "Authorizer", "ConnectRequest", "JoinRequest", "TokenAuthorizer"]
+if TYPE_CHECKING:
+    from ..config import ServerConfig
+    from .tokens import TokenVerifier
+
+__all__ = [
+    "AllowAll",
+    "Authorizer",
+    "ConnectRequest",
+    "JoinRequest",
+    "TokenAuthorizer",
+    "make_authorizer",
+]
 
 
 # The headers, the query and the payload may contain tokens, so no repr shows them.
@@ -118,6 +128,16 @@ class TokenAuthorizer:
         """
         self._verifier = verifier
 
+    def reread_keys(self, config: ServerConfig) -> None:
+        """Take the keys that the file JWT_JWKS_FILE has now.
+
+        Raises:
+            ConfigError: if the file cannot be read, or its keys cannot be used.
+        """
+        from .setup import reread_verifier
+
+        self.use(reread_verifier(config))
+
     async def connect(self, request: ConnectRequest) -> None:
         token = _socket_token(request)
         if token is None:
@@ -165,3 +185,19 @@ def _socket_token(request: ConnectRequest) -> str | None:
         if name in source:
             return source[name]
     return None
+
+
+def make_authorizer(config: ServerConfig) -> AllowAll | TokenAuthorizer:
+    """Make the authorizer that the settings ask for.
+
+    What reads keys and tokens takes a tenth of a server's start, so that only a server that needs
+    it imports it.
+
+    Raises:
+        ConfigError: if a key cannot be used.
+    """
+    if not config.secure_channels:
+        return AllowAll()
+    from .setup import make_verifier
+
+    return TokenAuthorizer(make_verifier(config))
