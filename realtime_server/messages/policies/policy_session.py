@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import orjson
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
@@ -238,17 +239,24 @@ class PolicySession:
 
 
 def _parameters(questions: Sequence[Question], begin_within: float) -> list[Any]:
-    viewers = [question.viewer for question in questions]
-    return [
-        [viewer.role for viewer in viewers],
-        [viewer.claims for viewer in viewers],
-        [_sub(viewer.claims) for viewer in viewers],
-        [question.headers for question in questions],
-        [question.topic for question in questions],
-        [",".join(one.value for one in question.extensions) for question in questions],
-        [question.is_write for question in questions],
-        begin_within,
-    ]
+    # Those that wait at the same time are mostly of one client's channels.
+    subs = {viewer: _sub(viewer.claims) for viewer in {each.viewer for each in questions}}
+    # psycopg takes ten times as long to write lists of texts.
+    asked = orjson.dumps(
+        [
+            {
+                "role": each.viewer.role,
+                "claims": each.viewer.claims,
+                "sub": subs[each.viewer],
+                "headers": each.headers,
+                "topic": each.topic,
+                "extensions": ",".join(one.value for one in each.extensions),
+                "is_write": each.is_write,
+            }
+            for each in questions
+        ]
+    )
+    return [asked.decode(), begin_within]
 
 
 def _sub(claims: str) -> str:

@@ -41,9 +41,7 @@ _INSERTED: Final = ("topic", "extension", "inserted_at", "updated_at")
 
 FUNCTION: Final = f"""
 CREATE OR REPLACE FUNCTION pg_temp.realtime_try_policies(
-    roles_ pg_catalog.text[], claims_ pg_catalog.text[], subs_ pg_catalog.text[],
-    headers_ pg_catalog.text[], topics_ pg_catalog.text[], extensions_ pg_catalog.text[],
-    writes_ pg_catalog.bool[], seconds_ pg_catalog.float8
+    questions_ pg_catalog.jsonb, seconds_ pg_catalog.float8
 )
 RETURNS TABLE (
     place integer, granted pg_catalog.text[], step pg_catalog.text, state pg_catalog.text,
@@ -58,11 +56,15 @@ DECLARE
     until_ pg_catalog.timestamptz := pg_catalog.clock_timestamp()
         OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => seconds_);
     time_ CONSTANT pg_catalog.timestamp := '{PROBE_TIME}';
+    question_ pg_catalog.jsonb;
+    role_ pg_catalog.text;
+    topic_ pg_catalog.text;
+    is_write_ pg_catalog.bool;
     asked_ pg_catalog.text[];
     ids_ pg_catalog.uuid[];
     extension_ pg_catalog.text;
 BEGIN
-    FOR place_ IN 1 .. pg_catalog.cardinality(roles_) LOOP
+    FOR place_ IN 1 .. pg_catalog.jsonb_array_length(questions_) LOOP
         EXIT WHEN place_ OPERATOR(pg_catalog.>) 1
             AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) until_;
         place := place_;
@@ -70,37 +72,49 @@ BEGIN
         state := NULL;
         message := NULL;
         step := '{Step.ROWS}';
-        asked_ := pg_catalog.string_to_array(extensions_[place_], ',');
+        question_ := questions_ OPERATOR(pg_catalog.->) (place_ OPERATOR(pg_catalog.-) 1);
+        role_ := question_ OPERATOR(pg_catalog.->>) 'role';
+        topic_ := question_ OPERATOR(pg_catalog.->>) 'topic';
+        is_write_ := question_ OPERATOR(pg_catalog.->>) 'is_write';
+        asked_ := pg_catalog.string_to_array(
+            question_ OPERATOR(pg_catalog.->>) 'extensions', ','
+        );
         BEGIN
-            IF NOT writes_[place_] THEN
+            IF NOT is_write_ THEN
                 ids_ := ARRAY(
                     SELECT pg_catalog.gen_random_uuid() FROM pg_catalog.unnest(asked_)
                 );
                 INSERT INTO realtime.messages (topic, extension, id, inserted_at, updated_at)
-                    SELECT topics_[place_], e.extension, e.id, time_, time_
+                    SELECT topic_, e.extension, e.id, time_, time_
                     FROM ROWS FROM (pg_catalog.unnest(asked_), pg_catalog.unnest(ids_))
                         AS e (extension, id);
             END IF;
             step := '{Step.SETTINGS}';
             PERFORM
-                pg_catalog.set_config('realtime.topic', topics_[place_], true),
-                pg_catalog.set_config('request.jwt.claims', claims_[place_], true),
-                pg_catalog.set_config('request.jwt.claim.sub', subs_[place_], true),
-                pg_catalog.set_config('request.jwt.claim.role', roles_[place_], true),
-                pg_catalog.set_config('request.headers', headers_[place_], true),
-                pg_catalog.set_config('role', roles_[place_], true);
+                pg_catalog.set_config('realtime.topic', topic_, true),
+                pg_catalog.set_config(
+                    'request.jwt.claims', question_ OPERATOR(pg_catalog.->>) 'claims', true
+                ),
+                pg_catalog.set_config(
+                    'request.jwt.claim.sub', question_ OPERATOR(pg_catalog.->>) 'sub', true
+                ),
+                pg_catalog.set_config('request.jwt.claim.role', role_, true),
+                pg_catalog.set_config(
+                    'request.headers', question_ OPERATOR(pg_catalog.->>) 'headers', true
+                ),
+                pg_catalog.set_config('role', role_, true);
             -- 'none' is no role, and would leave the server's.
-            IF current_user OPERATOR(pg_catalog.<>) roles_[place_]::pg_catalog.name THEN
+            IF current_user OPERATOR(pg_catalog.<>) role_::pg_catalog.name THEN
                 RAISE invalid_parameter_value;
             END IF;
             step := '{Step.POLICIES}';
-            IF writes_[place_] THEN
+            IF is_write_ THEN
                 granted := '{{}}';
                 FOREACH extension_ IN ARRAY asked_ LOOP
                     BEGIN
                         EXECUTE 'INSERT INTO realtime.messages'
                             ' ({", ".join(_INSERTED)}) VALUES ($1, $2, $3, $3)'
-                            USING topics_[place_], extension_, time_;
+                            USING topic_, extension_, time_;
                         granted := pg_catalog.array_append(granted, extension_);
                     EXCEPTION
                         WHEN insufficient_privilege THEN
@@ -146,7 +160,7 @@ $function$
 
 CALL: Final = (
     "SELECT place, granted, step, state, message FROM pg_temp.realtime_try_policies("
-    "%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bool[], %s)"
+    "%s::pg_catalog.jsonb, %s)"
 )
-"""Calls it: for each question role, claims, sub, headers, topic, extensions with commas between,
-and whether it is about writing; and after how many seconds no further one is begun."""
+"""Calls it with a JSON array of questions, objects with role, claims, sub, headers, topic,
+extensions with commas between, and is_write; and after how many seconds no further one is begun."""
