@@ -44,6 +44,7 @@ from ..phoenix.actions import (
     Untrack,
 )
 from ..phoenix.message_handler import SocketState
+from ..phoenix.messages import Message
 from ..phoenix.policy_reasons import PolicyReason
 from ..phoenix.reasons import BroadcastReason
 from ..phoenix.serializers import Serializer
@@ -62,11 +63,11 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("realtime.connection")
 
-_PUSHES_AT_ONCE: Final = 16
-"""Broadcasts of one client that are taken before others have their turn, so that each member of the
-room gets them in one write."""
+_AT_ONCE: Final = 16
+"""Broadcasts and joins of one client that are taken before others have their turn: each member of
+the room gets the broadcasts in one write, and joins wait for turns of their own."""
 _SHORT: Final = 4096
-"""Bytes up to which a push is one of these: to check a longer one takes its time."""
+"""Bytes up to which a message is one of these: to check a longer one takes its time."""
 
 _LONG: Final = 16 * 1024
 """Bytes from which on a message waits for a turn, as it may take milliseconds to read: else one
@@ -146,8 +147,8 @@ class Connection:
         # Made when policies are asked for the first time.
         self._queues: ChannelQueues | None = None
         self._idle = IdleTimer(websocket, config.idle_timeout / 1000, metrics)
-        # Broadcasts that were taken in this round of the event loop.
-        self._pushes_at_once = 0
+        # Broadcasts and joins that were taken in this round of the event loop.
+        self._at_once = 0
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
@@ -156,18 +157,20 @@ class Connection:
         try:
             while True:
                 data = await self._receive()
-                is_push = False
+                is_brief = False
                 if len(data) > _LONG and self._is_open():
                     await Turns.shared().begin()
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
-                if self._is_open() and not (self._queues and await self._waits(data)):
-                    is_push = await self._carry_out(data)
-                if is_push and len(data) <= _SHORT and self._pushes_at_once < _PUSHES_AT_ONCE:
+                if self._is_open():
+                    message = self._state.decode(data) if self._queues else None
+                    if message is None or not await self._waits(message.topic, data):
+                        is_brief = await self._carry_out(data, message)
+                if is_brief and len(data) <= _SHORT and self._at_once < _AT_ONCE:
                     # If another has come as well, both are written together.
-                    if not self._pushes_at_once:
+                    if not self._at_once:
                         asyncio.get_running_loop().call_soon(self._end_round)
-                    self._pushes_at_once += 1
+                    self._at_once += 1
                     continue
                 # recv() does not give way while messages are queued: one client that floods
                 # the server must not keep the others waiting.
@@ -191,15 +194,15 @@ class Connection:
                 await self._queues.aclose()
 
     def _end_round(self) -> None:
-        self._pushes_at_once = 0
+        self._at_once = 0
 
     def _is_open(self) -> bool:
         return self._websocket.protocol.state is State.OPEN
 
-    def _read(self, data: str | bytes) -> list[Action]:
+    def _read(self, data: str | bytes, message: Message | None = None) -> list[Action]:
         """Return what a message asks for. One that took long to read lets others come first."""
         if len(data) <= _LONG:
-            return self._state.receive(data)
+            return self._state.receive(data, message)
         loop = asyncio.get_running_loop()
         began = loop.time()
         actions = self._state.receive(data)
@@ -207,27 +210,26 @@ class Connection:
             Turns.shared().rest()
         return actions
 
-    async def _waits(self, data: str | bytes) -> bool:
+    async def _waits(self, topic: str, data: str | bytes) -> bool:
         """Have a message wait if its channel does; return whether it was so."""
-        topic = self._state.topic_of(data)
-        if self._queues is None or topic is None or topic not in self._queues:
+        if self._queues is None or topic not in self._queues:
             return False
         await self._queues.put(topic, data)
         return True
 
-    async def _carry_out(self, data: str | bytes) -> bool:
-        """Carry out a message, or begin to; return whether it was a broadcast."""
-        actions = self._read(data)
+    async def _carry_out(self, data: str | bytes, message: Message | None) -> bool:
+        """Carry out a message, or begin to; return whether it was a broadcast or a join."""
+        actions = self._read(data, message)
         if self._channels.access.has_private:
             for place, action in enumerate(actions):
                 channel = self._channels.access.must_ask(action)
                 if channel is not None:
                     await self._perform(actions[:place])
                     self._ask(channel, actions[place:])
-                    return False
-        is_push = await self._perform(actions)
+                    return isinstance(action, Join)
+        is_brief = await self._perform(actions)
         self._done()
-        return is_push
+        return is_brief
 
     def _ask(self, channel: Channel, actions: list[Action]) -> None:
         """Carry out actions before which policies are asked; other channels go on meanwhile."""
@@ -280,7 +282,7 @@ class Connection:
             return await self._websocket.recv()
 
     async def _perform(self, actions: list[Action]) -> bool:
-        """Carry out actions; return whether they were a broadcast."""
+        """Carry out actions; return whether they were a broadcast or a join."""
         for action in actions:
             match action:
                 case Join(channel, payload):
@@ -309,7 +311,7 @@ class Connection:
                     await close_within(self._websocket, code, reason)
                 case _:
                     self._perform_now(action)
-        return len(actions) == 1 and isinstance(actions[0], Publish)
+        return len(actions) == 1 and isinstance(actions[0], Publish | Join)
 
     def _perform_all(self, actions: list[Action]) -> None:
         """Carry out actions of which none takes time."""

@@ -117,22 +117,21 @@ class SocketState:
         """Whether a ``phx_close`` waits for the next message; if none comes, call :meth:`part`."""
         return self._parting is not None
 
-    def topic_of(self, data: str | bytes) -> str | None:
-        """Return the topic of a message of the client; None if it cannot be read."""
+    def decode(self, data: str | bytes) -> Message | None:
+        """Return a message of the client; None if it cannot be read."""
         try:
-            return self._serializer.decode(data).topic
+            return self._serializer.decode(data)
         except FrameError:
             return None
 
-    def receive(self, data: str | bytes) -> list[Action]:
-        """Handle a message of the client; return the actions to perform, in order.
-
-        After a :class:`Close` it answers nothing more.
+    def receive(self, data: str | bytes, message: Message | None = None) -> list[Action]:
+        """Handle a message of the client, which may have been decoded; return the actions to
+        perform, in order. After a :class:`Close` it answers nothing more.
         """
         if self._closed:
             return []
         try:
-            message = self._serializer.decode(data)
+            message = message or self._serializer.decode(data)
         except FrameError as exc:
             self._closed = True
             return [Close(exc.code, exc.reason)]
