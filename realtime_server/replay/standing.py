@@ -17,7 +17,7 @@ from ..fanout.groups import Subscription
 from .connection_proof import ConnectionProof
 from .lost_reasons import LostReason
 from .membership import Membership
-from .places import Place
+from .places import BEFORE, Place
 
 __all__ = ["LASTS", "LivePlaces", "Standing"]
 
@@ -88,6 +88,10 @@ class Standing:
     # client may ignore it. And since when that message was proven to have arrived.
     _told: int | None = attrs.field(default=None, init=False)
     _known_since: float | None = attrs.field(default=None, init=False)
+    # What was proven lately, and when that was looked at; and the place that has been proven for
+    # long, so that it may be written into the journal.
+    _lately: tuple[float, Place] | None = attrs.field(default=None, init=False)
+    _lasting: Place = attrs.field(default=BEFORE, init=False)
     # When the client was known to have the answer to its join.
     _answered: float | None = attrs.field(default=None, init=False)
     # The checkpoints, in order.
@@ -167,7 +171,7 @@ class Standing:
         """Take nothing that was written to the channel as received, whatever its client proves."""
         self.began = self.first
         self.since = self._told = None
-        self._checkpoints.clear()
+        self._forget_places()
 
     def go_on(self, place: Place) -> None:
         """Note where the channel begins."""
@@ -195,7 +199,7 @@ class Standing:
         self.began = self.sure_place(live)
         self._forget_what_is_known()
         self.since = None
-        self._checkpoints.clear()
+        self._forget_places()
         if written is not None:
             self.note(written)
 
@@ -219,10 +223,14 @@ class Standing:
             place: the place up to which the client has everything, however its connection ends.
         """
         self.began = place
-        self._checkpoints.clear()
+        self._forget_places()
         self._forget_what_is_known()
         # The message that tells of a gap has no ordinal yet.
         self.since = self.proof.count_write()
+
+    def _forget_places(self) -> None:
+        self._checkpoints.clear()
+        self._lately, self._lasting = None, BEFORE
 
     def _forget_what_is_known(self) -> None:
         """Forget why a later channel could not go on, if the client is proven to know of it."""
@@ -236,7 +244,7 @@ class Standing:
             place: the place up to which the live hub has handed out the new stream.
         """
         self.first = self.began = place
-        self._checkpoints.clear()
+        self._forget_places()
         self.lost = LostReason.LOST
         if self.since is not None:
             self.since = self.proof.written
@@ -268,9 +276,24 @@ class Standing:
 
     def lasting_place(self, live: LivePlaces) -> Place:
         """Return the place that may be written into the journal, since nothing that may happen to
-        the connection makes it lower."""
+        the connection makes it lower, or since it has been proven for long."""
         # What such a client has proven, it has proven long ago.
-        return self.place(live) if self.proof.is_overdue else self.sure_place(live)
+        if self.proof.is_overdue:
+            return self.place(live)
+        return max(self.sure_place(live), self._lasting)
+
+    def note_lasting(self, live: LivePlaces, now: float) -> bool:
+        """Note what has been proven for ``LASTS`` seconds of a channel that is not settled; return
+        whether :meth:`lasting_place` has become higher by it. Call it now and then."""
+        lately = self._lately
+        if lately is not None and now - lately[0] < LASTS:
+            return False
+        place = self.first if self.may_be_given_up(now) else self.place(live)
+        self._lately = now, place
+        if lately is None or lately[1] <= self.lasting_place(live):
+            return False
+        self._lasting = lately[1]
+        return True
 
     def _pass_checkpoints(self) -> None:
         # What is proven otherwise is taken back if the client closes the connection.

@@ -161,6 +161,8 @@ class Standings:
                 self._unsettled[standing] = now
             elif (place := written(standing.subscription)) is not None:
                 standing.note(place)
+            if standing in self._unsettled and standing.note_lasting(self._live, now):
+                self.on_change(standing)
         for count, standing in enumerate(list(self._unsure), 1):
             if standing in self._unsure and standing.is_sure:
                 # This takes in, for the last time, what was proven before the channel was live.

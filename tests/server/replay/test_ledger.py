@@ -308,6 +308,29 @@ def test_who_has_proven_to_know_of_a_gap_is_not_told_again() -> None:
     assert (member.lost, member.since) == (None, None)
 
 
+def test_others_learn_soon_how_far_a_client_has_caught_up() -> None:
+    world, there = World(), journal_of(2)
+    standing = world.join()
+    connection = cast(Any, standing.proof)
+    found = []
+    for now, written, proven in ((0.0, 3, 0), (1.0, 5, 1), (LASTS, 7, 2), (2 * LASTS, 9, 3)):
+        connection.written, connection.proven = proven + 1, proven
+        for _ in world.standings.settling(lambda subscription: (written, 0), now):  # noqa: B023 (called here)
+            pass
+        pass_on(world, there)
+        [member] = there.find(KEY.digest)
+        assert member.is_open
+        found.append(member.place)
+    # A page may be a little behind its browser, which has answered.
+    assert found == [(1, 0), (1, 0), (1, 0), (5, 0)]
+    # It has given up the join, so it has ignored all of that.
+    standing.give_up()
+    world.standings.note(standing.member)
+    pass_on(world, there)
+    [member] = there.find(KEY.digest)
+    assert member.place == (1, 0)
+
+
 def test_others_learn_soon_that_a_client_which_catches_up_has_read_that_it_begins_anew() -> None:
     world, there = World(), journal_of(2)
     standing = world.join()
