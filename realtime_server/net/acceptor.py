@@ -34,6 +34,10 @@ _MAX_TURNED_AWAY: Final = 100
 closed without an answer."""
 
 
+_MOST_READ: Final = 8192
+"""Bytes that are read from a connection at once: what comes of them is parsed before anybody else
+has a turn, which takes a millisecond if it is 25 short messages. asyncio reads 256 KiB otherwise,
+as much as a client may have sent while the server was busy."""
 _SLICE: Final = 0.002
 """Seconds of a round of the event loop that go to those whose time is up: a thousand may have come
 at the same time."""
@@ -257,6 +261,9 @@ class RequestHead(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         _write_at_once(transport)
+        if hasattr(transport, "max_size"):
+            # The event loops of asyncio have it, that of uvloop has not.
+            transport.max_size = _MOST_READ
         if self._acceptor.admit(self._transport):
             loop = asyncio.get_running_loop()
             timeout = self._acceptor.config.handshake_timeout / 1000

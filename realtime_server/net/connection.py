@@ -65,7 +65,8 @@ logger = logging.getLogger("realtime.connection")
 
 _AT_ONCE: Final = 16
 """Broadcasts and joins of one client that are taken before others have their turn: each member of
-the room gets the broadcasts in one write, and joins wait for turns of their own."""
+the room gets the broadcasts in one write, and joins wait for turns of their own. After a broadcast
+that is refused others have their turn at once."""
 _SHORT: Final = 4096
 """Bytes up to which a message is one of these: to check a longer one takes its time."""
 
@@ -218,7 +219,8 @@ class Connection:
         return True
 
     async def _carry_out(self, data: str | bytes, message: Message | None) -> bool:
-        """Carry out a message, or begin to; return whether it was a broadcast or a join."""
+        """Carry out a message, or begin to; return whether it was a broadcast that was taken, or a
+        join."""
         actions = self._read(data, message)
         if self._channels.access.has_private:
             for place, action in enumerate(actions):
@@ -282,7 +284,8 @@ class Connection:
             return await self._websocket.recv()
 
     async def _perform(self, actions: list[Action]) -> bool:
-        """Carry out actions; return whether they were a broadcast or a join."""
+        """Carry out actions; return whether they were one broadcast, which was taken, or a join."""
+        is_taken = False
         for action in actions:
             match action:
                 case Join(channel, payload):
@@ -290,11 +293,11 @@ class Connection:
                 case Refresh(channel, token):
                     await self._channels.refresh(channel, token)
                     self._attend(channel)
-                case Publish(channel, message) if self._pushes is not None:
+                case Publish(channel, message, broadcast) if self._pushes is not None:
                     access = self._channels.access
                     why = await access.why_not_write(channel, Extension.BROADCAST)
                     if why is None:
-                        self._perform_now(action)
+                        is_taken = self._pushes.publish(channel, message, broadcast)
                     else:
                         self._pushes.refuse(channel, message, why)
                 case Track(channel, message) if self._pushes is not None:
@@ -311,7 +314,7 @@ class Connection:
                     await close_within(self._websocket, code, reason)
                 case _:
                     self._perform_now(action)
-        return len(actions) == 1 and isinstance(actions[0], Publish | Join)
+        return len(actions) == 1 and (is_taken or isinstance(actions[0], Join))
 
     def _perform_all(self, actions: list[Action]) -> None:
         """Carry out actions of which none takes time."""
@@ -322,8 +325,6 @@ class Connection:
         match action:
             case Send(message):
                 self._outbox.write(Frames.of(self._serializer.encode(message)))
-            case Publish(channel, message, broadcast) if self._pushes is not None:
-                self._pushes.publish(channel, message, broadcast)
             case RefuseBroadcast(channel, message, why):
                 if self._pushes is not None:
                     self._pushes.refuse(channel, message, why)

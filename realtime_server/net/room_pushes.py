@@ -183,12 +183,12 @@ class RoomPushes:
         if (presence := self._of_presence()) is not None:
             presence.refuse(message, reason)
 
-    def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> None:
-        """Send what a channel broadcasts to its room."""
+    def publish(self, channel: Channel, message: Message, broadcast: Broadcast) -> bool:
+        """Send what a channel broadcasts to its room; return whether it is going to be written."""
         member: Member | None = channel.member
         if member is None:
             # It has ended while policies were asked.
-            return
+            return False
         most = self._config.max_deliveries_per_second
         now = asyncio.get_running_loop().time()
         if self._bucket is None:
@@ -196,7 +196,7 @@ class RoomPushes:
         cost = min(self._rooms.size(member.room), most)
         if not self._bucket.take(now, cost):
             self.refuse(channel, message, BroadcastReason.DELIVERIES)
-            return
+            return False
         done = partial(self._acknowledge, channel, message)
         assert channel.config is not None  # it is a member
         acknowledges = channel.config.broadcast.acknowledges
@@ -205,6 +205,7 @@ class RoomPushes:
         )
         if problem is not None:
             self.refuse(channel, message, problem)
+        return problem is None
 
     def refuse(self, channel: Channel, message: Message, reason: PushReason) -> None:
         """Tell a channel that its broadcast goes to nobody, if it asked for answers."""

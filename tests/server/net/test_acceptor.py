@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from itertools import pairwise
 
 import pytest
@@ -237,3 +238,26 @@ async def test_of_many_beyond_the_bound_some_are_told_and_all_are_let_go(
     assert [other.transport.aborted for other in others] == [False, False, True]
     first.acceptor.close()
     assert all(other.transport.aborted for other in others)
+
+
+async def test_little_is_read_at_once_from_a_client_that_has_sent_much() -> None:
+    sizes: list[int] = []
+
+    class Reader(FakeWebSocket):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            sizes.append(len(data))
+
+    websocket = Reader()
+    accepting = Acceptor(SITE, open_config(), make_metrics(), make_backlog())
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(UPGRADE + bytes(100_000))
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: RequestHead(lambda: websocket, accepting), ours
+        )
+        await eventually(lambda: sum(sizes) == len(UPGRADE) + 100_000)
+        # Others have a turn between two of these.
+        assert max(sizes) <= 8192
+        transport.abort()

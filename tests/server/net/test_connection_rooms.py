@@ -420,6 +420,21 @@ async def test_others_have_their_turn_while_one_floods() -> None:
         assert rounds >= 200 / 20
 
 
+async def test_others_have_their_turn_after_each_push_that_is_refused() -> None:
+    rooms = make_rooms()
+    async with open_connection(rooms=rooms, vsn="2.0.0", max_deliveries_per_second=1) as flooder:
+        await join(flooder, ack=True)
+        for number in range(50):
+            flooder.websocket.incoming.put_nowait(v2("broadcast", broadcast(number)))
+        answered = []
+        while not flooder.websocket.incoming.empty():
+            await asyncio.sleep(0)
+            answered.append(len(received(flooder)))
+        # The one that is taken is answered when it has been written.
+        assert max(answered) <= 2
+        assert sum(answered) >= 48
+
+
 async def test_who_wants_no_bytes_gets_none() -> None:
     rooms = make_rooms()
     async with (
