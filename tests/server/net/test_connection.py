@@ -713,9 +713,9 @@ async def test_messages_that_wait_were_heard_when_they_came(
         assert server.replay is not None
         visits, receive, heard = server.replay.needs.visits, SocketState.receive, []
 
-        def receive_and_note(state: SocketState, data: str | bytes) -> list[Action]:
+        def receive_and_note(state: SocketState, *arguments: Any) -> list[Action]:
             heard.append(next(iter(visits)).heard)
-            return receive(state, data)
+            return receive(state, *arguments)
 
         monkeypatch.setattr(SocketState, "receive", receive_and_note)
         async with websocket(server.port) as (_, writer):
