@@ -15,7 +15,6 @@ def decode_changes(
     opened: Any,
     readers: dict[bytes, Any],
     refuses: bool,
-    short_begin: Callable[[bytes], bool],
-    short_commit: Callable[[bytes, Any], Any],
+    may_begin: Callable[[], bool],
     long_way: Callable[[bytes], Iterable[Any]],
 ) -> Iterator[Any]: ...

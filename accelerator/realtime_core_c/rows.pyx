@@ -1,9 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, freethreading_compatible=False
 """The fields, records and changes of rows' messages: realtime_core.pgoutput's work, compiled.
 
 Each function here reads what is right, and leaves all else to Python: what is wrong with a message
 is said there. No byte is read before it is known to belong to the message.
 """
+
+from datetime import date, datetime, timezone
 
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
@@ -11,6 +13,7 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
+from cpython.datetime cimport import_datetime, timedelta_new
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -19,10 +22,13 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 
 from realtime_core_c._slots cimport fill, new, slot_of
 
-from realtime_core.changes import Begin, Delete, Insert, Update
+from realtime_core.changes import Begin, Commit, Delete, Insert, Transaction, Update
+from realtime_core.lsn import LSN
 from realtime_core.records import UNCHANGED, Record
 
 __all__ = ["RowReader", "decode_changes", "fields_reader"]
+
+import_datetime()
 
 cdef object unchanged = UNCHANGED
 cdef object RecordClass = Record
@@ -47,6 +53,32 @@ for _change in (Update, Delete):
         or slot_of(_change, "relation") != RELATION
     ):
         raise TypeError("the changes of rows have their common attributes in different slots")
+
+cdef object TransactionClass = Transaction
+cdef object CommitClass = Commit
+cdef object LsnClass = LSN
+# Without the check of LSN(), as any 64 bits are one.
+cdef object new_lsn = int.__new__
+cdef object EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+cdef Py_ssize_t XID = slot_of(Transaction, "xid")
+cdef Py_ssize_t COMMIT_LSN = slot_of(Transaction, "commit_lsn")
+cdef Py_ssize_t COMMIT_TIME = slot_of(Transaction, "commit_time")
+cdef Py_ssize_t ORIGIN = slot_of(Transaction, "origin")
+cdef Py_ssize_t STREAM = slot_of(Transaction, "stream")
+cdef Py_ssize_t GID = slot_of(Transaction, "gid")
+cdef Py_ssize_t COMMIT_TRANSACTION = slot_of(Commit, "transaction")
+cdef Py_ssize_t END_LSN = slot_of(Commit, "end_lsn")
+cdef Py_ssize_t COMMIT_CHANGES = slot_of(Commit, "changes")
+
+# The sizes of a Begin and a Commit.
+cdef enum:
+    BEGIN = 21
+    COMMIT = 26
+
+cdef long long A_DAY = 86400000000
+# Python has no days at or beyond these, counted from 2000-01-01.
+cdef long long FIRST_DAY = date.min.toordinal() - EPOCH.toordinal() - 1
+cdef long long LAST_DAY = date.max.toordinal() - EPOCH.toordinal() + 1
 
 # How many bytes of a message tell its tag, relation, first tuple's kind, and number of fields.
 cdef enum:
@@ -246,10 +278,63 @@ cdef class RowReader:
         return key
 
 
+# Begin and Commit
+
+
+cdef inline unsigned long long number(const unsigned char *at, int width) noexcept:
+    """Return the number whose bytes begin at ``at``, the highest first."""
+    cdef unsigned long long value = 0
+    cdef int place
+    for place in range(width):
+        value = value << 8 | at[place]
+    return value
+
+
+cdef object begun(bytes data, object stream):
+    """Return the transaction of a Begin; None if it has to go the long way."""
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef long long time
+    cdef long long day
+    cdef object transaction
+    if PyBytes_GET_SIZE(data) != BEGIN:
+        return None
+    time = <long long>number(at + 9, 8)
+    # Days, rounded down.
+    day = time // A_DAY - (time % A_DAY < 0)
+    if not FIRST_DAY < day < LAST_DAY:
+        return None
+    time -= day * A_DAY
+    transaction = new(TransactionClass)
+    fill(transaction, XID, number(at + 17, 4))
+    fill(transaction, COMMIT_LSN, new_lsn(LsnClass, number(at + 1, 8)))
+    fill(
+        transaction,
+        COMMIT_TIME,
+        EPOCH + timedelta_new(<int>day, <int>(time // 1000000), <int>(time % 1000000)),
+    )
+    fill(transaction, ORIGIN, None)
+    fill(transaction, STREAM, stream)
+    fill(transaction, GID, None)
+    return transaction
+
+
+cdef object committed(bytes data, object transaction, object changes):
+    """Return the Commit of a transaction; None if it has to go the long way."""
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef object commit
+    if PyBytes_GET_SIZE(data) != COMMIT or number(at + 2, 8) != transaction.commit_lsn:
+        return None
+    commit = new(CommitClass)
+    fill(commit, COMMIT_TRANSACTION, transaction)
+    fill(commit, END_LSN, new_lsn(LsnClass, number(at + 10, 8)))
+    fill(commit, COMMIT_CHANGES, changes)
+    return commit
+
+
 # The loop over a stream's messages
 
 
-def decode_changes(payloads, opened, dict readers, bint refuses, short_begin, short_commit, long_way):
+def decode_changes(payloads, opened, dict readers, bint refuses, may_begin, long_way):
     """Do what :meth:`realtime_core.pgoutput.ChangeDecoder.decode` says.
 
     Args:
@@ -257,7 +342,8 @@ def decode_changes(payloads, opened, dict readers, bint refuses, short_begin, sh
         opened: the stream's OpenTransaction.
         readers: the row readers by head.
         refuses: whether an error came before, after which no short cut is taken.
-        short_begin, short_commit, long_way: the decoder's methods.
+        may_begin: returns whether a Begin may come now.
+        long_way: takes any message, and returns its events.
     """
     cdef object transaction = None if refuses else opened.transaction
     cdef object index = opened.changes
@@ -283,15 +369,18 @@ def decode_changes(payloads, opened, dict readers, bint refuses, short_begin, sh
                             yield Begin(transaction)
                         yield change
                         continue
-        if tag == c'C':
-            commit = short_commit(data, transaction)
+        if tag == c'C' and transaction is not None and not opened.begin_is_due:
+            commit = committed(<bytes>data, transaction, index)
             if commit is not None:
-                transaction = None
+                opened.transaction = transaction = None
                 yield commit
                 continue
-        elif tag == c'B' and short_begin(data):
-            transaction, index = opened.transaction, 0
-            continue
+        elif tag == c'B' and may_begin():
+            begin = begun(<bytes>data, opened.stream)
+            if begin is not None:
+                opened.transaction, opened.changes, opened.begin_is_due = begin, 0, True
+                transaction, index = begin, 0
+                continue
         events = long_way(data)
         if events:
             yield from events

@@ -51,11 +51,12 @@ class OpenTransaction:
         stream: the stream's identity, which goes into each position.
     """
 
-    __slots__ = ("_relations", "_stream", "begin_is_due", "changes", "transaction")
+    __slots__ = ("_relations", "begin_is_due", "changes", "stream", "transaction")
 
     def __init__(self, relations: RelationCache, stream: StreamIdentity | None) -> None:
         self._relations = relations
-        self._stream = stream
+        self.stream = stream
+        """The stream's identity."""
         self.transaction: Transaction | None = None
         """The transaction; None when a Begin or the start of a stream block comes next."""
         self.changes = 0
@@ -70,7 +71,7 @@ class OpenTransaction:
         Raises:
             DecodeError: if Python has no such commit time.
         """
-        self.transaction = make_transaction(self._stream, xid, commit_lsn, commit_time)
+        self.transaction = make_transaction(self.stream, xid, commit_lsn, commit_time)
         self.changes = 0
         self.begin_is_due = True
 
@@ -138,7 +139,7 @@ class OpenTransaction:
             transaction, index = self._place(message)
         return (
             LogicalMessage(
-                message.lsn, message.prefix, message.content, transaction, index, self._stream
+                message.lsn, message.prefix, message.content, transaction, index, self.stream
             ),
         )
 

@@ -88,8 +88,7 @@ class ChangeDecoder(EventDecoder):
                 self._open_transaction,
                 self._short_cuts.readers,
                 self._assembler.is_abandoned,
-                self._short_begin,
-                self._short_commit,
+                lambda: self._assembler.may_begin,
                 self._long_way,
             )
         return self._decode(payloads)

@@ -36,6 +36,20 @@ class Sequence:
             change that the consumer got of it is acknowledged, or at once if it got none.
     """
 
+    __slots__ = (
+        "_last_begin",
+        "_last_change",
+        "_last_commit",
+        "_last_passed",
+        "_own_checkpoint",
+        "_passes",
+        "_resuming",
+        "_start",
+        "changes",
+        "progress",
+        "transactions",
+    )
+
     def __init__(
         self,
         slot: LSN,

@@ -7,10 +7,11 @@ connection broke there is a new LiveStream, which continues the same :class:`Str
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
+from .._implementation import IMPLEMENTATION
 from ..changes import Event, Idle, RawRows
 from ..lsn import LSN
 from ..positions import Position
@@ -103,24 +104,30 @@ class LiveStream:
             transaction cannot be read back.
         """
         self._feedback.heard()
-        return self._events(payloads)
-
-    def _events(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
-        decoder = self._decoder
-        accept = self._history.accepting(self._sequence)
         # Only the last of several keepalives counts, because its LSN is the highest. If one wants
         # an answer it is the last one: PostgreSQL sends no other before it has the answer.
         last = bytes(map(_TAG, payloads)).rfind(TAG_KEEPALIVE)
-        if last > 0:
-            for event in decoder.decode(_messages(payloads[:last])):
-                yield event if accept(event) else None
-        if last >= 0:
-            message = parse_copy_data(payloads[last])
-            if isinstance(message, Keepalive) and self._sequence is self._history.sequence:
-                yield from self._keepalive(message)
-        if last + 1 < len(payloads):
-            for event in decoder.decode(_messages(payloads[last + 1 :])):
-                yield event if accept(event) else None
+        return self._events(payloads) if last < 0 else self._with_keepalive(payloads, last)
+
+    def _with_keepalive(
+        self, payloads: list[memoryview], last: int
+    ) -> Iterator[Event | RawRows | None]:
+        behind = payloads[last + 1 :]
+        yield from self._events(payloads[:last])
+        message = parse_copy_data(payloads[last])
+        if isinstance(message, Keepalive) and self._sequence is self._history.sequence:
+            yield from self._keepalive(message)
+        yield from self._events(behind)
+
+    def _events(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
+        events = self._decoder.decode(_messages(payloads))
+        sequence = self._sequence
+        accept = self._history.accepting(sequence)
+        if IMPLEMENTATION == "c" and accept == sequence.accept:
+            from realtime_core_c.stream import Accepted
+
+            return Accepted(events, sequence)
+        return _accepted(events, accept)
 
     def _keepalive(self, message: Keepalive) -> Iterator[Idle]:
         """Let a keepalive move the slot where it may, and answer it if the server wants that."""
@@ -180,9 +187,31 @@ class LiveStream:
         self._decoder.close()
 
 
-def _messages(payloads: Iterable[memoryview]) -> Iterator[bytes]:
-    """Yield the output plugin's messages, without the keepalives among them."""
-    for payload in payloads:
+def _accepted(
+    events: Iterable[Any], accept: Callable[[Any], bool]
+) -> Iterator[Event | RawRows | None]:
+    """Yield the events that are accepted, and None for all others."""
+    for event in events:
+        yield event if accept(event) else None
+
+
+def _messages(payloads: list[memoryview]) -> Iterator[bytes]:
+    """Yield the output plugin's messages, without the keepalives among them; empty the list.
+
+    What was read is freed as it is decoded: so fewer objects are alive at a time than make Python
+    look for cycles among them.
+    """
+    if IMPLEMENTATION == "c":
+        from realtime_core_c.stream import Messages
+
+        return Messages(payloads, parse_copy_data)
+    return _popped(payloads)
+
+
+def _popped(payloads: list[memoryview]) -> Iterator[bytes]:
+    payloads.reverse()
+    while payloads:
+        payload = payloads.pop()
         if payload[0] == TAG_XLOG_DATA:
             # The message is copied once, because bytes are decoded faster than a memoryview.
             yield bytes(payload[XLOG_DATA_HEADER:])
