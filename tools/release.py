@@ -184,7 +184,9 @@ def install(file: Path, extra: str, folder: Path) -> Path:
     """
     environment = folder / "environment"
     venv.create(environment)
-    run(sys.executable, "-m", "pip", "--python", environment, "install", "-q", f"{file}[{extra}]")
+    # Most modules are never imported.
+    into = ("--python", environment, "install", "-q", "--no-compile")
+    run(sys.executable, "-m", "pip", *into, f"{file}[{extra}]")
     bin = environment / "bin"
     for program in ("realtime-core", "realtime-server"):
         version = run(bin / program, "--version", cwd=folder).split()

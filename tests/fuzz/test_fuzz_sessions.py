@@ -22,6 +22,9 @@ from tests.fuzz.session_report import Report
 from tests.fuzz.session_run import run
 from tests.fuzz.session_server import BrokenPromiseError
 
+# Two of them take ten seconds, so that they begin early.
+pytestmark = pytest.mark.slow
+
 
 class Clock:
     """Goes on by 0.1 µs whenever somebody looks, and by what a test makes something take."""
