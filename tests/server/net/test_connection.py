@@ -18,6 +18,7 @@ from websockets.protocol import State
 from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, JoinRequest
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, TokenError
+from realtime_server.fanout import turns
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.presence import Presence
 from realtime_server.fanout.registrar import Registrar
@@ -454,12 +455,39 @@ async def test_a_client_that_floods_does_not_keep_the_others_waiting() -> None:
         heartbeat = {"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "1"}
         for _ in range(100):
             client.websocket.incoming.put_nowait(json.dumps(heartbeat))
-        turns = 0
+        rounds = 0
         while not client.websocket.incoming.empty():
             await asyncio.sleep(0)
-            turns += 1
+            rounds += 1
             client.websocket.transport.sent()
-        assert turns >= 100
+        assert rounds >= 100
+
+
+async def rounds_of_joins(client: Client, count: int) -> int:
+    """Have a client join so many topics; return in how many rounds its messages were taken."""
+    for number in range(count):
+        frame = {"topic": f"{TOPIC}{number}", "event": "phx_join", "payload": {}, "ref": "1"}
+        client.websocket.incoming.put_nowait(json.dumps(frame))
+    rounds = 0
+    while not client.websocket.incoming.empty():
+        await asyncio.sleep(0)
+        rounds += 1
+        client.websocket.transport.sent()
+    return rounds
+
+
+async def test_joins_that_came_together_are_taken_in_one_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A busy machine may stand still for longer than a slice.
+    monkeypatch.setattr(turns, "_SHARED_SLICE", 60.0)
+    async with open_connection() as client:
+        assert await rounds_of_joins(client, 16) <= 3
+
+
+async def test_a_client_that_joins_without_end_does_not_keep_the_others_waiting() -> None:
+    async with open_connection(max_channels=300) as client:
+        assert await rounds_of_joins(client, 200) >= 200 / 20
 
 
 async def test_a_client_that_falls_behind_is_cut_off() -> None:

@@ -22,6 +22,8 @@ from realtime_server.messages.stored_messages import StoredMessages
 from realtime_server.net.private_channels import PrivateChannels
 from realtime_server.phoenix.broadcasts import Broadcast
 from realtime_server.phoenix.joins import ReplayConfig
+from realtime_server.phoenix.messages import Message
+from realtime_server.phoenix.serializers import V2Serializer
 from tests.server.net.test_connection import Client, open_connection
 from tests.server.net.test_connection_rooms import make_rooms, push, received, v2
 from tests.server_helpers import make_metrics
@@ -289,6 +291,31 @@ async def test_a_first_push_and_a_new_token_hold_up_no_other_channel() -> None:
         asked = len(checks.asked)
         await push(client, send("slow", "broadcast", message, "6"))
         assert (said(client), len(checks.asked)) == ([("slow", "6", "phx_reply", "ok")], asked)
+
+
+async def test_a_message_to_another_channel_is_decoded_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[str | bytes] = []
+    decode = V2Serializer.decode
+
+    def counted(self: V2Serializer, data: str | bytes) -> Message:
+        decoded.append(data)
+        return decode(self, data)
+
+    monkeypatch.setattr(V2Serializer, "decode", counted)
+    checks = SlowChecks()
+    async with open_connection(
+        Tokens(), rooms=make_rooms(), private=with_checks(checks), vsn="2.0.0"
+    ) as client:
+        sent = [private_join("slow", "1"), private_join("quick", "2")]
+        await push(client, *sent)
+        assert said(client) == [("quick", "2", "phx_reply", "ok")]
+        assert decoded == sent
+        client.websocket.incoming.put_nowait("[")
+        await client.settle()
+        assert client.websocket.closed is not None
+        checks.go.set()
 
 
 async def test_whoever_sends_much_to_a_channel_that_waits_is_read_no_further() -> None:
