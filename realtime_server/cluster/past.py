@@ -256,6 +256,7 @@ class LogPast:
         """Yield the changes, and note behind which place they are all there."""
         unpacker = Unpacker()
         floor: Place | None = None
+        message: LogicalMessage | None = None
         async for envelope, sequence in self._envelopes(reader):
             try:
                 try:
@@ -273,7 +274,13 @@ class LogPast:
             if floor is None and unpacker.last is not None:
                 # Where another stream begins, places of the former one say nothing.
                 floor = envelope.last if envelope.kind is Kind.GAP else envelope.prev
-            if changes := _without_messages(events):
+            changes: list[Event] = _without_messages(events)
+            if envelope.kind is Kind.GAP and message is not None:
+                # Whoever has everything up to the message has to be told of the gap behind it.
+                changes.insert(0, message)
+            if events:
+                message = events[-1] if isinstance(events[-1], LogicalMessage) else None
+            if changes:
                 yield changes
         begin = self._feed.begin
         assert begin is not None

@@ -105,8 +105,9 @@ class Continuity:
             if type(event) is LogicalMessage:
                 self.durable.read(event)
             elif type(event) is Gap:
-                # The stream may come from another cluster now.
+                # The stream may come from another cluster now, and may have lost records.
                 self._note_stream()
+                self.durable.tell_and_ask()
         if not self._has_passed_end.is_set():
             places = (place_of(event) for event in reversed(batch))
             last = next((place for place in places if place is not None), None)

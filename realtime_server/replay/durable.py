@@ -114,6 +114,10 @@ class Durable:
         self._writer.come(message.lsn)
         self._reader.take(message)
 
+    def tell_and_ask(self) -> None:
+        """Have all processes tell everything again, as records may be lost."""
+        self._writer.tell_and_ask()
+
     def published(self) -> None:
         """Note that everything has been handed out that came before, or with, the messages."""
         self._writer.published()

@@ -154,6 +154,10 @@ class JournalWriter:
         self._asked_behind = self._come
         self._boot_due = self._boot_due or is_same_slot
 
+    def tell_and_ask(self) -> None:
+        """Write soon what a process does that begins: it tells all it knows, and so do others."""
+        self._boot_due = True
+
     def begin_anew(self) -> None:
         """Forget the places of the former stream, which cannot be compared with those of this
         one."""

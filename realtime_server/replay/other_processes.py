@@ -13,14 +13,14 @@ No I/O, and time is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
 import attrs
 
 from .channel_ages import Age, ChannelAges
-from .channel_names import ChannelNames, Name
+from .channel_names import ChannelNames
 from .empty_stretches import EmptyStretches
 from .places import Place
 from .process import OtherChannel, Process
@@ -37,6 +37,8 @@ from .records import (
     Shared,
     Taken,
 )
+from .shared_keys import SharedKeys
+from .taken_channels import TakenChannels
 
 __all__ = ["OtherProcesses"]
 
@@ -44,11 +46,6 @@ _LONG: Final = 24 * 3600.0
 """Seconds without a record after which a process is taken to have ended without a successor."""
 _STEP: Final = 200
 """Channels in a step, which take about half a millisecond."""
-_MOST_TAKEN: Final = 100_000
-"""Channels of which it is remembered that they were taken over. Their own process may go on writing
-of them until it has read that."""
-_MOST_SHARED: Final = 10_000
-"""Keys of sessions that are known to be several clients'."""
 
 
 class OtherProcesses:
@@ -97,11 +94,8 @@ class OtherProcesses:
         self._processes: dict[bytes, Process] = {}
         self._names = ChannelNames()
         self._ages = ChannelAges()
-        # The keys of sessions that several clients have.
-        self._shared: dict[bytes, None] = {}
-        # The channels that were taken over, and the time before which that is forgotten.
-        self._taken: dict[Name, Taken] = {}
-        self._forgotten = 0.0
+        self._shared = SharedKeys()
+        self._taken = TakenChannels()
 
     @property
     def processes(self) -> int:
@@ -135,10 +129,13 @@ class OtherProcesses:
         process = self._processes.get(head.server)
         if process is None:
             process = self._processes[head.server] = Process(head.slot, self._empty)
-        if head.number <= process.number:
+        before = process.number
+        if head.number <= before:
             return
         process.number, process.time = head.number, head.time
         process.is_silent = process.has_ended = False
+        if head.number > before + 1:
+            yield from self._miss(head.server, process)
         state: ProcessState | None = None
         channels: list[Joined] = []
         for count, entry in enumerate(entries, 1):
@@ -160,7 +157,7 @@ class OtherProcesses:
                     else:
                         self.ask(server, number, has_moved=False)
                 case Shared(key):
-                    if self.share(key):
+                    if self._shared.add(key):
                         self._on_shared(key)
                 case Low(place):
                     process.low = max(process.low, place)
@@ -175,6 +172,17 @@ class OtherProcesses:
                 yield
         if state is not None:
             yield from self._take_state(state, channels, of=head)
+
+    def _miss(self, server: bytes, process: Process) -> Iterator[None]:
+        """Note that records are missing that a process has written.
+
+        They may have said that the client of a channel has gone, and has not got what came then. So
+        no ``Low`` counts for the channels that are known, until they are told of anew.
+        """
+        process.is_whole = False
+        here = process.channels
+        known = (one for one in list(here.values()) if here.get(one.number) is one)
+        yield from self._put_all(server, process, map(process.with_place, known))
 
     def forget(self, server: bytes) -> list[OtherChannel]:
         """Forget the channels of a process; return them."""
@@ -233,7 +241,7 @@ class OtherProcesses:
                 yield
 
     def _take_state(
-        self, state: ProcessState, channels: Iterable[Joined], *, of: Part
+        self, state: ProcessState, channels: Collection[Joined], *, of: Part
     ) -> Iterator[None]:
         """Take over what a snapshot says of a process, unless more recent things are known."""
         if state.server == self._server:
@@ -242,34 +250,40 @@ class OtherProcesses:
         if process is None:
             process = self._processes[state.server] = Process(state.slot, self._empty)
         # Of its own writer a snapshot says everything there is.
-        if state.number <= process.number and state.server != of.server:
-            return
+        if state.server != of.server:
+            if state.number < process.number and not process.is_whole:
+                # Some of them may have gone since.
+                older = Process(state.slot, self._empty, time=state.time, low=state.low)
+                missing = (one for one in channels if one.number not in process.channels)
+                yield from self._put_all(state.server, process, map(older.with_place, missing))
+            if state.number < process.number + process.is_whole:
+                return
         # A channel that was joined, and is away now, must not get the ``low`` of the snapshot. So
         # this counts when all channels were read.
         process.low = min(process.low, state.low)
-        named = set()
-        for count, channel in enumerate(channels, 1):
-            named.add(channel.number)
-            if (
-                process.channels.get(channel.number) != channel
-                and (state.server, channel.number) not in self._taken
-            ):
-                self._put(state.server, process, channel)
-            if count % _STEP == 0:
-                yield
+        yield from self._put_all(state.server, process, channels)
+        named = {channel.number for channel in channels}
         for count, number in enumerate(list(process.channels), 1):
             if number not in named:
                 self._drop(state.server, number)
             if count % _STEP == 0:
                 yield
         process.number, process.time, process.low = state.number, state.time, state.low
-        process.has_ended = False
+        process.has_ended, process.is_whole = False, True
+
+    def _put_all(
+        self, server: bytes, process: Process, channels: Iterable[Joined]
+    ) -> Iterator[None]:
+        for count, channel in enumerate(channels, 1):
+            self._put(server, process, channel)
+            if count % _STEP == 0:
+                yield
 
     def _put(self, server: bytes, process: Process, channel: Joined) -> None:
-        if (server, channel.number) in self._taken:
-            # The writer had not read that the channel was taken over.
-            return
         former = process.channels.get(channel.number)
+        if former == channel or (server, channel.number) in self._taken:
+            # The writer may not have read that the channel was taken over.
+            return
         if former is not None and former.key != channel.key:
             self._drop(server, channel.number)
             former = None
@@ -310,25 +324,17 @@ class OtherProcesses:
         """Note that the client of a channel has come back to another process."""
         if taken.server == self._server:
             self._on_taken(taken.number)
-        elif taken.time >= self._forgotten:
-            self._taken[taken.server, taken.number] = taken
+        elif self._taken.note(taken):
             self._drop(taken.server, taken.number)
-            if len(self._taken) > _MOST_TAKEN:
-                del self._taken[next(iter(self._taken))]
 
     def share(self, key: bytes) -> bool:
         """Note that several clients have the key of a session; return whether that is new."""
-        if key in self._shared:
-            return False
-        self._shared[key] = None
-        if len(self._shared) > _MOST_SHARED:
-            del self._shared[next(iter(self._shared))]
-        return True
+        return self._shared.add(key)
 
     def snapshot(self) -> Iterable[Entry]:
         """Return everything that is known, as entries of a record."""
         processes = (process.snapshot(server) for server, process in self._processes.items())
-        return chain(map(Shared, self._shared), self._taken.values(), *processes)
+        return chain(map(Shared, self._shared), self._taken, *processes)
 
     # What the others' channels amount to
 
@@ -368,9 +374,9 @@ class OtherProcesses:
         Returns:
             Those that were forgotten; None if there are no more.
         """
-        self._forgotten = before
         for process in self._processes.values():
             process.is_silent = process.time < before
+        self._taken.expire(before)
         if ages := self._ages.take(before, most):
             expired: list[OtherChannel] = []
             for age in ages:
@@ -383,11 +389,6 @@ class OtherProcesses:
         for server, process in list(self._processes.items()):
             if not process.channels and process.is_silent:
                 del self._processes[server]
-        while self._taken:
-            oldest = next(iter(self._taken))
-            if self._taken[oldest].time >= before:
-                break
-            del self._taken[oldest]
         return None
 
     def tidying(self) -> Iterator[None]:

@@ -75,7 +75,8 @@ class Past(Protocol):
                 have been read; None if there is none.
 
         Yields:
-            Batches of events up to ``begin``, without logical messages.
+            Batches of events up to ``begin``, without logical messages but for those right before
+            gaps.
 
         Raises:
             RealtimeError: if it cannot be read.

@@ -93,6 +93,9 @@ class Process:
     """Whether the process has written nothing for long. It may be idle, or have ended."""
     has_ended: bool = False
     """Whether all of its channels are away, as it has written nothing for very long."""
+    is_whole: bool = True
+    """Whether nothing is missing of what it has told: all of its records were read, or everything
+    that a snapshot has and all behind that."""
     asked: dict[int, bool] = attrs.field(factory=dict)
     """The channels whose clients may have come to other processes, which have asked this one; and
     whether a client has certainly come to the process that knows this."""
@@ -139,6 +142,14 @@ class Process:
         self.asked.pop(number, None)
         self._places[kind_of(channel)].remove(channel.place)
 
+    def with_place(self, channel: Joined) -> Joined:
+        """Return a channel with the place up to which it has everything so far, for which a later
+        ``Low`` does not count."""
+        if kind_of(channel) is not Kind.JOINED:
+            return channel
+        place = self.place_of(channel)
+        return attrs.evolve(channel, place=place, since=self.time, is_open=True)
+
     @property
     def has_joined(self) -> bool:
         """Whether any channel is joined, as far as is known."""
@@ -169,5 +180,7 @@ class Process:
         Args:
             server: the process's name.
         """
-        state = ProcessState(server, self.slot, self.number, self.time, self.low)
+        # Whoever knows more keeps that, and whoever knows nothing begins with this.
+        number = self.number if self.is_whole else 0
+        state = ProcessState(server, self.slot, number, self.time, self.low)
         return chain((state,), self.channels.values())

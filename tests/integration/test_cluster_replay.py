@@ -12,6 +12,7 @@ import pytest
 from realtime_server.cluster import node, nodes
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.replay.journal import Journal
+from realtime_server.replay.places import Place
 from realtime_server.replay.records import PREFIX
 from realtime_server.replay.replay import Replay
 from realtime_server.server import RealtimeServer
@@ -85,6 +86,22 @@ def journal_of(server: RealtimeServer) -> Journal:
 def parts(server: RealtimeServer) -> Replay:
     assert server.replay is not None
     return server.replay
+
+
+async def told_low(journal: Journal, behind: Place) -> Place:
+    """Wait until all servers can know that whoever is joined has everything up to a place, and that
+    this place is behind another one; return it."""
+    await eventually(
+        lambda: (
+            (journal.told_low() or (0, -1)) > behind
+            and not any(True for _ in journal.told_open())
+            and journal.is_heard
+            and not journal.is_due
+        )
+    )
+    low = journal.told_low()
+    assert low is not None
+    return low
 
 
 async def write(item: Database, *ids: int) -> None:
@@ -302,6 +319,47 @@ async def test_what_the_log_does_not_have_any_more_is_a_gap(
         await client.until(4)
         await client.close()
     assert client.ids == [1, 4]
+
+
+async def test_what_the_journal_has_lost_is_a_gap(
+    item: Database, new_nats: Callable[..., NatsServer]
+) -> None:
+    """The log has lost that a client has gone, and has from later that all clients that are there
+    have everything: whoever reads only that must not take the client for one of them."""
+    nats = await asyncio.to_thread(new_nats)
+    shared = {"NATS_URL": nats.url, "SLOT_NAME": unique_name("cluster"), **SETTINGS}
+    shared["LOG_ACK_DELAY"] = "0"
+    client, witness = (ReplayClient(0, session=f"{SESSION}{one}") for one in "ab")
+    confirmed = "select confirmed_flush_lsn > %s from pg_replication_slots where slot_name = %s"
+    async with serve(item, shared) as one:
+        journal = journal_of(one)
+        for each in (client, witness):
+            assert not await come_back(each, one.port)
+        await write(item, 1)
+        for each in (client, witness):
+            await each.until(1)
+        low = await told_low(journal, (0, -1))
+        copy = await asyncio.to_thread(nats.copy_store)
+        await client.cut()
+        await eventually(lambda: len(parts(one).memberships.absences))
+        await write(item, 2, 3)
+        await witness.until(3)
+        ((end,),) = item.execute("select pg_current_wal_insert_lsn()")
+        await write(item, 4)
+        await eventually(lambda: item.execute(confirmed, (end, shared["SLOT_NAME"])) == [(True,)])
+        low = await told_low(journal, low)
+        await asyncio.to_thread(nats.set_back, copy)
+        await write(item, 5)
+        await witness.until(5)
+        await told_low(journal, low)
+        await witness.close()
+    async with serve(item, shared) as two:
+        await come_back(client, two.port)
+        await write(item, 6)
+        await client.until(6)
+        await client.close()
+    assert client.gaps == ["start_behind_slot"]
+    assert client.ids[-2:] == [5, 6]
 
 
 async def test_messages_of_others_do_not_drive_changes_out_of_the_log(

@@ -18,6 +18,7 @@ from realtime_server.cluster.log import Log, LogSettings
 from realtime_server.cluster.log_reader import LogReader
 from realtime_server.cluster.packer import Packer
 from realtime_server.cluster.past import LogPast
+from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.older_changes import LostError
 from realtime_server.replay.past import Telling
 from realtime_server.replay.places import Place
@@ -290,6 +291,28 @@ async def test_places_of_another_stream_say_nothing(stage: Stage) -> None:
     assert lsns == [20]
     assert stage.past.floor is not None
     assert (5, 0) < stage.past.floor < (20, 0)
+
+
+@staged
+async def test_a_gap_stands_behind_the_message_before_it(stage: Stage) -> None:
+    """Whoever has everything up to the message has to be told of the gap."""
+    stage.idle(10)
+    stage.message(20, b"a record")
+    reason = GapReason.START_BEHIND_SLOT
+    stage.append(stage.packer.feed(Gap(None, Position(LSN(100), 0, STREAM), reason)))
+    stage.idle(110)
+    stage.attach()
+    stage.needed = (15, 0)
+    log = ChangeLog(max_bytes=1_000_000, window=60.0, clock=lambda: 0.0)
+
+    async def take(message: LogicalMessage) -> None:
+        """It is none of a process."""
+
+    async for batch in stage.past.read((110, 0), take, lambda: stage.needed):
+        log.append(batch)
+    for place in ((15, 0), (20, -1), (19, 0)):
+        (gap,), _ = log.read(place, 10)
+        assert isinstance(gap, Gap)
 
 
 @staged

@@ -38,6 +38,10 @@ class Durable:
     caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
     restored_from: Place | None = None
     lifted: list[tuple[Place, Place]] = attrs.field(factory=list)
+    asked: int = 0
+
+    def tell_and_ask(self) -> None:
+        self.asked += 1
 
     @property
     def journal(self) -> Any:

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from realtime_core import SourceStats, StreamIdentity
-from realtime_server.replay import other_processes, record_parts, records, unwritten
+from realtime_server.replay import record_parts, records, shared_keys, unwritten
 from realtime_server.replay.empty_stretches import EmptyStretches
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.process import OtherChannel
@@ -431,7 +431,7 @@ def test_a_snapshot_tells_of_everybody_and_what_is_newer_counts() -> None:
 def test_sessions_that_several_clients_have_are_known_after_a_restart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(other_processes, "_MOST_SHARED", 3)
+    monkeypatch.setattr(shared_keys, "_MOST", 3)
     writer, reader, later = journal_of(1), journal_of(2, "other"), journal_of(3, "later")
     known: dict[Journal, list[int]] = {writer: [], reader: [], later: []}
     for one, numbers in known.items():
