@@ -33,12 +33,14 @@ from .permissions import (
 )
 from .setup import log_settings
 
-__all__ = ["cluster_findings", "missing_copies"]
+__all__ = ["ask_of_stream", "cluster_findings", "missing_copies"]
 
 _CHECK: Final = "cluster"
 _LEAST_VERSION: Final = (2, 10)
 _ANSWER: Final = 3.0
 """Seconds that an answer may take."""
+_TRIES: Final = 3
+"""How often it is asked for."""
 _SYNC: Final = 120_000
 """After how many milliseconds NATS writes a stream to its disk, unless it is set up otherwise:
 https://docs.nats.io/running-a-nats-service/configuration, ``sync_interval``."""
@@ -125,7 +127,16 @@ async def _findings(
     except LogError as exc:
         yield Finding.problem(_CHECK, str(exc))
     stream = config.stream_name
-    answer = await _ask_all(client, stream, denied)
+    try:
+        answer = await _ask_all(client, stream, denied)
+    except TimeoutError:
+        yield Finding.problem(
+            _CHECK,
+            f"NATS is reached, and its JetStream has not answered within {_TRIES * _ANSWER:.0f} s",
+            remedy="see what NATS has logged: of several servers that are one cluster, more than "
+            "half have to run and reach each other; if they have just begun, try again",
+        )
+        return
     if denied:
         missing = list(missing_permissions(stream, denied))
         what = " or ".join(missing)
@@ -273,10 +284,23 @@ async def _ask_all(client: Client, stream: str, denied: set[Denied]) -> Mapping[
     await inbox.unsubscribe()
     for subscription in others:
         await subscription.unsubscribe()
-    if denied:
-        return None
-    with suppress(nats.errors.TimeoutError, nats.errors.NoRespondersError):
-        message = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=_ANSWER)
-        answer: Mapping[str, Any] = json.loads(message.data)
-        return answer
-    return None
+    return None if denied else await ask_of_stream(client, stream)
+
+
+async def ask_of_stream(client: Client, stream: str) -> Mapping[str, Any] | None:
+    """Return what JetStream says of a stream; None if there is no JetStream.
+
+    Servers of NATS that have just begun do not answer before they have agreed on a leader.
+
+    Raises:
+        TimeoutError: if there is no answer, however often it is asked for.
+    """
+    for _ in range(_TRIES):
+        with suppress(nats.errors.TimeoutError):
+            try:
+                message = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=_ANSWER)
+            except nats.errors.NoRespondersError:
+                return None
+            answer: Mapping[str, Any] = json.loads(message.data)
+            return answer
+    raise TimeoutError

@@ -22,13 +22,13 @@ from .login import connect
 from .permissions import denied_by
 from .questions import Question, Questions
 
-__all__ = ["Message", "NatsConnection", "Subscription"]
+__all__ = ["ANSWER", "Message", "NatsConnection", "Subscription"]
 
 logger = logging.getLogger("realtime.cluster")
 
 _PING: Final = 2
 """Seconds between two pings; the second one without an answer ends the connection."""
-_ANSWER: Final = 3.0
+ANSWER: Final = 3.0
 """Seconds that a request may take, unless it says otherwise."""
 _CLOSE: Final = 1.0
 """Seconds that closing may take. A server that stands still takes no more bytes."""
@@ -140,7 +140,7 @@ class NatsConnection:
         payload: bytes,
         *,
         headers: Mapping[str, str] | None = None,
-        within: float = _ANSWER,
+        within: float = ANSWER,
     ) -> Question:
         """Send a message at once; return what waits for the answer.
 

@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 import attrs
 
-from .connection import NatsConnection
+from .connection import ANSWER, NatsConnection
 from .envelope import Envelope, EnvelopeError, Place, VersionError, decode
 from .errors import ApiError, FencedError, LogError, MissingError
 from .questions import Question
@@ -34,6 +34,9 @@ _NO_MESSAGE: Final = 10037
 _NOT_THE_LAST: Final = frozenset((10070, 10071, 10164))
 _NANOSECONDS: Final = 1_000_000
 """In a millisecond."""
+_MAKING: Final = 15.0
+"""Seconds that making the stream may take: servers of NATS that have just begun agree first on who
+of them says where it is kept."""
 APPEND_TIMEOUT: Final = 4.0
 """Seconds until an append counts as lost."""
 
@@ -99,7 +102,7 @@ class Log:
         try:
             info = await self._api("STREAM.INFO")
         except MissingError:
-            info = await self._api("STREAM.CREATE", stream_config(self.settings))
+            info = await self._api("STREAM.CREATE", stream_config(self.settings), within=_MAKING)
         return differences(info["config"], self.settings)
 
     async def state(self) -> LogState:
@@ -269,10 +272,13 @@ class Log:
         self._appended = sequence, message_id
         return sequence
 
-    async def _api(self, verb: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def _api(
+        self, verb: str, request: dict[str, Any] | None = None, *, within: float = ANSWER
+    ) -> dict[str, Any]:
         subject = f"{_API}.{verb}.{self.settings.name}"
         payload = b"" if request is None else json.dumps(request).encode()
-        return _read(subject, (await self.connection.request(subject, payload)).data)
+        answer = await self.connection.ask(subject, payload, within=within).answer()
+        return _read(subject, answer.data)
 
     async def make_consumer(self, config: dict[str, Any]) -> str:
         """Make a consumer that ends by itself; return its name.

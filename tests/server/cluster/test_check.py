@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from realtime_server.cluster.check import missing_copies
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import nats.errors
+import pytest
+
+from realtime_server.cluster.check import ask_of_stream, missing_copies
 
 
 def test_servers_whose_copy_does_not_keep_up_are_named() -> None:
@@ -20,3 +27,29 @@ def test_servers_whose_copy_does_not_keep_up_are_named() -> None:
 
 def test_a_server_without_a_cluster_has_no_other_copies() -> None:
     assert not list(missing_copies("shop", {"config": {"num_replicas": 1}}))
+
+
+class Client:
+    """Gives its answers one after the other, and then none; or raises them."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+
+    async def request(self, subject: str, **_: float) -> Any:
+        answer = self.answers.pop(0) if self.answers else nats.errors.TimeoutError()
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(data=answer)
+
+
+def ask(*answers: bytes | Exception) -> object:
+    client: Any = Client(*answers)
+    return asyncio.run(ask_of_stream(client, "shop"))
+
+
+def test_servers_of_nats_that_have_just_begun_are_asked_again() -> None:
+    silence = nats.errors.TimeoutError()
+    assert ask(silence, silence, b'{"config": {}}') == {"config": {}}
+    assert ask(silence, nats.errors.NoRespondersError()) is None
+    with pytest.raises(TimeoutError):
+        ask()
