@@ -289,13 +289,12 @@ class BoundedConnection(ServerConnection):
 
 def _is_answer(received: Close | None, sent: Close | None) -> bool:
     """Return whether a client's close frame answers ours, and is none that it sent meanwhile: an
-    answer repeats the code, and the codes that clients close with by themselves are others."""
-    return (
-        received is not None
-        and sent is not None
-        and received.code == sent.code
-        and received.code not in _CODES_OF_CLIENTS
-    )
+    answer repeats the code, and the codes that clients close with by themselves are others. With
+    such a code our reason tells, if it is repeated."""
+    if received is None or sent is None or received.code != sent.code:
+        return False
+    repeats_reason = received.reason == sent.reason != ""
+    return repeats_reason or received.code not in _CODES_OF_CLIENTS
 
 
 def _may_be_answer(received: Close | None) -> bool:

@@ -396,18 +396,21 @@ async def test_a_client_that_closes_first_has_received_less(
 @pytest.mark.parametrize(
     ("sent", "answer", "proven"),
     [
-        (1012, b"\x03\xf4", 3),
+        ((1012,), b"\x03\xf4", 3),
         # Its own, sent before it had ours.
-        (1012, b"\x03\xe8", 0),
-        (1012, b"", 0),
+        ((1012,), b"\x03\xe8", 0),
+        ((1012,), b"", 0),
         # Nobody can tell.
-        (1000, b"\x03\xe8", 0),
+        ((1000,), b"\x03\xe8", 0),
+        # But if it repeats our reason.
+        ((1000, "idle"), b"\x03\xe8idle", 3),
+        ((1000, "idle"), b"\x03\xe8over", 0),
     ],
 )
 async def test_the_answer_to_our_close_frame_proves_all_that_was_written(
-    guarded: Guarded, asked: Proofs, sent: int, answer: bytes, proven: int
+    guarded: Guarded, asked: Proofs, sent: tuple[Any, ...], answer: bytes, proven: int
 ) -> None:
-    closing = asyncio.create_task(guarded.connection.close(sent))
+    closing = asyncio.create_task(guarded.connection.close(*sent))
     await asyncio.sleep(0)
     guarded.connection.data_received(Frame(Opcode.CLOSE, answer).serialize(mask=True))
     assert proof_of(guarded).proven == proven
