@@ -28,8 +28,8 @@ from realtime_core import (
     drop_slot,
     slot_status,
 )
-from realtime_core.sources import _slot_checks
-from realtime_core.sources._snapshot_run import SnapshotRun
+from realtime_core.sources import _slot_checks, _snapshot_run
+from realtime_core.sources._sessions import copying_connection
 from tests.fix_postgres import Database, unique_name
 from tests.integration.source_helpers import insert, kill_walsenders, soon
 from tests.waiting import eventually
@@ -446,16 +446,15 @@ async def test_no_row_is_lost_of_a_table_that_joins_as_the_snapshot_begins(
     table: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     table.execute("create table late (id int primary key); insert into late values (1)")
-    connect = SnapshotRun._connect
 
-    async def join_and_connect(self: SnapshotRun, snapshot: str) -> Any:
+    async def join_and_connect(*arguments: Any, **options: Any) -> Any:
         # The snapshot was exported, and does not see this row; nor is the row's change published.
         monkeypatch.undo()
         table.execute("insert into late values (2); alter publication shop add table late")
         table.execute("insert into late values (3)")
-        return await connect(self, snapshot)
+        return await copying_connection(*arguments, **options)
 
-    monkeypatch.setattr(SnapshotRun, "_connect", join_and_connect)
+    monkeypatch.setattr(_snapshot_run, "copying_connection", join_and_connect)
     async with open_source(table) as source:
         assert record_ids(await rows_of(source)) == [1, 2, 3]
     assert "a publication was altered as the snapshot began" in caplog.text
