@@ -14,6 +14,7 @@ import pytest
 
 from realtime_core import (
     UNCHANGED,
+    BackfillStep,
     Delete,
     Insert,
     Severity,
@@ -29,6 +30,7 @@ from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import RlsClient, open_rls_stage
 from tests.integration.source_helpers import ids, kill_walsenders, open_source, take
+from tests.integration.test_cli_copy import ORDERS, Copied, follow, made_copy
 from tests.receiver import Receiver
 from tests.server_helpers import dev_config, open_client
 from tests.waiting import eventually
@@ -105,6 +107,49 @@ async def test_rows_come_before_their_changes(shop: Database) -> None:
                 ("2",),
                 ("3",),
             ]
+
+
+async def test_a_table_is_backfilled_while_changes_come(shop: Database) -> None:
+    insert_names(shop, *range(1, 7))
+    rows: dict[int, Any] = {}
+    async with open_source(shop, slot=unique_name("slot")) as source:
+        await source.backfill("public.item", chunk_rows=2)
+        for event in await take(source, 3):
+            keep(rows, event)
+        assert list(rows) == [1, 2]
+        shop.execute(
+            "update item set name = 'new' where id in (1, 6); delete from item where id = 3"
+        )
+        insert_names(shop, 7)
+        is_done = False
+        while not (is_done and 7 in rows):
+            (event,) = await take(source, 1)
+            keep(rows, event)
+            is_done = is_done or (isinstance(event, BackfillStep) and event.is_last)
+    assert sorted(rows.items()) == shop.execute("select id, name from item order by id")
+
+
+def keep(rows: dict[int, Any], event: object) -> None:
+    match event:
+        case Snapshot(record=row) | Insert(record=row) | Update(record=row):
+            rows[row["id"]] = row["name"]
+        case Delete(old_record=row):
+            rows.pop(row["id"], None)
+
+
+def test_tables_are_copied_and_follow(shop: Database) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1.5, 'a')")
+    with fresh_database(shop.server) as target:
+        target.execute(ORDERS)
+        copied = Copied(target.dsn, target.execute)
+        make = made_copy(shop, copied)
+        with make() as copy:
+            follow(shop, copied, copy, 1)
+        shop.execute("update orders set id = 2; insert into orders values (3, 2, null)")
+        with make() as copy:
+            follow(shop, copied, copy, 2)
+        rows = "select id, amount, note from orders order by id"
+        assert target.execute(rows) == shop.execute(rows)
 
 
 async def test_a_large_transaction_is_streamed_before_it_is_committed(shop: Database) -> None:

@@ -51,6 +51,7 @@ from tests.core.sources.worlds import (
     RawPgoutputWorld,
     SyncMemoryWorld,
     SyncPgoutputWorld,
+    SyncWal2JsonWorld,
     Wal2JsonWorld,
     World,
 )
@@ -71,7 +72,7 @@ WORLDS: dict[str, tuple[str, Callable[[Database], PostgresWorld]]] = {
     "raw-18": ("pg18", RawPgoutputWorld),
     "sync-pgoutput-18": ("pg18", SyncPgoutputWorld),
     "wal2json-2": ("pg17", lambda database: Wal2JsonWorld(database, 2)),
-    "wal2json-1": ("pg17", lambda database: Wal2JsonWorld(database, 1)),
+    "sync-wal2json-1": ("pg17", lambda database: SyncWal2JsonWorld(database, 1)),
 }
 
 
@@ -1045,7 +1046,9 @@ async def test_a_backfill_hands_over_rows_between_changes(filled: World) -> None
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("world", [name for name in WORLDS if name != "wal2json-1"], indirect=True)
+@pytest.mark.parametrize(
+    "world", [name for name in WORLDS if name != "sync-wal2json-1"], indirect=True
+)
 async def test_a_heartbeat_comes_while_nothing_else_does(world: PostgresWorld) -> None:
     async with world.source(heartbeat_interval=0.05) as source:
         _, beat = await take(source, 2)

@@ -38,6 +38,7 @@ __all__ = [
     "RawPgoutputWorld",
     "SyncMemoryWorld",
     "SyncPgoutputWorld",
+    "SyncWal2JsonWorld",
     "Wal2JsonWorld",
     "World",
 ]
@@ -394,3 +395,10 @@ class Wal2JsonWorld(PostgresWorld):
             "messages": self.sends_messages,
         }
         return Wal2JsonSource(self.database.dsn, **(settings | self.options() | options))
+
+
+class SyncWal2JsonWorld(Wal2JsonWorld):
+    shares_loop = False
+
+    def source(self, **options: Any) -> Any:
+        return Threaded(super().source(**options))
