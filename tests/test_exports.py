@@ -33,6 +33,8 @@ OWN_NAME = {
     "realtime_core.payloads",
     "realtime_core.pgoutput",
     "realtime_core.replication",
+    "realtime_core.sql",
+    "realtime_core.sqlite_values",
     "realtime_core.types",
     "realtime_core.wal2json",
 }

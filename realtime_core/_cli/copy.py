@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from .._copy.run import Copy
 from .._copy.targets import DRIVER_ERRORS, SqliteTarget, Target, TargetError
 from .._text import one_line
 from ..errors import ConfigError
-from ..replication.commands import check_slot_name
+from ..replication.commands import check_slot_name, parse_table
 from ..snapshot.tables import CopiedTable
 from ..sources._described import create_publication, described_tables
 from .bar import Bar
@@ -27,8 +25,6 @@ __all__ = ["copy", "make_target"]
 _PROGRESS: Final = 10.0
 """Seconds between two lines about the progress."""
 _SQLITE: Final = "sqlite:"
-_NAME: Final = r'(?:"((?:[^"]|"")+)"|([^".]+))'
-_TABLE: Final = re.compile(rf"{_NAME}\.{_NAME}")
 
 
 def copy(
@@ -75,26 +71,17 @@ def make_target(text: str) -> Target:
     Raises:
         TargetError: if SQLite cannot open the file.
     """
-    if not text.startswith(_SQLITE):
-        return Target(text)
-    file = text.removeprefix(_SQLITE)
-    try:
-        return SqliteTarget(file)
-    except sqlite3.Error as exc:
-        # SQLite does not say which file it is.
-        raise TargetError(f"the file {file!r} cannot be opened: {one_line(exc)}") from exc
+    return SqliteTarget(text.removeprefix(_SQLITE)) if text.startswith(_SQLITE) else Target(text)
 
 
 def _pairs(tables: Sequence[str], name: str, *, is_file: bool) -> list[tuple[str, str]]:
     """Return the schema and the name of each table."""
     problems, pairs = [], set()
     for text in tables:
-        if parts := _TABLE.fullmatch(text):
-            quoted, bare, quoted_table, bare_table = parts.groups()
-            schema, table = quoted or bare, quoted_table or bare_table
-            pairs.add((schema.replace('""', '"'), table.replace('""', '"')))
-        else:
-            problems.append(f"--tables has {text!r}, which is not schema.table")
+        try:
+            pairs.add(parse_table(text))
+        except ValueError as exc:
+            problems.append(f"--tables has {exc}")
     if is_file and len({table.lower() for _, table in pairs}) < len(pairs):
         problems.append(
             "--tables has two tables of one name, and a SQLite file has no schemas, nor names that "

@@ -9,22 +9,22 @@ it, with the position, or nothing.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from ..changes import Commit, Delete, Idle, Insert, Relation, Truncate, Update
-from ..errors import ConfigError, RealtimeError
+from ..errors import ConfigError, RealtimeError, SlotInUseError
 from ..positions import Position
 from ..snapshot import Snapshot, SnapshotBegin, SnapshotComplete, SnapshotProgress
 from ..snapshot.tables import CopiedTable
 from ..sources import PgoutputSource
-from .statements import TablePlan
+from ..sql import RowStatements
 from .targets import Steps, Target
 
-__all__ = ["Copy", "Progress"]
+__all__ = ["Copy"]
 
-Progress: TypeAlias = Callable[[SnapshotProgress], object]
-"""Is told how far a snapshot has come."""
+_Progress: TypeAlias = Callable[[SnapshotProgress], object] | None
 
 logger = logging.getLogger("realtime.source")
 
@@ -34,6 +34,10 @@ _MOST_ROWS: Final = 10_000
 """The most rows that are written at once."""
 _MOST_BYTES: Final = 16 * 1024 * 1024
 """The most bytes that they may have, unless one row is larger."""
+_PAUSE: Final = 1.0
+"""Seconds until a slot is tried again that another process has, while no position is stored."""
+_PATIENCE: Final = 60.0
+"""The most seconds to do so."""
 
 
 class Copy:
@@ -56,7 +60,7 @@ class Copy:
         self._target, self._name, self._overwrite = target, name, overwrite
         self._keys = {str(table.relation): table.key for table in tables}
         # Each table as it was described last, by its OID, and the statements for it.
-        self._plans: dict[int, tuple[Relation, TablePlan | None]] = {}
+        self._plans: dict[int, tuple[Relation, RowStatements | None]] = {}
         self.rows = 0
         """How many rows of a snapshot were written."""
         self.changes = 0
@@ -65,6 +69,8 @@ class Copy:
         """The position that is stored, None if none is."""
         # The position that the next one takes the place of; "" before there is one.
         self._former = ""
+        # The tables of a snapshot of which no row has come yet.
+        self._begun: Sequence[Relation] | None = None
         problems = []
         for table in tables:
             found = list(target.problems(table.relation, table.key))
@@ -84,7 +90,7 @@ class Copy:
         if problems:
             raise ConfigError(problems)
 
-    def follow(self, dsn: str, progress: Progress | None) -> Generator[None, None, None]:
+    def follow(self, dsn: str, progress: _Progress) -> Generator[None, None, None]:
         """Copy, and follow the changes, for ever; yield after each batch.
 
         Args:
@@ -96,21 +102,27 @@ class Copy:
             RealtimeError: if the source fails, or somebody else has written to the target.
             DRIVER_ERRORS: if the target fails.
         """
+        deadline = time.monotonic() + _PATIENCE
         while True:
             self.position, _ = self._target.checkpoint(self._name)
             try:
                 yield from self._follow(dsn, progress)
-            except RealtimeError:
+            except RealtimeError as exc:
                 self._target.end(commit=False)
                 # Another process may have had the slot since the position was read.
-                if self._target.checkpoint(self._name)[0] == self.position:
+                if self._target.checkpoint(self._name)[0] != self.position:
+                    continue
+                # Or it has just made it, and stores its first position.
+                if not isinstance(exc, SlotInUseError) or time.monotonic() > deadline:
                     raise
+                logger.warning("%s; trying again in %.1f s", exc, _PAUSE)
+                time.sleep(_PAUSE)
 
     def __str__(self) -> str:
         counts = f"{self.rows:,} rows, {self.changes:,} changes"
         return f"{counts}, up to {self.position.partition(':')[0]}" if self.position else counts
 
-    def _follow(self, dsn: str, progress: Progress | None) -> Generator[None, None, None]:
+    def _follow(self, dsn: str, progress: _Progress) -> Generator[None, None, None]:
         self._former = self.position or ""
         goes_on = self.position is not None and not self._overwrite
         with PgoutputSource.sync(
@@ -143,6 +155,11 @@ class Copy:
     def _write(self, events: Sequence[Any]) -> None:
         steps: Steps = []
         for event in events:
+            if self._begun is not None and isinstance(event, Snapshot | SnapshotComplete):
+                # Not at the SnapshotBegin, behind which a snapshot of the same server may wait.
+                self._target.claim(self._name)
+                steps = self._emptied(self._begun)
+                self._begun = None
             if isinstance(event, Insert | Update | Delete | Snapshot):
                 plan = self._plan(event.relation)
                 if plan is not None:
@@ -155,9 +172,12 @@ class Copy:
             elif isinstance(event, SnapshotBegin):
                 # If a connection was lost, rows of a snapshot before this one are there.
                 self._target.end(commit=False)
-                self._target.claim(self._name)
-                self._former, self.rows = "", 0
-                steps = self._emptied(event.tables)
+                self._former, self.rows, self._begun, steps = "", 0, event.tables, []
+                if missing := self._keys.keys() - set(map(str, event.tables)):
+                    raise ConfigError(
+                        f"publication {self._name!r} has no table {', '.join(sorted(missing))} any "
+                        "more: add it again"
+                    )
             elif isinstance(event, Truncate):
                 steps += self._emptied(event.relations)
                 self.changes += 1
@@ -166,7 +186,7 @@ class Copy:
     def _emptied(self, relations: Iterable[Relation]) -> Steps:
         return [(plan.empty, [()]) for plan in map(self._plan, relations) if plan is not None]
 
-    def _plan(self, relation: Relation) -> TablePlan | None:
+    def _plan(self, relation: Relation) -> RowStatements | None:
         """Return the statements for a table; None if it is not copied."""
         former, plan = self._plans.get(relation.oid, (None, None))
         if relation is not former:
@@ -178,6 +198,6 @@ class Copy:
                 )
             elif problems := list(self._target.problems(relation, key)):
                 raise ConfigError(problems)
-            plan = None if key is None else TablePlan(relation, key, self._target)
+            plan = None if key is None else self._target.statements(relation, key)
             self._plans[relation.oid] = relation, plan
         return plan

@@ -1,40 +1,32 @@
 """Target: the database that tables are copied to, and where the position of a copy is stored.
 
-PostgreSQL reads the texts that the source has written. SQLite converts values by the type that a
-column is declared with, so each type has to keep them as they are: see "Type Affinity" in SQLite's
-documentation. What does not fit is found out before anything is copied.
+PostgreSQL reads the texts that the source has written. What does not fit is found out before
+anything is copied.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import psycopg
 from psycopg import RawCursor
 
+from .. import sqlite_values
+from .._text import one_line
 from ..changes import Relation
 from ..errors import RealtimeError
 from ..records import Column
 from ..replication.commands import quote_identifier
 from ..sources._sessions import stream_parameters
-from .statements import Statement
+from ..sql import KEY_EQUALITY, RowStatements, Statement
+from ..types.wider import holds_values
 
-__all__ = [
-    "DRIVER_ERRORS",
-    "Convert",
-    "SqliteTarget",
-    "Steps",
-    "Target",
-    "TargetColumn",
-    "TargetError",
-]
+__all__ = ["DRIVER_ERRORS", "SqliteTarget", "Steps", "Target", "TargetColumn", "TargetError"]
 
-Convert: TypeAlias = Callable[[str], Any]
-"""Makes the value that a target's driver takes of PostgreSQL's text."""
 Steps: TypeAlias = list[tuple[Statement, list[Sequence[Any]]]]
 """Statements in their order, each with the values of the rows that it is executed for."""
 
@@ -42,14 +34,6 @@ DRIVER_ERRORS: Final = (psycopg.Error, sqlite3.Error, OverflowError)
 """What targets raise, besides TargetError, when their databases refuse something."""
 _CHECKPOINTS: Final = "realtime_copy"
 """The table with the position of each copy, by its name."""
-_WIDER: Final = {
-    "int2": ("int4", "int8", "numeric"),
-    "int4": ("int8", "numeric"),
-    "int8": ("numeric",),
-    "float4": ("float8",),
-    "bpchar": ("varchar",),
-}
-"""The types besides text that hold all values of a type, if they have no modifier."""
 _PATIENCE: Final = 60.0
 """Seconds to wait for others who write to a SQLite file."""
 
@@ -71,7 +55,8 @@ class TargetColumn(NamedTuple):
     is_key: bool
     """Whether it belongs to the primary key."""
     type_name: str
-    """The name of its type, or of its domain's base type; in SQLite its affinity."""
+    """The name of its type, or of its domain's base type; in SQLite the collation
+    of a key that takes different texts for the same."""
     modifier: int = -1
     """The type's modifier, -1 for none."""
 
@@ -100,24 +85,7 @@ class Target:
         JOIN pg_type d ON d.oid = a.atttypid
         JOIN pg_type t ON t.oid = CASE d.typtype WHEN 'd' THEN d.typbasetype ELSE d.oid END
         WHERE a.attrelid = to_regclass(format('%I.%I', $1::text, $2::text))
-              AND a.attnum > 0 AND NOT a.attisdropped
-        ORDER BY a.attnum
-    """
-
-    # Asks how each column of a primary key is compared: by the operator of its index, which is not
-    # in pg_catalog if the type is an extension's, and as which type.
-    _equality_query: ClassVar = """
-        SELECT a.attname, format('OPERATOR(%I.%s)', n.nspname, o.oprname),
-               '::' || format_type(a.atttypid, -1)
-        FROM pg_index i
-        CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) AS k (attnum, opclass)
-        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        JOIN pg_opclass c ON c.oid = k.opclass
-        JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
-                          AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
-        JOIN pg_operator o ON o.oid = m.amopopr
-        JOIN pg_namespace n ON n.oid = o.oprnamespace
-        WHERE i.indrelid = to_regclass(format('%I.%I', $1::text, $2::text)) AND i.indisprimary
+              AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
     """
 
     def __init__(self, dsn: str) -> None:
@@ -177,15 +145,12 @@ class Target:
         """Return the name of a table, as SQL."""
         return f"{quote_identifier(schema)}.{quote_identifier(table)}"
 
-    def converters(self, relation: Relation) -> Mapping[str, Convert]:
-        """Return what makes the values, by column; the others are PostgreSQL's text."""
-        return {}
-
-    def equality(self, relation: Relation) -> Mapping[str, tuple[str, str]]:
-        """Return the operator that compares a key's column, and the cast of what it is compared
-        with, by column; the others have ``=`` and none."""
-        found = self.run(self._equality_query, [relation.schema, relation.table]).fetchall()
-        return {name: (equals, cast) for name, equals, cast in found}
+    def statements(self, relation: Relation, key: Sequence[str]) -> RowStatements:
+        """Return what writes rows and changes of one of the source's tables."""
+        found = self.run(KEY_EQUALITY, [relation.schema, relation.table])
+        equality = {name: (equals, cast) for name, equals, cast in found}
+        table = self.name(relation.schema, relation.table)
+        return RowStatements(relation, key, table=table, equality=equality)
 
     def has_rows(self, relation: Relation) -> bool:
         """Return whether the table for one of the source's has any rows."""
@@ -237,17 +202,7 @@ class Target:
     @staticmethod
     def holds(theirs: TargetColumn, column: Column) -> bool:
         """Return whether a column of the target holds all values of one of the source's."""
-        type_name, modifier, source = theirs.type_name, theirs.modifier, column.type_modifier
-        if modifier == -1:
-            return type_name in (column.type_name, "text", *_WIDER.get(column.type_name, ()))
-        if type_name != column.type_name or source == -1:
-            return False
-        if type_name in ("varchar", "varbit"):
-            return modifier >= source
-        if type_name == "numeric":
-            more_behind = (modifier - 4 & 0x7FF) - (source - 4 & 0x7FF)
-            return 0 <= more_behind <= (modifier >> 16) - (source >> 16)
-        return modifier == source
+        return holds_values(column, theirs.type_name, theirs.modifier)
 
     # Positions
 
@@ -288,43 +243,33 @@ class Target:
             raise TargetError(f"another process writes to the copy {name!r}: stop one of them")
 
 
-def _read_float(text: str) -> float | str:
-    # SQLite makes NULL of NaN.
-    return text if text == "NaN" else float(text)
-
-
-_SQLITE_TYPES: Final[dict[str, tuple[Convert | None, tuple[str, ...]]]] = {
-    "bool": ("t".__eq__, ("INTEGER", "NUMERIC")),
-    "bytea": (lambda text: bytes.fromhex(text[2:]), ()),
-    **dict.fromkeys(("int2", "int4", "int8", "oid"), (int, ("INTEGER", "NUMERIC"))),
-    **dict.fromkeys(("float4", "float8"), (_read_float, ("REAL", "NUMERIC"))),
-    **dict.fromkeys(("date", "time", "timetz"), (None, ("TEXT", "NUMERIC"))),
-    **dict.fromkeys(("timestamp", "timestamptz", "interval"), (None, ("TEXT", "NUMERIC"))),
-}
-"""What makes the values of built-in types, and the affinities besides BLOB that keep them."""
-
-
 class SqliteTarget(Target):
     """A SQLite file. Its tables have the names of the source's tables, without the schemas.
 
     Args:
         path: the file.
+
+    Raises:
+        TargetError: if it cannot be opened.
     """
 
     mark = "?"
     _schema, _checkpoints = "", _CHECKPOINTS
+    # A key of another collation than BINARY takes different texts for the same: rows would merge.
     _columns_query = """
-        SELECT name, type, "notnull" AND dflt_value IS NULL AND NOT pk, hidden > 1, pk,
-               CASE WHEN type LIKE '%INT%' THEN 'INTEGER'
-                    WHEN type LIKE '%CHAR%' OR type LIKE '%CLOB%' OR type LIKE '%TEXT%' THEN 'TEXT'
-                    WHEN type LIKE '%BLOB%' OR type = '' THEN 'BLOB'
-                    WHEN type LIKE '%REAL%' OR type LIKE '%FLOA%' OR type LIKE '%DOUB%' THEN 'REAL'
-                    ELSE 'NUMERIC' END
-        FROM pragma_table_xinfo(?2)
+        SELECT c.name, c.type || coalesce(' COLLATE ' || k.coll, ''),
+               "notnull" AND dflt_value IS NULL AND NOT pk, hidden > 1, pk, coalesce(k.coll, '')
+        FROM pragma_table_xinfo(?2) c
+        LEFT JOIN (SELECT i.name, i.coll FROM pragma_index_list(?2) l, pragma_index_xinfo(l.name) i
+                   WHERE l.origin = 'pk' AND i.key AND i.coll <> 'BINARY') k ON k.name = c.name
     """
 
     def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, timeout=_PATIENCE)
+        try:
+            self._connection = sqlite3.connect(path, timeout=_PATIENCE)
+        except sqlite3.Error as exc:
+            # SQLite does not say which file it is.
+            raise TargetError(f"the file {path!r} cannot be opened: {one_line(exc)}") from exc
 
     def execute(self, steps: Steps) -> None:
         for statement, rows in steps:
@@ -334,22 +279,13 @@ class SqliteTarget(Target):
     def name(self, schema: str, table: str) -> str:
         return quote_identifier(table)
 
-    def converters(self, relation: Relation) -> Mapping[str, Convert]:
-        found = {column.name: _sqlite_type(column)[0] for column in relation.columns}
-        return {name: convert for name, convert in found.items() if convert is not None}
-
-    def equality(self, relation: Relation) -> Mapping[str, tuple[str, str]]:
-        return {}
+    def statements(self, relation: Relation, key: Sequence[str]) -> RowStatements:
+        table, convert = quote_identifier(relation.table), sqlite_values.converters(relation)
+        return RowStatements(relation, key, table=table, mark="?", convert=convert)
 
     @staticmethod
     def holds(theirs: TargetColumn, column: Column) -> bool:
-        return theirs.type_name in ("BLOB", *_sqlite_type(column)[1])
-
-
-def _sqlite_type(column: Column) -> tuple[Convert | None, tuple[str, ...]]:
-    # Elsewhere, text that looks like a number would become one.
-    name = column.type_name if column.type_schema == "pg_catalog" else ""
-    return _SQLITE_TYPES.get(name, (None, ("TEXT",)))
+        return not theirs.type_name and sqlite_values.keeps_values(theirs.declared, column)
 
 
 def _check_found(statement: Statement, wanted: int, found: int) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "create_slot",
     "drop_replication_slot",
     "export_snapshot",
+    "parse_table",
     "pgoutput_options",
     "quote_identifier",
     "quote_literal",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 _NO_PREFIX: Final = "realtime-core:no-messages"
+_NAME: Final = r'(?:"((?:[^"]|"")+)"|([^".]+))'
+_TABLE: Final = re.compile(rf"{_NAME}\.{_NAME}")
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}", re.ASCII)
 
 
@@ -39,6 +42,21 @@ def quote_identifier(name: str) -> str:
     if not name or "\0" in name:
         raise ValueError(f"not a name: {name!r}")
     return '"' + name.replace('"', '""') + '"'
+
+
+def parse_table(text: str) -> tuple[str, str]:
+    """Return the schema and the table that ``schema.table`` names.
+
+    Either may be quoted, as in ``public."Orders"``; one that is not stays as it is written, too.
+
+    Raises:
+        ValueError: if ``text`` has another form.
+    """
+    found = _TABLE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r}, which is not schema.table")
+    schema, table = (quoted or bare for quoted, bare in (found.group(1, 2), found.group(3, 4)))
+    return schema.replace('""', '"'), table.replace('""', '"')
 
 
 def quote_literal(text: str) -> str:

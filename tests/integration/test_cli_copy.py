@@ -13,15 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.sql import SQL
 
+from realtime_core import ConfigError, PgoutputSource, SlotInUseError
 from realtime_core._cli.copy import make_target
 from realtime_core._cli.parser import main
 from realtime_core._copy.run import Copy
@@ -378,6 +380,118 @@ def test_a_copy_that_has_waited_goes_on_where_the_other_one_has_ended(
         shop.execute("insert into orders values (3, 1, 'a')")
         waiting.result(60)
     assert copied.execute("select id from orders order by id") == [(1,), (2,), (3,)]
+
+
+def test_a_copy_that_finds_the_slot_just_made_waits_for_the_first_position(
+    shop: Database,
+    copied: Copied,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    make, store = made_copy(shop, copied), Target.store
+
+    def wait() -> None:
+        with make() as copy:
+            follow(shop, copied, copy, 2)
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def store_late(target: Target, *arguments: Any) -> None:
+            # The slot is there, and what is written to the target is not committed.
+            monkeypatch.undo()
+            waiting.append(pool.submit(wait))
+            said = "; trying again in 1.0 s"
+            eventually_sync(lambda: said in caplog.text or waiting[0].done())
+            store(target, *arguments)
+
+        waiting: list[Future[None]] = []
+        monkeypatch.setattr(Target, "store", store_late)
+        with make() as copy:
+            follow(shop, copied, copy, 1)
+        shop.execute("insert into orders values (2, 1, 'a')")
+        waiting[0].result(60)
+    assert copied.execute("select id from orders order by id") == [(1,), (2,)]
+
+
+def test_a_slot_of_somebody_elses_is_waited_for_no_longer_than_that(
+    shop: Database, copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.execute(ORDERS)
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    monkeypatch.setattr("realtime_core._copy.run._PATIENCE", 0.1)
+    monkeypatch.setattr("realtime_core._copy.run._PAUSE", 0.1)
+    make = made_copy(shop, copied)
+    with (
+        PgoutputSource.sync(shop.dsn, publications=[shop.name], slot=shop.name),
+        make() as copy,
+        pytest.raises(SlotInUseError),
+    ):
+        follow(shop, copied, copy, 1)
+
+
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
+def test_a_first_copy_within_one_server_survives_a_lost_connection(
+    shop: Database, copied: Copied
+) -> None:
+    """A new snapshot waits for all transactions of the server, of which the target's is one."""
+    shop.execute(f"{ORDERS}; insert into orders select g, g from generate_series(1, 20000) g")
+    copied.execute(ORDERS)
+    writes = "select count(*) from pg_locks where not granted and locktype = 'relation'"
+    with psycopg.connect(copied.argument) as other:
+        # Rows of the first snapshot wait here, when the copy has begun to write already.
+        other.execute("lock table orders in share mode")
+        with copying(shop, copied):
+            eventually_sync(lambda: copied.execute(writes) == [(1,)])
+            shop.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+            other.commit()
+            count = "select count(*) from orders"
+            eventually_sync(lambda: copied.execute(count) == [(20000,)], within=20)
+
+
+def test_a_table_that_has_left_the_publication_is_not_taken_for_copied(
+    shop: Database, copied: Copied
+) -> None:
+    shop.execute(f"{ORDERS}; {PAIRS}; insert into orders values (1, 1, 'a')")
+    copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    make = made_copy(shop, copied)
+    with make() as copy:
+        shop.execute(f"alter publication {shop.name} set table pairs")
+        with pytest.raises(ConfigError, match=r"has no table public\.orders any more"):
+            follow(shop, copied, copy, 1)
+
+
+def unique_orders(*, deferrable: bool) -> str:
+    when = "deferrable initially deferred" if deferrable else ""
+    return f"create table orders (id int primary key, place int, unique (place) {when})"
+
+
+def test_rows_swap_values_of_a_unique_column(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(unique_orders(deferrable=True))
+    copied.execute(unique_orders(deferrable=not is_lite(copied)))
+    shop.execute("insert into orders values (1, 1), (2, 2)")
+    make = made_copy(shop, copied)
+    with make() as copy:
+        follow(shop, copied, copy, 2)
+    shop.execute("update orders set place = 3 - place; insert into orders values (3, 3)")
+    if is_lite(copied):
+        # Its constraints are never deferred.
+        code, _, (*_, error) = said()
+        assert code == 1
+        assert "the target refused: UNIQUE constraint failed: orders.place" in error
+        copied.execute("create table without_it (id integer primary key, place int)")
+        copied.execute("insert into without_it select * from orders")
+        copied.execute("drop table orders")
+        copied.execute("alter table without_it rename to orders")
+    with make() as copy:
+        follow(shop, copied, copy, 3)
+    assert copied.execute("select id, place from orders order by 1") == [(1, 2), (2, 1), (3, 3)]
 
 
 def test_a_copy_that_was_made_before_another_one_began_goes_on_with_it(

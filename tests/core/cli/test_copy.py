@@ -19,8 +19,7 @@ from realtime_core import (
     Transaction,
 )
 from realtime_core._cli.copy import copy, make_target
-from realtime_core._copy.statements import TablePlan
-from realtime_core._copy.targets import SqliteTarget, Target, TargetColumn, TargetError
+from realtime_core._copy.targets import SqliteTarget, TargetError
 from realtime_core.errors import ConfigError
 from realtime_core.oids import BUILTIN_TYPES
 
@@ -78,7 +77,7 @@ def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
         if any("cannot hold" in problem for problem in target.problems(of_type, ("id",))):
             continue
         fitting.add(type_name)
-        plan = TablePlan(of_type, ("id",), target)
+        plan = target.statements(of_type, ("id",))
         change = Insert(
             Transaction(1, LSN(1), None), 0, of_type, Record(of_type.shape, ("1", text))
         )
@@ -102,35 +101,6 @@ def test_a_column_of_sqlite_fits_if_it_keeps_every_value_as_it_is(
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "fits"),
-    [
-        (("int4", -1), ("int4", -1), True),
-        (("int4", -1), ("int8", -1), True),
-        (("int8", -1), ("int4", -1), False),
-        (("int4", -1), ("text", -1), True),
-        (("varchar", 14), ("varchar", 24), True),
-        (("varchar", 24), ("varchar", 14), False),
-        (("varchar", 24), ("varchar", -1), True),
-        (("varchar", -1), ("varchar", 24), False),
-        (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 2) + 4), True),
-        (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 4) + 4), True),
-        (("numeric", (10 << 16 | 2) + 4), ("numeric", (10 << 16 | 4) + 4), False),
-        (("numeric", (10 << 16 | 2) + 4), ("numeric", (12 << 16 | 1) + 4), False),
-        (("numeric", -1), ("numeric", (12 << 16 | 1) + 4), False),
-        (("timestamptz", -1), ("timestamp", -1), False),
-        # jsonb refuses \u0000, and keeps the last of several members of one name only.
-        (("json", -1), ("jsonb", -1), False),
-        (("json", -1), ("text", -1), True),
-    ],
-)
-def test_a_column_of_postgresql_fits_if_it_holds_every_value(
-    source: tuple[str, int], target: tuple[str, int], fits: bool
-) -> None:
-    theirs = TargetColumn("c", "", False, False, False, *target)
-    assert Target.holds(theirs, column(*source)) is fits
-
-
 @pytest.mark.parametrize("name", ["realtime_copy", "Realtime_Copy"])
 def test_a_table_with_the_name_of_the_table_of_positions_is_refused(
     lite: Callable[[str], SqliteTarget], name: str
@@ -143,9 +113,33 @@ def test_a_table_with_the_name_of_the_table_of_positions_is_refused(
     )
 
 
+def test_a_key_of_sqlite_that_takes_two_texts_for_the_same_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "copy.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute(
+            "create table t (a text collate nocase, b text, c text collate nocase unique,"
+            " primary key (b, a)) without rowid"
+        )
+        connection.execute("create table u (id text primary key collate rtrim)")
+    connection.close()
+    columns = [Column(name, OIDS["text"], "text", "pg_catalog", -1, True) for name in "abc"]
+    target = SqliteTarget(str(file))
+    identity = ReplicaIdentity.DEFAULT
+    found = [*target.problems(Relation(1, "public", "t", identity, tuple(columns)), ("b", "a"))]
+    assert found == [
+        "column 'a' of table public.t has type text, which TEXT COLLATE nocase cannot hold"
+    ]
+    key = (Column("id", OIDS["text"], "text", "pg_catalog", -1, True),)
+    found = [*target.problems(Relation(2, "public", "u", identity, key), ("id",))]
+    assert found == [
+        "column 'id' of table public.u has type text, which TEXT COLLATE rtrim cannot hold"
+    ]
+    target.close()
+
+
 def test_a_row_that_is_not_there_is_an_error(lite: Callable[[str], SqliteTarget]) -> None:
     target, of_type = lite("text"), relation("text")
-    plan = TablePlan(of_type, ("id",), target)
+    plan = target.statements(of_type, ("id",))
     gone = Delete(Transaction(1, LSN(1), None), 0, of_type, Record(of_type.key_shape, ("1",)))
     statement, key = plan.step(gone)
     with pytest.raises(TargetError, match=r"1 rows have to be there for DELETE FROM .*, and 0 are"):

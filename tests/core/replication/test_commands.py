@@ -8,6 +8,7 @@ from realtime_core.replication.commands import (
     create_slot,
     drop_replication_slot,
     export_snapshot,
+    parse_table,
     pgoutput_options,
     quote_identifier,
     quote_literal,
@@ -88,3 +89,21 @@ def test_an_option_of_pgoutput_is_mentioned_where_it_is_wanted(
         "messages": "true",
         "origin": "none",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("public.Orders", ("public", "Orders")),
+        ('public."odd ""table. $1"', ("public", 'odd "table. $1')),
+        ('"my schema".t', ("my schema", "t")),
+    ],
+)
+def test_a_table_is_named_with_its_schema(text: str, pair: tuple[str, str]) -> None:
+    assert parse_table(text) == pair
+
+
+@pytest.mark.parametrize("text", ["orders", "a.b.c", ".t", 'public."t', "", '"a"b.c'])
+def test_what_does_not_name_a_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"which is not schema\.table"):
+        parse_table(text)
