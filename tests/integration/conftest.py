@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 import pytest
 import pytest_asyncio
 
+from realtime_server.fanout import late_start
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
@@ -173,3 +174,9 @@ def wal2json_table(pg17: Server) -> Iterator[Database]:
 def make_table(database: Database) -> None:
     database.execute("create table item (id int primary key, name text)")
     database.execute("create publication shop for table item")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have servers answer joins soon although they read no changes yet."""
+    monkeypatch.setattr(late_start, "_PATIENCE", 0.01)

@@ -306,6 +306,7 @@ async def test_a_port_in_use_is_refused_before_anything_is_started() -> None:
                 pass
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_without_loopback_both_families_are_served() -> None:
     config = attrs.evolve(dev_config(NOWHERE), loopback=False)
     async with RealtimeServer(config) as server:
@@ -322,6 +323,7 @@ async def test_without_loopback_both_families_are_served() -> None:
             await PhoenixClient(websocket, "1.0.0").join("realtime:*")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_clients_are_served_though_there_is_no_database(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -455,6 +455,7 @@ async def test_nobody_waits_long_for_a_database_that_says_nothing(
         }
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_while_the_publication_is_missing_nobody_is_told_that_a_table_is_not_in_it(
     one_pg: Server,
 ) -> None:

@@ -343,6 +343,7 @@ async def test_a_refresh_without_a_token_changes_nothing(stage: Stage, payload: 
         assert [shown(frame) for frame in frames] == [(topic, "1")]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_validators_are_asked_of_every_token() -> None:
     validators = '{"iss": "Issuer", "nbf": 1610078130}'
     config = dev_config(
@@ -399,6 +400,7 @@ async def test_asymmetric_keys_serve_beside_the_secret() -> None:
             assert await handshake(server.port, f"apikey={forged}") == REFUSED
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_keys_are_rotated_while_clients_stay(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
