@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -40,7 +41,7 @@ LIMITS = {
     "HANDSHAKE_TIMEOUT": "1000",
     "ALLOWED_ORIGINS": '["https://app.example"]',
 }
-AT_ONCE = {"config": {}}
+AT_ONCE: Any = {"config": {}}
 """A join that waits for no database."""
 
 
