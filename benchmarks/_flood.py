@@ -62,10 +62,11 @@ class Neighbours(LineProgram):
         return [(took, own, servers) for took, own, servers in json.loads(await self._line())]
 
 
-def set_policy(policy: int, *programs: LineProgram) -> None:
-    """Have the scheduler run programs by another policy."""
+def step_back(*programs: LineProgram) -> None:
+    """Have programs run only where no other wants the processor: on a busy machine they would
+    hardly run at all."""
     for program in programs:
-        os.sched_setscheduler(program.pid, policy, os.sched_param(0))
+        os.sched_setscheduler(program.pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 async def flood(bench: Bench) -> list[Row]:
@@ -89,7 +90,7 @@ async def flood(bench: Bench) -> list[Row]:
             await stack.enter_async_context(each)
         flooder = await stack.enter_async_context(await Flooder.start(port))
         # They have machines of their own elsewhere: here they get what the others leave.
-        set_policy(os.SCHED_IDLE, crowd, flooder)
+        step_back(crowd, flooder)
 
         async def in_step(*, is_flooded: bool) -> None:
             for name, neighbours in few.items():
@@ -102,7 +103,6 @@ async def flood(bench: Bench) -> list[Row]:
             if not number:
                 times.clear()
                 answers.clear()
-        set_policy(os.SCHED_OTHER, crowd, flooder)
         # To end five thousand connections takes its time.
         await crowd.leave()
         await asyncio.to_thread(server.stop)
