@@ -544,6 +544,26 @@ async def test_roles_that_are_missing_or_unknown_or_not_granted(stage: RlsStage)
     assert reasons[2] == "this server may not act as role 'postgres'"
 
 
+@pytest.mark.parametrize(
+    ("config", "status"),
+    [
+        ({}, "ok"),
+        ({"postgres_changes": [{"table": "fence"}]}, "error"),
+        ({"private": True}, "error"),
+    ],
+)
+async def test_an_unknown_role_joins_public_channels_that_ask_for_no_changes(
+    stage: RlsStage, config: dict[str, Any], status: str
+) -> None:
+    token = make_token({"sub": "ann", "role": "nobody"})
+    async with stage.client() as client:
+        sent = {"access_token": token, "config": config}
+        reply = await client.try_join("realtime:room", sent)
+    assert reply["status"] == status
+    if status == "error":
+        assert "role" in reply["response"]["reason"]
+
+
 # Rows and claims.
 
 
