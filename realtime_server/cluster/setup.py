@@ -12,8 +12,8 @@ from realtime_core import LogicalMessage, SourceStats
 from ..config import ClusterSettings, ServerConfig
 from ..config.database.source import make_leader_source
 from ..fanout.logical_broadcasts import LOGICAL_PREFIX
-from ..replay.journal_reader import may_be_record
-from ..replay.records import digest
+from ..replay.record_filter import RecordFilter
+from ..replay.records import digest, journal_secret
 from .connection import NatsConnection
 from .feed import LogFeed
 from .leader import Leader
@@ -26,6 +26,10 @@ from .patient_reader import PatientReader
 from .permissions import Denials
 
 __all__ = ["log_settings", "make_node", "make_past", "make_server_node"]
+
+_PART_OF_STRANGERS: Final = 16
+"""Which part of the log's bytes messages may take that look like records and are not signed with
+the servers' secret, within the time that the log keeps a message."""
 
 Feed = TypeVar("Feed", bound=LogView)
 
@@ -73,7 +77,7 @@ def make_node(
             ack_delay=config.log_ack_delay / 1000,
             repeat=config.log_max_age / 1000 / _REPEATS,
             clock=clock,
-            is_read=_is_broadcast_or_record if config.broadcast_messages else may_be_record,
+            is_read=_is_read(config),
         )
     feed = make_feed(PatientReader(LogReader(connect, log), clock), leader_stats)
     return ClusterNode(settings.name, connect, nodes, feed, leader, clock=clock)
@@ -143,5 +147,14 @@ def _ways_to_log(
     return connect, log
 
 
-def _is_broadcast_or_record(message: LogicalMessage) -> bool:
-    return message.prefix == LOGICAL_PREFIX or may_be_record(message)
+def _is_read(config: ServerConfig) -> Callable[[LogicalMessage], bool]:
+    """Return what says whether a server reads the content of a message."""
+    is_record = RecordFilter(
+        journal_secret(config.db_password, config.jwt_secret, config.replay_secret),
+        most=config.log_max_bytes / _PART_OF_STRANGERS,
+        within=config.log_max_age / 1000,
+        clock=time.monotonic,
+    )
+    if not config.broadcast_messages:
+        return is_record
+    return lambda message: message.prefix == LOGICAL_PREFIX or is_record(message)

@@ -22,6 +22,7 @@ import attrs
 from .empty_stretches import EmptyStretches
 from .lost_reasons import LostReason
 from .places import Place
+from .signatures import SIGNATURE_BYTES, is_signed, signed
 
 __all__ = [
     "MOST_BYTES",
@@ -51,7 +52,6 @@ MOST_BYTES: Final = 64 * 1024
 """How many bytes a part has at most."""
 
 _VERSION: Final = 2
-_MAC_BYTES: Final = 32
 _ENTRIES: Final = 1000
 """How many entries a part has at most: the longest have 59 bytes."""
 _HEAD: Final = Struct(">B8s8s8sQdII")
@@ -280,7 +280,7 @@ def write_record(
         some = entries[part * _ENTRIES : (part + 1) * _ENTRIES]
         head = _HEAD.pack(_VERSION, seal.stream, seal.slot, seal.server, number, time, part, parts)
         data = head + b"".join(_packed(entry, empty) for entry in some)
-        yield data + hmac.digest(seal.secret, data, "sha256")
+        yield signed(seal.secret, data)
 
 
 def read_part(seal: Seal, data: bytes) -> Part | None:
@@ -293,15 +293,14 @@ def read_part(seal: Seal, data: bytes) -> Part | None:
     Returns:
         None if it is none of this deployment's: another version, another stream, or forged.
     """
-    if len(data) > MOST_BYTES or len(data) < _HEAD.size + _MAC_BYTES:
+    if len(data) > MOST_BYTES or len(data) < _HEAD.size + SIGNATURE_BYTES:
         return None
     version, stream, slot, server, number, time, part, parts = _HEAD.unpack_from(data)
     if version != _VERSION or stream != seal.stream:
         return None
-    body = data[:-_MAC_BYTES]
-    if not hmac.compare_digest(data[-_MAC_BYTES:], hmac.digest(seal.secret, body, "sha256")):
+    if not is_signed(seal.secret, data):
         return None
-    return Part(slot, server, number, time, part, parts, body)
+    return Part(slot, server, number, time, part, parts, data[:-SIGNATURE_BYTES])
 
 
 def _packed(entry: Entry, empty: EmptyStretches) -> bytes:

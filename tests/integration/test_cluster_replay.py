@@ -375,12 +375,12 @@ async def test_messages_of_others_do_not_drive_changes_out_of_the_log(
         await cut(client, one)
         await write(item, 2)
         # Every role may write them, as many as it likes.
-        for prefix in ("of another", PREFIX):
+        for prefix, size in (("of another", 1_000_000), (PREFIX, 1_000_000), (PREFIX, 65_536)):
             query = (
-                "select count(pg_logical_emit_message(false, %s, repeat('x', 1000000)))"
-                " from generate_series(1, 20)"
+                "select count(pg_logical_emit_message(false, %s, repeat('x', %s)))"
+                " from generate_series(1, 20000000 / %s)"
             )
-            await asyncio.to_thread(item.execute, query, (prefix,))
+            await asyncio.to_thread(item.execute, query, (prefix, size, size))
         await write(item, 3)
         await witness.until(3)
         await witness.close()
