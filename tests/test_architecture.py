@@ -128,6 +128,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "orjson": (
         "realtime_core.payloads",
         "realtime_server.fanout.payloads",
+        "realtime_server.messages.policies",
         "realtime_server.phoenix",
     ),
     "prometheus_client": (
