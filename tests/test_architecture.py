@@ -541,7 +541,7 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             {"realtime_server.fanout.hub": "import orjson"},
             "realtime_server.fanout.hub imports orjson, "
             "at home in realtime_core.payloads, realtime_server.fanout.payloads, "
-            "realtime_server.phoenix",
+            "realtime_server.messages.policies, realtime_server.phoenix",
         ),
         (
             one_home_for_each_package,
