@@ -41,8 +41,9 @@ _CONTROLS: Final = {
 _TIME: Final = "%Y-%m-%d %H:%M:%S"
 """The time of a line as text, up to the second."""
 
-_AT_ONCE: Final = 100
-"""Lines that are written together at most."""
+_AT_ONCE: Final = 4096
+"""Bytes of lines that are written together at most: a pipe takes them in one piece (pipe(7),
+PIPE_BUF). Of more, lines of other processes could come in the middle of a line."""
 
 _INTERVAL: Final = 10.0
 """Seconds from one line to the next of the same kind, for events that may concern thousands."""
@@ -176,13 +177,20 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._lines: list[str] = []
+        # How many bytes they have at most.
+        self._size = 0
         # Whose round the lines are written at the end of; None if no line waits for that.
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.append(self.format(record) + self.terminator)
-            if record.levelno < logging.WARNING and len(self._lines) < _AT_ONCE:
+            line = self.format(record) + self.terminator
+            size = len(line) if line.isascii() else 4 * len(line)
+            if self._size + size > _AT_ONCE:
+                self.flush()
+            self._lines.append(line)
+            self._size += size
+            if record.levelno < logging.WARNING:
                 try:
                     loop = asyncio.get_running_loop()
                 except RuntimeError:
@@ -202,7 +210,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         """Write the lines that wait."""
         self.acquire()
         try:
-            lines, self._lines, self._loop = self._lines, [], None
+            lines, self._lines, self._size, self._loop = self._lines, [], 0, None
             if lines:
                 self.stream.write("".join(lines))
             super().flush()

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import re
+import select
 import sys
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,27 @@ async def test_a_warning_is_written_at_once_behind_the_lines_before_it() -> None
     assert stream.writes == ["one\nwarning\n", "two\n"]
 
 
-async def test_many_lines_do_not_wait_for_the_end_of_a_round() -> None:
+@pytest.mark.parametrize("text", ["a", "漢"])
+async def test_a_pipe_takes_what_is_written_at_once_in_one_piece(text: str) -> None:
+    """Several workers may have one pipe, and a line of one must not stand within one of another."""
     handler = LineHandler(stream := Stream())
-    for number in range(250):
-        handler.handle(record("%s", number))
-    assert [write.count("\n") for write in stream.writes] == [100, 100]
+    lines = [f"{number} {text * 100}\n" for number in range(250)]
+    for line in lines:
+        handler.handle(record("%s", line[:-1]))
+    assert len(stream.writes) > 1
     await asyncio.sleep(0)
-    assert "".join(stream.writes).split() == [str(number) for number in range(250)]
+    assert "".join(stream.writes) == "".join(lines)
+    assert all(write.endswith("\n") for write in stream.writes)
+    assert max(len(write.encode()) for write in stream.writes) <= select.PIPE_BUF
+    assert len(stream.writes) < 50
+
+
+async def test_a_line_that_is_longer_is_written_by_itself() -> None:
+    handler = LineHandler(stream := Stream())
+    for text in ("one", long := "x" * 5000, "two"):
+        handler.handle(record("%s", text))
+    await asyncio.sleep(0)
+    assert stream.writes == ["one\n", f"{long}\n", "two\n"]
 
 
 def test_without_an_event_loop_a_line_is_written_at_once() -> None:
