@@ -59,7 +59,7 @@ class ClusterServer:
         return [line for log in self._logs for line in log]
 
     def start(self) -> None:
-        self._process = ServerProcess(self._item.dsn, patience=60, **self._settings)
+        self._process = ServerProcess(self._item.dsn, patience=180, **self._settings)
         self._process.__enter__()
         self._logs.append(self._process.log)
 
