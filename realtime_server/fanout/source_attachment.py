@@ -18,6 +18,7 @@ from realtime_core.errors import RealtimeError
 from ..config import ServerConfig
 from ..phoenix.joins import JoinConfig
 from .late_start import LateStart
+from .turns import Turn, in_turn
 
 __all__ = ["Attachment", "Wait", "why_not_ready"]
 
@@ -93,10 +94,14 @@ class Attachment:
         self._has_begun = self._has_begun or self._is_attached()
         return self._has_begun
 
-    def begin(self) -> None:
-        """Call those that wait, as changes are being read; before the first is handed out."""
+    async def begin(self) -> None:
+        """Call those that wait, as changes are being read; before the first is handed out.
+
+        Thousands may have joined meanwhile, and to answer a join takes a tenth of a millisecond: so
+        others have their turn in between.
+        """
         self._has_begun = True
-        self._tell_all()
+        await self._tell_all()
 
     def patience_of(self, config: JoinConfig | None) -> float | None:
         """Return for how many seconds a join may wait; None if it is answered now.
@@ -131,10 +136,10 @@ class Attachment:
             # The server ends with the same error soon.
             return
         self._task = None
-        self._tell_all()
+        await self._tell_all()
 
-    def _tell_all(self) -> None:
-        for wait in list(self._waiting):
+    async def _tell_all(self) -> None:
+        async for wait in in_turn(list(self._waiting), Turn()):
             # A callback may have cancelled another wait.
             if wait in self._waiting:
                 wait._end(True)

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -101,7 +101,7 @@ class RlsMode:
         publisher: CatchUpPublisher | None = None,
         places: QueuePlaces | None = None,
         broadcasts: DatabaseBroadcasts | None = None,
-        begun: Callable[[], None],
+        begun: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._begun = begun
@@ -226,7 +226,7 @@ class RlsMode:
             beside.add(asyncio.create_task(keep_messages(self._dsn, self.attached)))
         try:
             await self._source.attached()
-            self._begun()
+            await self._begun()
             await self._broadcaster.run(self._reader)
         finally:
             for task in beside:

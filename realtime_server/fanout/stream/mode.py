@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -41,7 +41,7 @@ class StreamMode(CatalogRegistrar):
         metrics: Metrics,
         *,
         replay: LiveStream | None = None,
-        begun: Callable[[], None],
+        begun: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(
             TableLookup(
@@ -99,7 +99,7 @@ class StreamMode(CatalogRegistrar):
             beside.add(asyncio.create_task(keep_messages(dsn, self.attached)))
         try:
             await self._source.attached()
-            self._begun()
+            await self._begun()
             await broadcast(self._source, self._hub, self._metrics, replay=self._replay)
         finally:
             for task in beside:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from realtime_core import MemoryDatabase, MemorySource
+from realtime_server.fanout import turns
 from realtime_server.fanout.source_attachment import Attachment
 from tests.waiting import eventually
 
@@ -125,3 +128,44 @@ async def test_one_who_is_told_may_cancel_another() -> None:
     stream.wait("last")
     await eventually(lambda: stream.told)
     assert told == []
+
+
+@pytest.mark.parametrize("by_the_mode", [True, False])
+async def test_others_have_their_turn_while_those_that_waited_are_told(
+    by_the_mode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands may have joined meanwhile."""
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    stream = Stream()
+    for name in ("first", "second", "third"):
+        stream.wait(name)
+    await eventually(lambda: stream.waiting)
+    seen: set[int] = set()
+
+    async def others() -> None:
+        while len(stream.told) < 3:
+            seen.add(len(stream.told))
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    if by_the_mode:
+        await stream.attachment.begin()
+        assert len(stream.told) == 3
+    else:
+        stream.attach()
+    await running
+    assert seen == {0, 1, 2}
+
+
+async def test_who_has_gone_while_others_are_told_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    stream, first, told = Stream(), asyncio.Event(), list[bool]()
+    stream.attachment.wait(lambda attached: first.set())
+    gone = stream.attachment.wait(told.append)
+    beginning = asyncio.create_task(stream.attachment.begin())
+    await first.wait()
+    gone.cancel()
+    await beginning
+    assert not told

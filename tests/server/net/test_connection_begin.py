@@ -60,7 +60,7 @@ async def test_a_topic_is_answered_when_changes_are_read_before_the_first_is_han
         # Others pass it.
         assert await client.send("heartbeat", "phoenix") == [reply({}, topic="phoenix")]
         # The mode does both in one go.
-        attachment.begin()
+        await attachment.begin()
         client.hub.publish([insert(TODOS, "1", "x")])
         answer, change = client.received()
         assert answer == reply({})
@@ -93,7 +93,7 @@ async def test_it_is_told_of_nothing_where_the_slot_has_kept_everything() -> Non
     async with open_connection(attachment=attachment) as client:
         sent = await client.send("phx_join")
         assert await until_told(client, sent) == [reply({})]
-        attachment.begin()
+        await attachment.begin()
         client.hub.publish([insert(TODOS, "1", "x")])
         (change,) = client.received()
         assert change["event"] == "INSERT"
@@ -105,7 +105,7 @@ async def test_who_has_left_is_told_nothing() -> None:
         await until_told(client, await client.send("phx_join"))
         await client.send("phx_leave", ref="2")
         await until_told(client, await client.send("phx_join", OTHER, ref="3"))
-        attachment.begin()
+        await attachment.begin()
         assert [frame["topic"] for frame in client.received()] == [OTHER]
 
 
@@ -116,7 +116,7 @@ async def test_a_leave_or_another_join_withdraws_one_that_waits() -> None:
         assert await client.send("phx_leave", ref="2") == [reply({}, ref="2")]
         await client.send("phx_join", ref="3")
         await client.send("phx_join", ref="4")
-        attachment.begin()
+        await attachment.begin()
         assert client.received() == [reply({}, ref="4")]
         client.hub.publish([insert(TODOS, "1", "x")])
         assert len(client.received()) == 1
@@ -126,7 +126,7 @@ async def test_a_token_that_expired_meanwhile_is_refused() -> None:
     attachment = Beginning()
     async with open_connection(Expiring(), attachment=attachment) as client:
         await client.send("phx_join")
-        attachment.begin()
+        await attachment.begin()
         assert client.received() == [error(f"error occurred when joining {TOPIC}")]
 
 
