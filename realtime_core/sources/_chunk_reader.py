@@ -22,16 +22,17 @@ from ..snapshot.copy_text import read_rows
 from ..snapshot.tables import CopiedTable
 from ..snapshot.visibility import SeenTransactions
 from . import catalog
-from ._copied_tables import altered_tables, describe
+from ._copied_tables import COLUMN_LISTS_SINCE, altered_tables, describe
 from ._copy_out import CopyOut
 from ._plugin import PluginFacts
 
 __all__ = ["Chunk", "ChunkReader", "check_backfill", "streamed_tables"]
 
-# The snapshot; what the description of the table depends on, and what publications have of it; and
-# the order of its primary key: integers of any size have one operator family, and so have dates and
+# The snapshot; what the description of the table depends on, and what differs when a publication of
+# it was altered: to list the tables of all publications takes 17 ms where there are 1,000. And the
+# order of its primary key: integers of any size have one operator family, and so have dates and
 # timestamps.
-_LOOK: Final = b"""
+_LOOK: Final = """
     SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
            ROW(n.nspname, c.relname, c.relreplident, (
                SELECT pg_catalog.string_agg(
@@ -40,11 +41,16 @@ _LOOK: Final = b"""
                FROM pg_catalog.pg_attribute a
                WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
                  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
-           ), (
-               SELECT pg_catalog.string_agg(p::pg_catalog.text, ',' ORDER BY p.pubname)
-               FROM pg_catalog.pg_publication_tables p
-               WHERE p.schemaname OPERATOR(pg_catalog.=) n.nspname
-                 AND p.tablename OPERATOR(pg_catalog.=) c.relname
+           ), k.ancestors, (
+               SELECT pg_catalog.string_agg(p.state, ',' ORDER BY p.state)
+               FROM (
+                   SELECT ROW(oid, xmin)::pg_catalog.text FROM pg_catalog.pg_publication
+                   UNION ALL
+                   SELECT ROW(r.oid, r.xmin)::pg_catalog.text
+                   FROM pg_catalog.pg_publication_rel r
+                   WHERE r.prrelid OPERATOR(pg_catalog.=) c.oid
+                      OR r.prrelid OPERATOR(pg_catalog.=) ANY (k.ancestors){schemas}
+               ) AS p (state)
            ))::pg_catalog.text,
            (SELECT ROW(i.indkey, i.indoption, i.indcollation, (
                 SELECT pg_catalog.string_agg(o.opcfamily::pg_catalog.text, ',' ORDER BY k.place)
@@ -55,8 +61,17 @@ _LOOK: Final = b"""
             WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary)
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    CROSS JOIN LATERAL (
+        SELECT ARRAY(SELECT relid::pg_catalog.oid
+                     FROM pg_catalog.pg_partition_ancestors(c.oid) AS a (relid))
+    ) AS k (ancestors)
     WHERE c.oid OPERATOR(pg_catalog.=) %s::pg_catalog.oid
 """
+_SCHEMAS: Final = """
+                   UNION ALL
+                   SELECT ROW(oid, xmin)::pg_catalog.text
+                   FROM pg_catalog.pg_publication_namespace"""
+"""Publications have schemas since PostgreSQL 15."""
 
 
 @attrs.frozen
@@ -135,7 +150,9 @@ class ChunkReader:
         return tuple(str(record.fields[record.shape.index[name]]) for name in self.table.key)
 
     async def _state(self, connection: AsyncConnection[Any]) -> Any:
-        return await (await connection.execute(_LOOK, [self.table.oid])).fetchone()
+        has_schemas = connection.info.server_version >= COLUMN_LISTS_SINCE
+        query = _LOOK.format(schemas=_SCHEMAS if has_schemas else "").encode()
+        return await (await connection.execute(query, [self.table.oid])).fetchone()
 
     async def _look(self, connection: AsyncConnection[Any]) -> SeenTransactions:
         """Return what the snapshot sees, and describe the table again if it was altered."""

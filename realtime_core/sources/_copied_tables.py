@@ -14,6 +14,7 @@ from ..records import Column
 from ..snapshot.tables import CopiedTable
 
 __all__ = [
+    "COLUMN_LISTS_SINCE",
     "Choice",
     "altered_tables",
     "chosen_tables",
@@ -26,7 +27,7 @@ __all__ = [
 Pattern: TypeAlias = tuple[str | None, str | None]
 """A schema and a table, of which None stands for any."""
 
-_COLUMN_LISTS_SINCE: Final = 150000
+COLUMN_LISTS_SINCE: Final = 150000
 """The first version with column lists and row filters of publications."""
 _GENERATED_SINCE: Final = 180000
 """The first version that publishes generated columns."""
@@ -165,7 +166,7 @@ async def published_tables(
         version: the server's version, such as 170012.
         publications: the names of the publications.
     """
-    has_lists = version >= _COLUMN_LISTS_SINCE
+    has_lists = version >= COLUMN_LISTS_SINCE
     query = _PUBLISHED.format(
         columns="p.attnames::pg_catalog.text[]" if has_lists else "NULL",
         row_filter="p.rowfilter" if has_lists else "NULL",
@@ -192,7 +193,7 @@ async def publications_state(connection: AsyncConnection[Any], version: int) -> 
     The functions of PostgreSQL that list tables of publications do not go by the snapshot.
     """
     catalogs = ["pg_publication", "pg_publication_rel"]
-    if version >= _COLUMN_LISTS_SINCE:
+    if version >= COLUMN_LISTS_SINCE:
         catalogs.append("pg_publication_namespace")
     queries = (
         f"SELECT '{name}', oid::pg_catalog.int8, xmin::pg_catalog.text FROM pg_catalog.{name}"
