@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -329,11 +330,13 @@ def test_wal2json_needs_no_publication(pg17: Server) -> None:
 
 
 def test_the_rows_come_before_the_changes(shop: Database) -> None:
-    shop.execute("insert into item values (1, 'a'), (2, null)")
+    """Standard error is a terminal, on which a bar shows how far it is."""
+    shop.execute("insert into item values (1, 'a'), (2, null); analyze item")
     slot = unique_name("slot")
     arguments = ["--publication", "shop", "--slot", slot, "--create", "--ack", "--snapshot"]
-    command = [*COMMAND, shop.dsn, *arguments, "--format", "json", "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [*COMMAND, shop.dsn, *arguments, "--format", "json"]
+    terminal, its_end = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its_end, text=True) as process:
         begin, *rows, complete = map(json.loads, read(process, 4))
         assert begin == {
             "kind": "snapshot_begin",
@@ -348,3 +351,8 @@ def test_the_rows_come_before_the_changes(shop: Database) -> None:
         [change] = map(json.loads, read(process, 1))
         assert (change["kind"], change["record"]["id"]) == ("insert", "3")
         process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        drawn = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    os.close(its_end)
+    assert re.search(r"\r\x1b\[K\[[#-]{30}\] +\d+% \d rows, 0 MiB, 0 of 1 tables\r\x1b\[K", drawn)

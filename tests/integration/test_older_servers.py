@@ -6,7 +6,7 @@ Most tests run on 17 and 18; these go through everything once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from realtime_core import (
     BackfillStep,
     Delete,
     Insert,
+    PgoutputSource,
     Severity,
     Snapshot,
     SnapshotBegin,
@@ -84,6 +85,15 @@ def insert_names(database: Database, *numbers: int) -> None:
         database.execute("insert into item values (%s, %s)", (number, f"name {number}"))
 
 
+async def until_its_last_step(source: PgoutputSource[Any]) -> AsyncIterator[Any]:
+    """Yield the events of a backfill."""
+    is_last = False
+    while not is_last:
+        [event] = await take(source, 1)
+        is_last = isinstance(event, BackfillStep) and event.is_last
+        yield event
+
+
 async def test_rows_come_before_their_changes(shop: Database) -> None:
     insert_names(shop, 2, 1)
     slot = unique_name("slot")
@@ -99,6 +109,10 @@ async def test_rows_come_before_their_changes(shop: Database) -> None:
         assert change.record["id"] == 3
         assert isinstance(rows[0], Snapshot)
         assert change.relation.columns == rows[0].relation.columns
+        await source.backfill("public.item", where="id <> 2", chunk_rows=1)
+        found = [event async for event in until_its_last_step(source)]
+        assert [row.record["id"] for row in found if isinstance(row, Snapshot)] == [1, 3]
+        assert len(found) >= 4, "a chunk has a row"
     if shop.server.version >= 15:
         shop.execute("alter publication shop set table item (id) where (id > 1)")
         async with open_source(shop, snapshot="initial") as source:
