@@ -67,6 +67,8 @@ class UnreportedGap:
     """The reason that the last stream has ended with."""
     dropped_for: GapReason | None = None
     """Why an attempt has dropped the slot, if it failed after that."""
+    has_created: bool = False
+    """Whether an attempt has created the slot."""
 
 
 @attrs.frozen
@@ -129,6 +131,8 @@ class AttachedStream:
     """The consumer's own checkpoint, if it has one and the source attaches for the first time."""
     is_behind_snapshot: bool = False
     """Whether the stream begins anew, behind a snapshot."""
+    has_created: bool = False
+    """Whether its slot was created for it."""
 
 
 async def attach(
@@ -283,6 +287,7 @@ class _Attaching:
             enums,
             start_at if self.origin is None else None,
             self.origin is not None,
+            self.unreported.has_created,
         )
 
     @contextlib.contextmanager
@@ -386,6 +391,8 @@ class _Attaching:
         making = self.connection.create_slot(
             self.plugin.name, temporary=settings.is_temporary, failover=settings.failover
         )
+        # Nothing that was committed before is in it, whatever becomes of this attempt.
+        self.unreported.has_created = True
         return await log_when_slow(
             making, dsn=settings.dsn, name=self.name, pid=self.connection.pid
         )

@@ -30,6 +30,8 @@ class Meter:
         """How often the source was attached."""
         self.gaps = 0
         """How often changes may have been lost."""
+        self.has_created = False
+        """Whether a slot was created."""
         self._bytes = 0
         # Changes and transactions of sequences that have ended in a gap.
         self._changes = 0
@@ -91,6 +93,7 @@ class Meter:
             filter_errors=0 if row_filter is None else row_filter.errors,
             connected=connected,
             stream=stream,
+            slot_created=self.has_created,
         )
 
     def _seconds_behind(self, handed: Handed | None) -> float:

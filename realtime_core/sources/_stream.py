@@ -324,6 +324,7 @@ class StreamSource(EventQueue[E]):
         if gap is not None:
             self._put_behind(gap)
         self._meter.attachments += 1
+        self._meter.has_created |= attachment.has_created
         self._learn_enums(attachment.enums)
         decoder = self._plugin.decoder(attachment.stream)
         self._live = LiveStream(attachment, slot, decoder, self._history, self._settings)

@@ -107,6 +107,8 @@ class SourceStats:
     """Whether the stream runs now."""
     stream: StreamIdentity | None = None
     """The cluster and timeline that the source was attached to last; None before that."""
+    slot_created: bool = False
+    """Whether the source has created a slot. What was committed before is not in it."""
 
 
 class ChangeSource(Protocol[E]):

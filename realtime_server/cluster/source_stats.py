@@ -22,11 +22,15 @@ def stats_to_json(stats: SourceStats) -> dict[str, Any]:
 
 
 def stats_from_json(values: Mapping[str, Any]) -> SourceStats:
-    """Return the counts from which :func:`stats_to_json` made the values."""
+    """Return the counts from which :func:`stats_to_json` made the values.
+
+    A newer server may tell more, which is left out, and an older one less.
+    """
     stream = values["stream"]
+    known = {name: values[name] for name in attrs.fields_dict(SourceStats) if name in values}
     return SourceStats(
         **{
-            **values,
+            **known,
             "received_lsn": LSN(values["received_lsn"]),
             "confirmed_lsn": LSN(values["confirmed_lsn"]),
             "stream": None if stream is None else StreamIdentity(*stream),

@@ -1,7 +1,7 @@
 """LateStart: what channels miss that were joined before the server read changes.
 
 A slot that is there keeps what is committed meanwhile. But a server that shares a log with others
-begins at its end, and a temporary slot is made only then.
+begins at its end, and a temporary slot, or a new one, is made only then.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def late_start(
         feed: what brings its changes; None if this process reads them itself.
 
     Returns:
-        Their gap; None if they miss nothing, as the slot has kept everything.
+        Their gap; None if they miss nothing, as the slot was there and has kept everything.
     """
-    is_kept = config.slot_name is not None and not config.temporary_slot
-    if config.nats_url is None and is_kept:
+    is_temporary = config.slot_name is None or config.temporary_slot
+    if config.nats_url is None and not is_temporary and not stats.slot_created:
         return None
     lsn, index = int(stats.confirmed_lsn), 0
     if feed is not None and feed.begin is not None:

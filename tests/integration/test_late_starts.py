@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from realtime_core import Position
+from realtime_server.config import ServerConfig
 from realtime_server.fanout import late_start
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
@@ -92,24 +93,36 @@ async def test_of_servers_that_share_a_log(
                 assert await row(patient) == await row(late) == "2"
 
 
-@pytest.mark.parametrize("mode", ["STREAM", "RLS"])
-async def test_of_a_server_whose_temporary_slot_is_not_made_yet(
-    item: Database, reader: str, mode: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("mode", "is_temporary"),
+    [("STREAM", True), ("RLS", True), ("STREAM", False)],
+    ids=["stream", "rls", "a slot that stays"],
+)
+async def test_of_a_server_whose_slot_is_not_made_yet(
+    item: Database,
+    reader: str,
+    mode: str,
+    is_temporary: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = {"REPLICATION_MODE": mode, "SECURE_CHANNELS": "true", "JWT_SECRET": SECRET}
-    config = dev_config(item.dsn, **settings)
+
+    def config() -> ServerConfig:
+        slot = {} if is_temporary else {"SLOT_NAME": unique_name("slot")}
+        return dev_config(item.dsn, **settings, **slot)
+
     with item.connect() as writing:
         query = f"vsn=1.0.0&apikey={make_token({'role': reader})}"
         # A slot is made when those that were writing have ended.
         writing.execute("begin; insert into item values (0)")
         monkeypatch.setattr(late_start, "_PATIENCE", 60)
         async with (
-            RealtimeServer(config) as server,
+            RealtimeServer(config()) as server,
             open_client(server.port, query=query) as patient,
         ):
             monkeypatch.setattr(late_start, "_PATIENCE", 0.1)
             async with (
-                RealtimeServer(config) as impatient,
+                RealtimeServer(config()) as impatient,
                 open_client(impatient.port, query=query) as late,
             ):
                 joining = asyncio.create_task(patient.join(TOPIC))

@@ -258,3 +258,4 @@ def test_what_a_source_counts_comes_through_json() -> None:
     )
     assert stats_from_json(stats_to_json(stats)) == stats
     assert stats_from_json(stats_to_json(SourceStats())) == SourceStats()
+    assert stats_from_json(stats_to_json(stats) | {"later": 1}) == stats
