@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -85,11 +87,15 @@ def is_lite(copied: Copied) -> bool:
 
 @contextmanager
 def copying(
-    shop: Database, copied: Copied, *arguments: str, tables: str = "public.orders"
+    shop: Database,
+    copied: Copied,
+    *arguments: str,
+    tables: str = "public.orders",
+    stderr: int = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[str]]:
     """Have it run; it is killed at the end, if it still runs."""
     words = [*COMMAND, shop.dsn, copied.argument, "--name", shop.name, "--tables", tables]
-    with subprocess.Popen([*words, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*words, *arguments], stderr=stderr, text=True) as process:
         try:
             yield process
         finally:
@@ -210,13 +216,23 @@ def test_keys_of_composites_and_of_extensions_types_are_found_again(
         )
     query = "select o::text from orders o order by 1"
     shop.execute(
-        "insert into orders values ('a.b', (1, 'x'), 'c', 'n'), ('a.c', (2, ','), 'd', null)"
+        "insert into orders values ('a.b', (1, 'x'), 'c', 'n'), ('a.c', (2, ','), 'd', null);"
+        " analyze orders"
     )
-    with copying(shop, copied):
+    terminal, its_end = pty.openpty()
+    with copying(shop, copied, stderr=its_end) as process:
         eventually_sync(lambda: copied.execute(query) == shop.execute(query))
         shop.execute("update orders set path = 'a.d' where path = 'a.b'")
         shop.execute("delete from orders where path = 'a.c'")
         eventually_sync(lambda: copied.execute(query) == shop.execute(query))
+        # On a terminal a bar shows how far the rows are, and Ctrl-C ends it in good order.
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    os.close(its_end)
+    assert re.search(r"\r\x1b\[K\[[#-]{30}\] +\d+% \d rows, 0 MiB, 0 of 1 tables\r\x1b\[K", shown)
+    assert re.search(r"done: 2 rows, 2 changes, up to [0-9A-F]+/[0-9A-F]+\s*$", shown)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from realtime_core import (
     ReplicaIdentity,
     Transaction,
 )
+from realtime_core._cli.copy import _follow as follow_copy
 from realtime_core._cli.copy import copy, make_target
 from realtime_core._copy.targets import SqliteTarget, TargetError
 from realtime_core.errors import ConfigError
@@ -181,3 +182,39 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     file = tmp_path / "missing" / "shop.db"
     with pytest.raises(TargetError, match=f"the file '{file}' cannot be opened: unable to open"):
         make_target(f"sqlite:{file}")
+
+
+class Followed:
+    """A copy of one more row with each batch, until Ctrl-C."""
+
+    def __init__(self, batches: int) -> None:
+        self._batches, self._copied = batches, 0
+
+    def follow(self, dsn: str, progress: object) -> Iterator[None]:
+        for _ in range(self._batches):
+            self._copied += 1
+            yield
+        # With nothing new nothing is said.
+        yield
+        raise KeyboardInterrupt
+
+    def __str__(self) -> str:
+        return f"{self._copied} rows"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, ["progress: 1 rows", "progress: 2 rows", "done: 2 rows"]),
+        (3600.0, ["done: 2 rows"]),
+    ],
+)
+def test_it_says_now_and_then_how_far_it_is(
+    seconds: float,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("realtime_core._cli.copy._PROGRESS", seconds)
+    follow_copy("dbname=shop", Followed(2))  # type: ignore[arg-type]
+    assert capsys.readouterr().err.splitlines() == said
