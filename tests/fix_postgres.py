@@ -24,6 +24,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from realtime_server.config.process_memory import memory_limit
 from realtime_server.demo.embedded import EmbeddedPostgres, StopMode
 
 TEST_DSN = os.environ.get("TEST_DSN")
@@ -42,6 +43,7 @@ SETTINGS = {
 IN_MEMORY = Path("/dev/shm")
 """Where clusters are, if it has SPACE: a database is made there in a fifth of the time."""
 SPACE = 8 * 2**30
+"""Bytes of its space, and half of the bytes of memory."""
 
 Rows = list[tuple[Any, ...]]
 
@@ -194,14 +196,21 @@ def allow_wal2json(connection: psycopg.Connection) -> None:
     connection.execute("select pg_reload_conf()")
 
 
+def parent_of_clusters() -> Path | None:
+    """Return the folder in memory for the files of servers; None where there is little of either.
+
+    A container may have less memory than the folder is large: what is in it counts, too.
+    """
+    has_space = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > SPACE
+    return IN_MEMORY if has_space and memory_limit() > 2 * SPACE else None
+
+
 @contextmanager
 def running_postgres(
     bindir: Path | None = None, settings: Mapping[str, str] = SETTINGS
 ) -> Iterator[EmbeddedPostgres]:
     """Run a server of the embedded wheel or of another folder, with a cluster of its own."""
-    is_roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > SPACE
-    parent = IN_MEMORY if is_roomy else None
-    with tempfile.TemporaryDirectory(prefix="realtime-pg-", dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="realtime-pg-", dir=parent_of_clusters()) as folder:
         # The server's user has to come through.
         os.chmod(folder, 0o711)
         with EmbeddedPostgres(bindir, Path(folder, "data"), settings=settings) as embedded:
