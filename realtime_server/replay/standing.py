@@ -174,8 +174,9 @@ class Standing:
         self._forget_places()
 
     def go_on(self, place: Place) -> None:
-        """Note where the channel begins."""
+        """Note where the channel begins, which may be before where it stood while it waited."""
         self.first = self.began = place
+        self._lately, self._lasting = None, BEFORE
 
     def go_live(self) -> None:
         """Note that everything up to now was written to the channel, which is in the live hub."""

@@ -331,6 +331,20 @@ def test_others_learn_soon_how_far_a_client_has_caught_up() -> None:
     assert member.place == (1, 0)
 
 
+def test_where_a_channel_stood_while_it_waited_says_nothing_of_where_it_goes_on() -> None:
+    world, there = World(), journal_of(2)
+    standing = world.join()
+    for now in (0.0, LASTS, 2 * LASTS, 3 * LASTS):
+        for _ in world.standings.settling(lambda subscription: None, now):
+            pass
+        if now == LASTS:
+            # A process that begins has found its former channel in the journal.
+            standing.go_on((0, 5))
+    pass_on(world, there)
+    [member] = there.find(KEY.digest)
+    assert member.place == (0, 5)
+
+
 def test_others_learn_soon_that_a_client_which_catches_up_has_read_that_it_begins_anew() -> None:
     world, there = World(), journal_of(2)
     standing = world.join()
