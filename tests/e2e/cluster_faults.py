@@ -293,8 +293,10 @@ class Returner:
         may_jump, self._may_jump = self._may_jump, False
         self.received += 1
         self.repeated += number <= self.last
-        # What it has not proven comes again, once for each connection.
-        is_right = number > at if may_jump else number == at + 1 or (is_first and number <= at)
+        # What it has not proven comes again, once for each connection; so it does where it is told
+        # again that it begins anew, since it has not proven that it has read that.
+        comes_again = is_first and number <= at
+        is_right = comes_again or (number > at if may_jump else number == at + 1)
         if not is_right:
             self.problems.append(f"port {port}: {number} behind {at}")
         self.last = max(self.last, number)
