@@ -17,8 +17,9 @@ __all__ = ["ChannelQueues"]
 
 logger = logging.getLogger("realtime.connection")
 
-MAX_HELD: Final = 256 * 1024
-"""Characters and bytes of messages that wait; with more the client is read no further."""
+MAX_HELD: Final = 1024 * 1024
+"""Characters and bytes of messages that wait, for an answer or for those before them; with more the
+client is read no further."""
 _EACH: Final = 256
 """Characters that a message counts at least."""
 _AT_ONCE: Final = 8
@@ -53,17 +54,24 @@ class ChannelQueues:
         """Return whether messages to a topic have to wait."""
         return topic in self._held
 
-    def begin(self, topic: str, work: _Work) -> None:
-        """Do what may take its time; messages to the topic wait until it is done."""
+    async def begin(self, topic: str, work: _Work, data: str | bytes) -> None:
+        """Do what may take its time, because of a message; messages to the topic wait until it is
+        done, and the client too, while too many do."""
         self._held[topic] = deque()
-        task = asyncio.create_task(self._run(topic, work))
+        size = max(len(data), _EACH)
+        self._size += size
+        task = asyncio.create_task(self._run(topic, work, size))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        await self._room()
 
     async def put(self, topic: str, data: str | bytes) -> None:
         """Have a message to a topic wait, and the client too, while too many do."""
         self._held[topic].append(data)
         self._size += max(len(data), _EACH)
+        await self._room()
+
+    async def _room(self) -> None:
         while self._size > MAX_HELD and self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
@@ -75,11 +83,13 @@ class ChannelQueues:
         # Else they would refer to each other, and stay until a collection of garbage.
         del self._carry_out, self._fail
 
-    async def _run(self, topic: str, work: _Work) -> None:
+    async def _run(self, topic: str, work: _Work, size: int) -> None:
         held = self._held[topic]
         try:
             async with self._at_once:
                 await work()
+                self._size -= size
+                size = 0
                 while held:
                     # Others have their turn, and what was published is written.
                     await asyncio.sleep(0)
@@ -90,5 +100,5 @@ class ChannelQueues:
             logger.exception("a message failed (a bug in realtime_server: please report it)")
             await self._fail()
         finally:
-            self._size -= sum(max(len(data), _EACH) for data in held)
+            self._size -= size + sum(max(len(data), _EACH) for data in held)
             del self._held[topic]

@@ -227,13 +227,13 @@ class Connection:
                 channel = self._channels.access.must_ask(action)
                 if channel is not None:
                     await self._perform(actions[:place])
-                    self._ask(channel, actions[place:])
+                    await self._ask(channel, actions[place:], data)
                     return isinstance(action, Join)
         is_brief = await self._perform(actions)
         self._done()
         return is_brief
 
-    def _ask(self, channel: Channel, actions: list[Action]) -> None:
+    async def _ask(self, channel: Channel, actions: list[Action], data: str | bytes) -> None:
         """Carry out actions before which policies are asked; other channels go on meanwhile."""
         if self._queues is None:
             self._queues = ChannelQueues(self._carry_out_held, self._fail)
@@ -242,7 +242,7 @@ class Connection:
             await self._perform(actions)
             self._done()
 
-        self._queues.begin(channel.topic, work)
+        await self._queues.begin(channel.topic, work, data)
 
     async def _carry_out_held(self, data: str | bytes) -> None:
         if self._is_open():

@@ -19,6 +19,7 @@ from realtime_server.auth.grant import Grant
 from realtime_server.messages.policies.policy_checks import PolicyChecks
 from realtime_server.messages.policies.questions import Answer, Question
 from realtime_server.messages.stored_messages import StoredMessages
+from realtime_server.net import channel_queues
 from realtime_server.net.private_channels import PrivateChannels
 from realtime_server.phoenix.broadcasts import Broadcast
 from realtime_server.phoenix.joins import ReplayConfig
@@ -324,7 +325,7 @@ async def test_whoever_sends_much_to_a_channel_that_waits_is_read_no_further() -
         Tokens(), rooms=make_rooms(), private=with_checks(checks), vsn="2.0.0"
     ) as client:
         await push(client, private_join("slow", "1"))
-        large = {"event": "m", "payload": "x" * 40_000}
+        large = {"event": "m", "payload": "x" * 160_000}
         for number in range(10):
             client.websocket.incoming.put_nowait(send("slow", "broadcast", large, str(number)))
         for _ in range(50):
@@ -333,6 +334,27 @@ async def test_whoever_sends_much_to_a_channel_that_waits_is_read_no_further() -
         checks.go.set()
         await client.settle()
         assert [ref for _, ref, _, _ in said(client)] == ["1", *map(str, range(10))]
+
+
+async def test_so_is_whoever_joins_many_channels_that_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one client could have the server keep all that it sends while the database is slow."""
+    monkeypatch.setattr(channel_queues, "MAX_HELD", 1000)
+    checks = SlowChecks()
+    async with open_connection(
+        Tokens(), rooms=make_rooms(), private=with_checks(checks), vsn="2.0.0"
+    ) as client:
+        for number in range(3):
+            join = private_join(f"slow{number}", str(number), filling="x" * 800)
+            client.websocket.incoming.put_nowait(join)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        read = len(checks.asked), client.websocket.incoming.qsize()
+        checks.go.set()
+        assert read == (2, 1)
+        await client.settle()
+        assert [ref for _, ref, _, _ in said(client)] == ["0", "1", "2"]
 
 
 async def test_nothing_is_kept_of_channels_whose_client_goes_while_policies_are_asked() -> None:
