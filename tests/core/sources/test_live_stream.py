@@ -47,6 +47,10 @@ class Stage:
     def __init__(self, passes: Any = None) -> None:
         self.history = StreamHistory(None, own_checkpoint=False, passes=passes, meter=Meter())
         self.sequence = self.history.sequence = Sequence(LSN(0), passes=passes)
+        self.connect()
+
+    def connect(self) -> None:
+        """Begin a stream with a new decoder."""
         connection = SimpleNamespace(waiting=False, send=lambda payload: None)
         attachment: Any = SimpleNamespace(connection=connection, sender_timeout=0)
         settings: Any = SimpleNamespace(own_checkpoint=False, status_interval=10)
@@ -80,7 +84,7 @@ async def test_a_repeated_event_is_none_and_does_not_count() -> None:
     stage = Stage()
     stage.numbers(begin(100), xlog(TABLE), row(1), row(2))
     stage.sequence.resume()
-    stage.stream._decoder = ChangeDecoder()
+    stage.connect()
     repeated = stage.numbers(begin(100), xlog(TABLE), row(1), row(2), row(3), commit(100))
     assert repeated == [None, None, None, 3, Commit]
     assert stage.sequence.changes == 3
