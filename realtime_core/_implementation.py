@@ -69,7 +69,14 @@ def installed(wanted: str | None) -> str | None:
         import realtime_core_c
 
         if realtime_core_c.__version__ == __version__:
+            from importlib.util import find_spec
+
             import realtime_core_c.rows
+
+            # These are loaded later, by what uses them.
+            for name in ("realtime_core_c.stream", "realtime_core_c.values"):
+                if find_spec(name) is None:
+                    raise ImportError(f"there is no {name}", name=name)
     except ImportError as exc:
         if exc.name == "realtime_core_c":
             return None

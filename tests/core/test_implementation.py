@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -62,6 +63,27 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     package.__version__ = __version__  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "realtime_core_c", package)
     monkeypatch.setitem(sys.modules, "realtime_core_c.rows", None)
+
+
+@pytest.mark.parametrize("missing", ["stream", "values"])
+def test_one_of_which_a_part_is_missing_is_not_used(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder where an earlier state of this version was compiled."""
+    package = ModuleType("realtime_core_c")
+    package.__version__ = __version__  # type: ignore[attr-defined]
+    package.__path__ = [str(tmp_path)]
+    for name in {"rows", "stream", "values"} - {missing}:
+        (tmp_path / f"{name}.py").touch()
+    for name in list(sys.modules):
+        if name.startswith("realtime_core_c"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "realtime_core_c", package)
+    monkeypatch.setitem(sys.modules, "realtime_core_c.rows", ModuleType("realtime_core_c.rows"))
+    with pytest.warns(RuntimeWarning, match=f"there is no realtime_core_c.{missing}"):
+        assert installed(None) is None
+    with pytest.raises(ImportError, match=f"there is no realtime_core_c.{missing}"):
+        installed("c")
 
 
 @pytest.mark.usefixtures("halved")
