@@ -133,8 +133,8 @@ async def test_a_lost_end_of_the_log_costs_those_nothing_who_had_read_it(
         await eventually(lambda: one.leads)
         insert(item, 201, 300)
         await eventually(lambda: one.ids == two.ids == numbers(101) + numbers(300, 201))
-    # They had read what the log has lost, so usually they are told of no gap. If the slot has moved on
-    # since then, nobody can know that there was nothing in between.
+    # They had read what the log has lost, so usually they are told of no gap. If the slot has moved
+    # on since then, nobody can know that there was nothing in between.
     assert {gap.reason for gap in one.gaps + two.gaps} <= {GapReason.START_BEHIND_SLOT}
 
 
