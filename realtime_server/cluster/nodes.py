@@ -73,7 +73,7 @@ class Beat:
                     counts = None if source is None else stats_from_json(source)
                     is_last = more.get("last") is True
                     return cls(node, sequence, counts, is_last, _names(more), _version(more))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, RecursionError, TypeError, ValueError):
             pass
         return None
 

@@ -30,7 +30,16 @@ def test_a_beat_comes_as_it_was_sent(beat: Beat) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b'{"node": 1}', b'{"node":"a","sequence":1,"source":{}}']
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"node": 1}',
+        b'{"node":"a","sequence":1,"source":{}}',
+        b"[" * 100_000,
+        Beat("a", 1, LEADING).to_json().replace(b'"gaps": 0', b'"gaps": "none"'),
+    ],
+    ids=range(6),
 )
 def test_what_is_no_beat_is_passed_over(data: bytes) -> None:
     assert Beat.from_json(data) is None
