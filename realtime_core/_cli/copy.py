@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..replication.commands import check_slot_name, parse_table
 from ..snapshot.tables import CopiedTable
 from ..sources._described import create_publication, described_tables
+from ..sources._dsn import parse_dsn
 from .bar import Bar
 from .output import complain, log_lines
 
@@ -47,7 +48,9 @@ def copy(
         ConfigError: if the tables or the other arguments do not fit.
         RealtimeError: if the source or the target fails.
     """
-    pairs = _pairs(tables, name, is_file=target.startswith(_SQLITE))
+    is_file = target.startswith(_SQLITE)
+    _check_dsns([source] if is_file else [source, target])
+    pairs = _pairs(tables, name, is_file=is_file)
     try:
         with log_lines(quiet=False), closing(make_target(target)) as opened:
             found, is_published = asyncio.run(described_tables(source, name, pairs))
@@ -72,6 +75,15 @@ def make_target(text: str) -> Target:
         TargetError: if SQLite cannot open the file.
     """
     return SqliteTarget(text.removeprefix(_SQLITE)) if text.startswith(_SQLITE) else Target(text)
+
+
+def _check_dsns(dsns: Sequence[str]) -> None:
+    """Check the connection strings, which are those of the source and the target, in this order."""
+    for place, dsn in zip(("source", "target"), dsns, strict=False):
+        try:
+            parse_dsn(dsn)
+        except ValueError as exc:
+            raise ConfigError(f"of the {place}, {exc}") from None
 
 
 def _pairs(tables: Sequence[str], name: str, *, is_file: bool) -> list[tuple[str, str]]:

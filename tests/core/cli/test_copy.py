@@ -165,6 +165,21 @@ def test_a_position_is_stored_in_the_place_of_the_former_one(
         target.store("one", "0/3:0", {"public.a"}, "0/2:0")
 
 
+@pytest.mark.parametrize(
+    ("place", "source", "target"),
+    [
+        ("source", "mysql://me:secret@db/shop", "sqlite:shop.db"),
+        ("target", "dbname=shop", "mysql://me:secret@db/shop"),
+    ],
+)
+def test_what_is_no_connection_string_is_refused_and_not_quoted(
+    place: str, source: str, target: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"of the {place}, dsn is not a conn") as caught:
+        copy(source, target, ["public.t"], name="copy", overwrite=False, dry_run=True)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("second", ["other.orders", "public.Orders", "other.ORDERS"])
 def test_two_tables_that_are_one_in_sqlite_are_refused(tmp_path: Path, second: str) -> None:
     with pytest.raises(ConfigError, match="two tables of one name"):
