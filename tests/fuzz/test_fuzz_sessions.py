@@ -16,6 +16,7 @@ from realtime_server.net.filter_limits import FilterAccount
 from realtime_server.net.private_channels import Access, PrivateChannels
 from realtime_server.phoenix.actions import Action
 from realtime_server.phoenix.message_handler import SocketState
+from realtime_server.phoenix.messages import Message
 from tests.fuzz.fuzz_sessions import in_processes
 from tests.fuzz.session_messages import EXPENSIVE
 from tests.fuzz.session_report import Report
@@ -91,10 +92,10 @@ def test_a_message_that_takes_long_each_time_is_found(
 ) -> None:
     receive = SocketState.receive
 
-    def slow(self: SocketState, data: str | bytes) -> list[Action]:
+    def slow(self: SocketState, data: str | bytes, message: Message | None = None) -> list[Action]:
         if isinstance(data, bytes):
             clock.now += 0.051
-        return receive(self, data)
+        return receive(self, data, message)
 
     monkeypatch.setattr(SocketState, "receive", slow)
     report = held(clock, 500, seed=5)
@@ -125,9 +126,11 @@ def test_what_takes_long_once_is_no_finding(clock: Clock, monkeypatch: pytest.Mo
     # Others have joined before.
     slow_ones = iter([0.0, 0.0, 0.2, 0.2, 0.2])
 
-    def slow_at_first(self: SocketState, data: str | bytes) -> list[Action]:
+    def slow_at_first(
+        self: SocketState, data: str | bytes, message: Message | None = None
+    ) -> list[Action]:
         clock.now += next(slow_ones, 0.0)
-        return receive(self, data)
+        return receive(self, data, message)
 
     monkeypatch.setattr(SocketState, "receive", slow_at_first)
     report = held(clock, 200, seed=5)
@@ -174,7 +177,7 @@ def test_who_hears_a_room_with_a_token_that_may_not_is_found(
 def test_an_error_that_nobody_has_thought_of_is_shown(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def receive(self: SocketState, data: str | bytes) -> object:
+    def receive(self: SocketState, data: str | bytes, message: Message | None = None) -> object:
         raise KeyError("topic")
 
     monkeypatch.setattr(SocketState, "receive", receive)

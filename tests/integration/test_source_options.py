@@ -184,6 +184,7 @@ async def test_others_get_their_turn_while_a_large_transaction_is_read(
         other = asyncio.create_task(turns.take())
         # Nor is that left to what changes cost: now each has its own turn.
         monkeypatch.setattr(_stream, "_TURN", -1)
+        monkeypatch.setattr(_stream, "_FEW", 1)
         before = turns.taken
         while len(received) < MANY:
             received += ids([await anext(source)])

@@ -414,7 +414,7 @@ def test_wrong_bytes_are_an_error_that_names_the_envelope(seed: int, data: st.Da
 def test_another_version_is_told_what_to_do() -> None:
     (one,) = Packer(NOWHERE, STREAM).feed(Idle(Position(LSN(5), 0, STREAM)))
     newer = one.data[:3] + b"\2" + one.data[4:]
-    with pytest.raises(EnvelopeError, match=r"envelope 9 .* version 2, .* run one version"):
+    with pytest.raises(EnvelopeError, match=r"envelope 9 .* version 2, .* replace this one"):
         Unpacker().feed(decode(newer, 9), 9)
 
 
