@@ -9,7 +9,8 @@ written when the last one has arrived everywhere. PostgreSQL and the clients sha
 the servers. The processor time of two workers is that of all three processes; that of the
 supervisor is given besides. "Latency" is the time from COMMIT to a hundred clients, while a hundred
 rows a second are written. Then a worker is killed several times, and the time is taken until
-another one in its place accepts connections.
+another one in its place accepts connections; and what comes to twenty clients of the other worker
+in the three seconds that begin with the kill is compared with three before it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from benchmarks._report import environment, percentile, save
 from benchmarks.fanout import WRITER
 from benchmarks.load.programs import Client, compile_programs, cpu_time
 from realtime_server.demo.embedded import EmbeddedPostgres
+from tests.raw_client import RawClient
 from tests.server_process import ServerProcess
 
 COUNTS = (1, 2)
@@ -41,6 +43,7 @@ LATENCY_CLIENTS = 100
 ROUNDS = 7
 KILLS = 10
 RATE, SECONDS = 100, 5
+WATCHERS, WATCHED_SECONDS = 20, 3
 SETTINGS = {
     # Replay has as much to do in one process as in several.
     "REPLAY_SECRET": "s" * 32,
@@ -150,29 +153,95 @@ async def latency(dsn: str, found: list[Servers]) -> Row:
     }
 
 
-async def restarts(servers: Servers) -> Row:
-    """Kill workers, and see how long it takes until there are as many that listen."""
-    times = []
-    for _ in range(KILLS):
-        # A worker is not started again at once more often than three times in ten seconds.
-        await asyncio.sleep(4)
-        victim = random.choice(servers.workers())
-        begin = time.perf_counter()
-        os.kill(victim, signal.SIGKILL)
-        while listeners(servers.server.port, but=victim) < len(COUNTS):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        times.append(time.perf_counter() - begin)
+class Watcher(RawClient):
+    """Notes when each row came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.times += [time.perf_counter()] * (len(self.ids) - len(self.times))
+
+
+async def restarts(dsn: str, servers: Servers) -> Row:
+    """Kill workers, and see how long it takes until there are as many that listen, and what the
+    clients of the other one notice, to whom rows come at a steady pace."""
+    times, quiet, beside_kill, ratios = [], [], [], []
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        for _ in range(KILLS):
+            topic = f"realtime:public:{servers.table}"
+            clients = [
+                await Watcher.join(servers.server.port, topic, heartbeat=1) for _ in range(WATCHERS)
+            ]
+            before = await write_rows(connection, servers.table)
+            victim = random.choice(servers.workers())
+            restart = asyncio.create_task(restarted(servers.server.port, victim))
+            after = await write_rows(connection, servers.table)
+            times.append(await restart)
+            others = [client for client in clients if not client.lost.done()]
+            assert 0 < len(others) < WATCHERS, "all clients were at one worker"
+            quiet.append(p99_of(others, before))
+            beside_kill.append(p99_of(others, after))
+            ratios.append(beside_kill[-1] / quiet[-1])
+            for client in clients:
+                client.close()
     return {
         "kills": KILLS,
         "seconds_until_it_listens_median": round(percentile(times, 0.5), 2),
         "seconds_max": round(max(times), 2),
+        "clients": WATCHERS,
+        "rows_per_second": RATE,
+        "p99_ms_of_the_others": [
+            round(statistics.median(each), 2) for each in (quiet, beside_kill)
+        ],
+        "p99_to_quiet": round(statistics.median(ratios), 2),
     }
+
+
+async def write_rows(connection: psycopg.AsyncConnection, table: str) -> dict[int, float]:
+    """Write rows at a steady pace; return when each was about to be committed, by its id."""
+    begun: dict[int, float] = {}
+    statement = f"{INSERT.format(table)} returning id"
+    start = time.perf_counter()
+    for number in range(RATE * WATCHED_SECONDS):
+        await asyncio.sleep(start + number / RATE - time.perf_counter())
+        now = time.perf_counter()
+        cursor = await connection.execute(statement, (1,), prepare=True)  # type: ignore[arg-type]
+        [(row,)] = await cursor.fetchall()
+        begun[row] = now
+    await asyncio.sleep(0.5)
+    return begun
+
+
+async def restarted(port: int, victim: int) -> float:
+    """Kill a worker; return how many seconds later there are as many that listen as before."""
+    begin = time.perf_counter()
+    os.kill(victim, signal.SIGKILL)
+    while listeners(port, but=victim) < len(COUNTS):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    return time.perf_counter() - begin
+
+
+def p99_of(clients: list[Watcher], begun: dict[int, float]) -> float:
+    """Return the 99th percentile of the milliseconds until rows came to clients."""
+    delays = [
+        (at - begun[row]) * 1000
+        for client in clients
+        for row, at in zip(client.ids, client.times, strict=True)
+        if row in begun
+    ]
+    assert len(delays) == len(clients) * len(begun), "rows are missing"
+    return percentile(delays, 0.99)
 
 
 def listeners(port: int, *, but: int) -> int:
     """Return how many sockets listen on a port, once a process has ended."""
-    if Path(f"/proc/{but}/exe").exists():
-        return 0
+    with contextlib.suppress(OSError):
+        # Its sockets are closed when it is a zombie, or is not there any more.
+        if Path(f"/proc/{but}/stat").read_text().rpartition(") ")[2][0] not in "ZX":
+            return 0
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(
         line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines
@@ -216,7 +285,7 @@ async def main(wanted: list[str]) -> None:
                 result["latency"] = await latency(dsn, found)
                 print(result["latency"], flush=True)
         if not wanted or "restarts" in wanted:
-            result["restarts"] = await restarts(found[1])
+            result["restarts"] = await restarts(dsn, found[1])
             print(result["restarts"], flush=True)
     if not wanted:
         print(f"saved {save('workers', 'python -m benchmarks.workers', result)}")
