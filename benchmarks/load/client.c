@@ -47,6 +47,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 enum { ROOM = 4 << 20, AWAKE_US = 300 };
 
 typedef struct {
@@ -71,17 +73,6 @@ static const char *topic;
 static Samples latencies, heartbeats, probes;
 static double expect_since, back_since, first_at, last_at;
 static Connection *connections;
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now(clockid_t clock) {
-    struct timespec time;
-    clock_gettime(clock, &time);
-    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
-}
 
 static void note(Samples *samples, double value) {
     if (samples->size == samples->room) {

@@ -19,10 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
+#include "common.h"
 
 static void send_all(int fd, const char *data, size_t size) {
     while (size) {

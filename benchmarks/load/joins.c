@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 enum { ROOM = 1 << 20 };
 
 typedef struct {
@@ -35,17 +37,6 @@ static Connection *connections;
 static char **joins;
 static int port, count, at_once, each, total, begun, finished, answered, epoll_fd;
 static double *times;
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now(clockid_t clock) {
-    struct timespec time;
-    clock_gettime(clock, &time);
-    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
-}
 
 static int ascending(const void *left, const void *right) {
     double a = *(const double *)left, b = *(const double *)right;

@@ -28,6 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 enum { ROOM = 4 << 20 };
 
 typedef struct {
@@ -44,17 +46,6 @@ static int epoll_fd, timer_fd, port, count, upgraded_now;
 static long tracked_now, frames, states, bytes, knowing, steps, steps_done, changes, last_change;
 static int is_changing, is_told;
 static double last_tracked, begun, step_us;
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
-}
 
 static void send_text(Connection *connection, const char *text) {
     char frame[2048];
@@ -84,7 +75,7 @@ static void track(Connection *connection, long version) {
              "\"somebody of the room\",\"version\":%08ld,\"status\":\"away from here\"}}]",
              ++connection->ref + 1, topic, 10000000 + version);
     send_text(connection, text);
-    last_tracked = now();
+    last_tracked = now(CLOCK_MONOTONIC);
 }
 
 static long occurrences(const char *data, size_t size, const char *what) {
@@ -100,7 +91,7 @@ static void say_when_all_know(void) {
     if (is_told) return;
     if (is_changing ? knowing < count : knowing < count || tracked_now < count) return;
     is_told = 1;
-    printf("%s %.0f\n", is_changing ? "changed" : "known", now() - last_tracked);
+    printf("%s %.0f\n", is_changing ? "changed" : "known", now(CLOCK_MONOTONIC) - last_tracked);
     fflush(stdout);
 }
 
@@ -225,7 +216,7 @@ static void open_connection(Connection *connection) {
 static void begin_steps(long all, double milliseconds) {
     struct timespec each = {0, 1000000};
     struct itimerspec period = {each, each};
-    begun = now();
+    begun = now(CLOCK_MONOTONIC);
     steps = all;
     steps_done = 0;
     step_us = milliseconds * 1e3 / (double)all;
@@ -235,7 +226,7 @@ static void begin_steps(long all, double milliseconds) {
 
 static void do_steps(void) {
     struct itimerspec never = {0};
-    while (steps_done < steps && begun + (double)steps_done * step_us <= now()) {
+    while (steps_done < steps && begun + (double)steps_done * step_us <= now(CLOCK_MONOTONIC)) {
         Connection *connection = &connections[(is_changing ? changes : steps_done) % count];
         steps_done++;
         if (!is_changing) {
