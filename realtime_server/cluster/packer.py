@@ -79,8 +79,8 @@ class Packer:
         max_bytes: how many bytes of changes an envelope has at most.
         max_payload: how many bytes a message may have where the envelopes are sent; a larger one
             goes in parts. With less than ``LEAST_PAYLOAD`` a change may be too large.
-        is_read: whether somebody reads a message outside of transactions; of others the place
-            alone is written.
+        is_read: whether somebody reads a logical message. Of others the place alone is written;
+            outside of transactions, that of the last one of several.
         version: in which envelopes are written.
     """
 
@@ -108,6 +108,9 @@ class Packer:
         self._encoder = Encoder()
         # The last change of a transaction that has not ended; None behind its Commit.
         self._kept: RawRows | Truncate | LogicalMessage | None = None
+        # A message outside of transactions that nobody reads, unless something stands behind it:
+        # no place depends on its being there.
+        self._passed: LogicalMessage | None = None
         # Descriptions as parts of a body, by the relation.
         self._descriptions: dict[Relation, bytes] = {}
         # The envelope that is being written.
@@ -146,11 +149,10 @@ class Packer:
         elif isinstance(event, Commit):
             self._commit(event, full)
         elif isinstance(event, Truncate | LogicalMessage):
-            if not isinstance(event, Truncate) and event.transaction is None:
-                is_read = self._is_read(event)
-                self._write(event if is_read else _without_content(event), full)
-            else:
+            if isinstance(event, Truncate):
                 self._kept = event
+            else:
+                self._feed_message(event, full)
         elif isinstance(event, Idle):
             full += self.flush()
             self._read_from(event.position.stream, full)
@@ -165,14 +167,18 @@ class Packer:
 
     def flush(self) -> list[Packed]:
         """Return the envelope that was begun, in one part or more; nothing if it has no changes."""
+        full: list[Packed] = []
+        passed, self._passed = self._passed, None
+        if passed is not None:
+            self._write(passed, full)
         if self._first is None or self._upto is None:
-            return []
+            return full
         self._end_run()
         body = b"".join(self._parts)
         packed = self._pack(Kind.CHANGES, self._first, self._end, body, self._upto.position)
         self._parts, self._first, self._begun, self.size = [], None, None, 0
         self._described.clear()
-        return packed
+        return full + packed
 
     def repeat(self) -> Packed:
         """Return an envelope that says once more where the chain stands, and moves nothing."""
@@ -203,6 +209,17 @@ class Packer:
                 self._write(RawRows(transaction, index + begin, relation, rows), full)
                 begin, size = end, ends[end - 1]
         self._kept = RawRows(transaction, index + count, relation, messages[count:])
+
+    def _feed_message(self, message: LogicalMessage, full: list[Packed]) -> None:
+        is_read = self._is_read(message)
+        if not is_read:
+            message = attrs.evolve(message, prefix="", content=b"")
+        if message.transaction is not None:
+            self._kept = message
+        elif is_read:
+            self._write(message, full)
+        else:
+            self._passed = message
 
     def _write(self, event: RawRows | Truncate | LogicalMessage, full: list[Packed]) -> None:
         """Write changes, in the next envelope if they do not fit into this one."""
@@ -270,7 +287,7 @@ class Packer:
             raise ValueError(f"{first} does not stand behind {before}")
         if self._first is None:
             self._first = first
-        self._end, self._upto = end, event
+        self._end, self._upto, self._passed = end, event, None
 
     def _describe(self, relation: Relation) -> None:
         if self._described.get(relation.oid) is relation:
@@ -358,10 +375,6 @@ class Packer:
         end = Envelope(kind, first, last, prev, stream, pieces[-1], count, count)
         self.last = last
         return [*packed, Packed(encode(end), last, upto)]
-
-
-def _without_content(message: LogicalMessage) -> LogicalMessage:
-    return attrs.evolve(message, prefix="", content=b"")
 
 
 def _size(messages: tuple[bytes, ...]) -> int:

@@ -32,7 +32,8 @@ def may_be_record(message: LogicalMessage) -> bool:
 
     Every role of the database may write messages of any length.
     """
-    return message.prefix == PREFIX and len(message.content) <= MOST_BYTES
+    is_one = message.prefix == PREFIX and message.transaction is None
+    return is_one and len(message.content) <= MOST_BYTES
 
 
 class JournalReader:

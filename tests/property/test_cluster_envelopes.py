@@ -166,6 +166,46 @@ def test_what_is_packed_is_unpacked(
 
 
 @examples(120)
+@given(seeds, steps, sizes, st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from(["", "app", "now"]))
+def test_of_messages_that_nobody_reads_the_places_count(
+    seed: int, steps: int, max_bytes: int, flush: float, is_read: str
+) -> None:
+    """Of several outside of transactions there is the last one, unless something follows it."""
+    events, expected = raw_events(seed, steps)
+    packer = Packer(
+        NOWHERE, STREAM, max_bytes=max_bytes, is_read=lambda message: message.prefix == is_read
+    )
+    chain = packed(events, Random(seed), packer, flush)
+    unpacker = Unpacker(NOWHERE)
+    found = [
+        seen(event)
+        for number, one in enumerate(chain)
+        for event in unpacker.feed(decode(one.data, number), number)
+    ]
+    assert [one for one in found if not _has_no_content(one)] == [
+        stripped
+        for one in expected
+        if not _has_no_content(stripped := one if is_read in one else _without_content(one))
+    ]
+    # What is there is there once, in its place.
+    places = [one[2:4] for one in expected if one[0] == "message"]
+    kept = [one[2:4] for one in found if one[0] == "message"]
+    assert kept == [place for place in places if place in kept]
+    if events:
+        last = next(place for event in reversed(events) if (place := place_of(event)) is not None)
+        assert unpacker.last == last
+
+
+def _without_content(event: Seen) -> Seen:
+    return (*event[:4], "", b"") if event[0] == "message" else event
+
+
+def _has_no_content(event: Seen) -> bool:
+    """Whether an event is a message outside of transactions that nobody reads."""
+    return event[0] == "message" and event[1] is None and event[4] == ""
+
+
+@examples(120)
 @given(seeds, steps, sizes, st.integers(0, 2**16))
 def test_reading_may_begin_at_any_envelope(
     seed: int, steps: int, max_bytes: int, start: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import attrs
 import pytest
 
-from realtime_core import LSN, LogicalMessage, StreamIdentity
+from realtime_core import LSN, Begin, Commit, LogicalMessage, StreamIdentity, Transaction
 from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.envelope import HEAD_BYTES, decode
 from realtime_server.cluster.packer import LEAST_PAYLOAD, Packer
@@ -39,14 +41,42 @@ def test_messages_that_nobody_reads_take_no_room() -> None:
     packer = Packer((0, 10, LAST_INDEX), STREAM, is_read=may_be_record)
     packed = [one for message in messages for one in packer.feed(message)] + packer.flush()
     unpacker = Unpacker()
-    first, *others = (
+    found = [
         event
         for number, one in enumerate(packed)
         for event in unpacker.feed(decode(one.data, number), number)
-    )
-    assert first == messages[0]
-    # Their places are there all the same.
-    assert others == [attrs.evolve(one, prefix="", content=b"") for one in messages[1:]]
+    ]
+    # The last place is there all the same.
+    assert found == [messages[0], attrs.evolve(messages[-1], prefix="", content=b"")]
+    assert packed[-1].upto == messages[-1].position
+
+
+def test_many_messages_that_nobody_reads_take_the_room_of_one() -> None:
+    packer = Packer((0, 10, LAST_INDEX), STREAM, is_read=may_be_record)
+    for number in range(100_000):
+        message = LogicalMessage(LSN(20 + number), "a", b"", None, 0, STREAM)
+        assert packer.feed(message) == []
+    (one,) = packer.flush()
+    assert len(one.data) < 200
+    assert packer.flush() == []
+
+
+def test_messages_of_transactions_that_nobody_reads_take_no_room() -> None:
+    packer = Packer((0, 10, LAST_INDEX), STREAM, is_read=may_be_record)
+    transaction = Transaction(7, LSN(50), datetime(2026, 11, 28, tzinfo=UTC), stream=STREAM)
+    # The journal's messages are in none.
+    messages = [
+        LogicalMessage(LSN(20 + index), prefix, b"x" * 10_000, transaction, index, STREAM)
+        for index, prefix in enumerate(("a", PREFIX))
+    ]
+    for event in (Begin(transaction), *messages, Commit(transaction, LSN(60), 2)):
+        assert packer.feed(event) == []
+    (one,) = packer.flush()
+    assert len(one.data) < 300
+    found = Unpacker().feed(decode(one.data), 1)
+    assert [event.position for event in found if isinstance(event, LogicalMessage)] == [
+        message.position for message in messages
+    ]
 
 
 def test_the_largest_change_of_postgresql_fits_into_what_is_asked_of_nats() -> None:
