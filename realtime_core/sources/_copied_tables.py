@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from ..changes import Relation, ReplicaIdentity
+from ..errors import SourceError
 from ..records import Column
 from ..snapshot.tables import CopiedTable
 
@@ -34,7 +35,8 @@ _GENERATED_SINCE: Final = 180000
 
 # Every name has its schema, because a search path may begin with somebody else's.
 _PUBLISHED: Final = """
-    SELECT c.oid::pg_catalog.int8, {columns}, {row_filter},
+    SELECT c.oid::pg_catalog.int8, pg_catalog.format('%%I.%%I', p.schemaname, p.tablename),
+           p.pubname, {columns}, {row_filter},
            ARRAY(SELECT relid::pg_catalog.oid::pg_catalog.int8
                  FROM pg_catalog.pg_partition_ancestors(c.oid) AS a (relid)
                  WHERE relid::pg_catalog.oid OPERATOR(pg_catalog.<>) c.oid)
@@ -165,26 +167,39 @@ async def published_tables(
         connection: a connection for SQL.
         version: the server's version, such as 170012.
         publications: the names of the publications.
+
+    Raises:
+        SourceError: if two of them have different column lists for a table, which PostgreSQL does
+            not stream together (see "Column Lists" of logical replication in its documentation).
     """
     has_lists = version >= COLUMN_LISTS_SINCE
     query = _PUBLISHED.format(
         columns="p.attnames::pg_catalog.text[]" if has_lists else "NULL",
         row_filter="p.rowfilter" if has_lists else "NULL",
     )
-    columns: dict[int, tuple[str, ...] | None] = {}
-    filters: dict[int, list[str | None]] = {}
-    ancestors: dict[int, list[int]] = {}
-    for oid, names, row_filter, above in await _rows(connection, query, [list(publications)]):
-        columns.setdefault(oid, None if names is None else tuple(names))
-        filters.setdefault(oid, []).append(row_filter)
-        ancestors[oid] = above
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for row in await _rows(connection, query, [list(publications)]):
+        found.setdefault(row[0], []).append(row)
     return [
-        Choice(oid, columns[oid], _any_of(filters[oid]))
-        for oid in columns
+        Choice(oid, _columns(rows), _any_of([row[-2] for row in rows]))
+        for oid, rows in found.items()
         # One publication has the partitioned table, and another one this partition of it: the
         # stream has its changes under the name of the partitioned table.
-        if not columns.keys() & set(ancestors[oid])
+        if not found.keys() & set(rows[0][-1])
     ]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[str, ...] | None:
+    """Return the column list of a table, which has to be the same in each row of _PUBLISHED."""
+    _, table, first, columns, *_ = rows[0]
+    for _, _, publication, others, *_ in rows:
+        if others != columns:
+            raise SourceError(
+                f"publications {first!r} and {publication!r} have different column lists for "
+                f"{table}, which PostgreSQL does not stream together: drop it from one of them "
+                "with ALTER PUBLICATION"
+            )
+    return None if columns is None else tuple(columns)
 
 
 async def publications_state(connection: AsyncConnection[Any], version: int) -> set[Any]:

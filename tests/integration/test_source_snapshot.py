@@ -23,6 +23,7 @@ from realtime_core import (
     SnapshotComplete,
     SnapshotProgress,
     SnapshotTimeoutError,
+    SourceError,
     Truncate,
     Wal2JsonSource,
     drop_slot,
@@ -397,6 +398,11 @@ async def test_the_publications_lists_and_filters_hold(table: Database) -> None:
     async with open_source(table, publications=["leaves", "root"]) as source:
         begin = await soon(anext(source))
         assert [str(each) for each in begin.tables] == ["public.part"]
+    # PostgreSQL would end the stream at the first change of it, when the rows are copied.
+    table.execute("create publication fewer for table item (id, name), part_eu (id, region)")
+    with pytest.raises(SourceError, match="'fewer' and 'more' have different .* public.item,"):
+        async with open_source(table, publications=["more", "fewer"]):
+            pass
 
 
 async def test_tables_are_copied_side_by_side_and_progress_is_told(table: Database) -> None:
