@@ -242,6 +242,26 @@ class SnapshotPhase:
         logger.warning("%s; taking a new snapshot in %.1f s", exc, delay)
         await asyncio.sleep(delay)
 
+    async def settle(self, within: float) -> None:
+        """Make the slot if the rows were acknowledged: else the next process copies all again.
+
+        Args:
+            within: the most seconds that it may take.
+        """
+        run = self._run
+        if run is None or not self._acknowledged.is_set():
+            return
+        self._attempts.origin = run.origin
+        try:
+            async with asyncio.timeout(within):
+                await self._attempts.wait()
+        except (TimeoutError, SourceError, SnapshotNeeded, StopAsyncIteration) as exc:
+            logger.warning(
+                "the source was closed before its slot was made (%s); the next one takes another "
+                "snapshot",
+                str(exc) or type(exc).__name__,
+            )
+
     async def aclose(self) -> None:
         """End the snapshot that is under way."""
         if self._task is not None:

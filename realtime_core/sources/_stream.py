@@ -155,6 +155,7 @@ class StreamSource(EventQueue[E]):
         self._queue.clear()
         try:
             if self._snapshots is not None:
+                await self._snapshots.settle(_STOP_TIMEOUT)
                 await self._snapshots.aclose()
             await self._attempts.aclose(_STOP_TIMEOUT)
             if self._hooks is not None:

@@ -112,6 +112,21 @@ async def test_a_process_that_ends_in_the_snapshot_leaves_nothing_behind(table: 
         assert record_ids(await rows_of(source)) == [1, 2]
 
 
+async def test_a_process_that_ends_behind_the_acknowledged_snapshot_leaves_its_slot(
+    table: Database,
+) -> None:
+    insert(table, 1)
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot) as source:
+        assert record_ids(await rows_of(source)) == [1]
+        insert(table, 2)
+    async with open_source(table, slot=slot) as source:
+        insert(table, 3)
+        changes = [await soon(anext(source)) for _ in range(2)]
+    assert all(isinstance(change, Insert) for change in changes)
+    assert record_ids(changes) == [2, 3]
+
+
 async def test_a_consumer_with_its_own_checkpoint_stores_the_snapshots_position(
     table: Database,
 ) -> None:
