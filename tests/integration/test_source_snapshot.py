@@ -415,7 +415,7 @@ async def test_the_publications_lists_and_filters_hold(table: Database) -> None:
         assert [str(each) for each in begin.tables] == ["public.part"]
     # PostgreSQL would end the stream at the first change of it, when the rows are copied.
     table.execute("create publication fewer for table item (id, name), part_eu (id, region)")
-    with pytest.raises(SourceError, match="'fewer' and 'more' have different .* public.item,"):
+    with pytest.raises(SourceError, match=r"have different .* public\.item, "):
         async with open_source(table, publications=["more", "fewer"]):
             pass
 
