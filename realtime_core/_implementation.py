@@ -74,7 +74,8 @@ def installed(wanted: str | None) -> str | None:
             import realtime_core_c.rows
 
             # These are loaded later, by what uses them.
-            for name in ("realtime_core_c.stream", "realtime_core_c.values"):
+            for part in ("copy_data", "stream", "values"):
+                name = f"realtime_core_c.{part}"
                 if find_spec(name) is None:
                     raise ImportError(f"there is no {name}", name=name)
     except ImportError as exc:

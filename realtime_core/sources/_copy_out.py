@@ -1,8 +1,9 @@
 """CopyOut: reads what COPY TO STDOUT writes, many rows at a time.
 
 PostgreSQL sends each row as a message of its own. psycopg's cursor returns one message at a time,
-and waits for each as if it were the first; here all that have come are taken at once. While nobody
-reads, the bytes stay in the socket, and TCP holds the server back.
+and waits for each as if it were the first; here all that have come are taken at once (see
+:mod:`~realtime_core.sources._copy_data`). While nobody reads, the bytes stay in the socket, and TCP
+holds the server back.
 
 ``psycopg.generators`` is not a documented interface of psycopg; the integration tests show whether
 it still does what this module needs.
@@ -19,6 +20,7 @@ from psycopg.pq import ExecStatus
 
 from .._text import one_line
 from ..errors import SourceError
+from ._copy_data import taker
 
 __all__ = ["CopyOut"]
 
@@ -39,6 +41,7 @@ class CopyOut:
     def __init__(self, connection: AsyncConnection[Any], table: str) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
+        self._take = taker(connection.pgconn)
         self._loop = asyncio.get_running_loop()
         self._table = table
         self._is_over = False
@@ -61,21 +64,12 @@ class CopyOut:
             psycopg.Error: if the statement has failed, or the connection was lost.
             SourceError: if a row has text that is not UTF-8.
         """
-        rows: list[memoryview] = []
-        size = 0
-        get_copy_data = self._pgconn.get_copy_data
-        while not self._is_over:
-            length, data = get_copy_data(1)
-            if length > 0:
-                rows.append(data)
-                size += length
-                if size >= _BYTES:
-                    break
-            elif length < 0:
+        rows: list[bytes] = []
+        while not (rows or self._is_over):
+            status = self._take(rows, _BYTES)
+            if status < 0:
                 self._is_over = True
-            elif rows:
-                break
-            else:
+            elif not rows:
                 await self._more()
         if not rows:
             await self._end()

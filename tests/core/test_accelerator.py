@@ -23,6 +23,7 @@ TESTS = (
     "tests/core/pgoutput/test_change_decoder.py",
     "tests/core/pgoutput/test_decoder.py",
     "tests/core/types",
+    "tests/core/sources/test_copy_data.py",
     "tests/core/sources/test_live_stream.py",
     "tests/core/test_records.py",
     "tests/fuzz/test_fuzz_pgoutput.py",
