@@ -13,6 +13,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Final
 
 import attrs
@@ -30,7 +31,8 @@ _NAME: Final = re.compile("[0-9a-f]{16}")
 PATIENCE: Final = 30.0
 """Seconds without progress after which nobody waits for a server."""
 _HEARS_ALL_AFTER: Final = 3.0
-"""Seconds after which a server that hears others has heard all: each says something each second."""
+"""Seconds after which a server that hears others has heard all: each says something each second. A
+server that has heard nobody for as long, not even itself, has lost NATS."""
 
 
 @attrs.frozen
@@ -115,8 +117,8 @@ class Nodes:
         self._heard: dict[str, _Heard] = {}
         # When a server was heard last that led, and what its source counted.
         self._led: tuple[float, SourceStats] | None = None
-        # Since when others are heard.
-        self._hears_since: float | None = None
+        # Since when all that is said is heard, and when something was heard last.
+        self._hears_since = self._heard_at = -inf
         # Sequences of envelopes that this server has appended, and how many bytes it had appended
         # with each; no more than the log keeps.
         self._sequences: deque[int] = deque()
@@ -130,8 +132,9 @@ class Nodes:
             beat: what it says.
             now: the time, in seconds.
         """
-        if self._hears_since is None:
+        if self._is_deaf(now):
             self._hears_since = now
+        self._heard_at = now
         if beat.is_last:
             self._heard.pop(beat.node, None)
             return
@@ -157,10 +160,10 @@ class Nodes:
     def version(self, now: float) -> int:
         """Return the newest version of envelopes that this server and all that are there read.
 
-        Until it is certain that all have been heard, it is the oldest version.
+        As long as it is not certain that all have been heard, it is the oldest version.
         """
         self._forget(now)
-        if self._hears_since is None or now - self._hears_since < _HEARS_ALL_AFTER:
+        if self._is_deaf(now) or now - self._hears_since < _HEARS_ALL_AFTER:
             return FIRST_VERSION
         versions = (heard.beat.version for heard in self._heard.values())
         # Anybody may have said a number that is no version.
@@ -207,6 +210,10 @@ class Nodes:
         if at == 0:
             return self._total if self._sequences else 0
         return self._total - self._bytes[at - 1]
+
+    def _is_deaf(self, now: float) -> bool:
+        """Return whether nothing has come that was said lately."""
+        return now - self._heard_at > _HEARS_ALL_AFTER
 
     def _forget(self, now: float) -> None:
         gone = [node for node, heard in self._heard.items() if now - heard.at > HEARD_WITHIN]

@@ -63,6 +63,7 @@ def test_what_is_written_is_what_the_oldest_server_reads_of_those_that_are_there
     nodes = Nodes(100)
     assert nodes.version(0.0) == 1
     nodes.hear(Beat("own", 1, version=3), 0.0)
+    nodes.hear(Beat("own", 1, version=3), 2.0)
     assert nodes.version(2.9) == 1, "another may not have been heard yet"
     assert nodes.version(3.0) == 3
     nodes.hear(Beat("older", 1, version=2), 4.0)
@@ -73,9 +74,29 @@ def test_what_is_written_is_what_the_oldest_server_reads_of_those_that_are_there
     nodes.hear(says_nothing_of_it, 5.0)
     assert nodes.version(5.0) == 1
     nodes.hear(Beat("oldest", None, is_last=True), 6.0)
-    nodes.hear(Beat("own", 1, version=3), 13.0)
+    for second in range(6, 15):
+        nodes.hear(Beat("own", 1, version=3), float(second))
     assert nodes.version(14.0) == 2
     assert nodes.version(14.1) == 3, "the older one is not heard any more"
+
+
+def test_who_has_lost_nats_writes_nothing_that_an_older_server_may_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.cluster.nodes.VERSION", 2)
+    nodes = Nodes(100)
+    own, older = Beat("own", 1, version=2), Beat("older", 1, version=1)
+    for second in range(4):
+        nodes.hear(own, float(second))
+    assert nodes.version(3.0) == 2
+    # A server that it does not know yet may be there by then.
+    assert nodes.version(6.1) == 1, "nothing is heard"
+    nodes.hear(own, 20.0)
+    assert nodes.version(20.0) == 1, "the other one may not have been heard yet"
+    nodes.hear(older, 20.5)
+    for second in range(21, 24):
+        nodes.hear(own, float(second))
+    assert nodes.version(23.0) == 1, "the other one is there"
 
 
 def test_a_server_that_is_not_heard_is_forgotten() -> None:
