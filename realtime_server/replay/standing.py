@@ -88,9 +88,9 @@ class Standing:
     # client may ignore it. And since when that message was proven to have arrived.
     _told: int | None = attrs.field(default=None, init=False)
     _known_since: float | None = attrs.field(default=None, init=False)
-    # What was proven lately, and when that was looked at; and the place that has been proven for
-    # long, so that it may be written into the journal.
-    _lately: tuple[float, Place] | None = attrs.field(default=None, init=False)
+    # What was proven lately, and when that was seen, the lowest first; and the place that has been
+    # proven for long, so that it may be written into the journal.
+    _lately: list[tuple[float, Place]] = attrs.field(factory=list, init=False)
     _lasting: Place = attrs.field(default=BEFORE, init=False)
     # When the client was known to have the answer to its join.
     _answered: float | None = attrs.field(default=None, init=False)
@@ -176,7 +176,7 @@ class Standing:
     def go_on(self, place: Place) -> None:
         """Note where the channel begins, which may be before where it stood while it waited."""
         self.first = self.began = place
-        self._lately, self._lasting = None, BEFORE
+        self._forget_lasting()
 
     def go_live(self) -> None:
         """Note that everything up to now was written to the channel, which is in the live hub."""
@@ -231,7 +231,11 @@ class Standing:
 
     def _forget_places(self) -> None:
         self._checkpoints.clear()
-        self._lately, self._lasting = None, BEFORE
+        self._forget_lasting()
+
+    def _forget_lasting(self) -> None:
+        self._lately.clear()
+        self._lasting = BEFORE
 
     def _forget_what_is_known(self) -> None:
         """Forget why a later channel could not go on, if the client is proven to know of it."""
@@ -287,14 +291,16 @@ class Standing:
         """Note what has been proven for ``LASTS`` seconds of a channel that is not settled; return
         whether :meth:`lasting_place` has become higher by it. Call it now and then."""
         lately = self._lately
-        if lately is not None and now - lately[0] < LASTS:
+        if self.may_be_given_up(now):
+            lately.clear()
             return False
-        place = self.first if self.may_be_given_up(now) else self.place(live)
-        self._lately = now, place
-        if lately is None or lately[1] <= self.lasting_place(live):
-            return False
-        self._lasting = lately[1]
-        return True
+        place = self.place(live)
+        if place > (lately[-1][1] if lately else self.lasting_place(live)):
+            lately.append((now, place))
+        had = self._lasting
+        while lately and now - lately[0][0] >= LASTS:
+            self._lasting = max(had, lately.pop(0)[1])
+        return self._lasting > had
 
     def _pass_checkpoints(self) -> None:
         # What is proven otherwise is taken back if the client closes the connection.

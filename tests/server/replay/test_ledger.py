@@ -331,6 +331,22 @@ def test_others_learn_soon_how_far_a_client_has_caught_up() -> None:
     assert member.place == (1, 0)
 
 
+def test_what_others_learn_of_a_client_that_catches_up_is_as_old_as_it_has_to_be() -> None:
+    world, there = World(), journal_of(2)
+    standing = world.join()
+    connection = cast(Any, standing.proof)
+    steps = 8
+    for step in range(1, 3 * steps):
+        now = step * LASTS / steps
+        connection.written, connection.proven = step, step - 1
+        for _ in world.standings.settling(lambda subscription: (step, 0), now):  # noqa: B023 (called here)
+            pass
+        pass_on(world, there)
+        [member] = there.find(KEY.digest)
+        # What a look has found is proven at the next one.
+        assert member.place == (max(step - steps - 1, 1), 0)
+
+
 def test_where_a_channel_stood_while_it_waited_says_nothing_of_where_it_goes_on() -> None:
     world, there = World(), journal_of(2)
     standing = world.join()
