@@ -113,11 +113,14 @@ def test_it_writes_what_the_oldest_server_reads_of_those_that_are_there(
 
     async def play() -> None:
         nodes, log = Nodes(10**6), Log()
-        nodes.hear(Beat("own", 0, version=2), -10.0)
+        for second in range(-10, 0):
+            nodes.hear(Beat("own", 0, version=2), float(second))
         nodes.hear(Beat("older", 0, version=1), -0.1)
         source = Source(*([lsn] for lsn in range(11, 120)))
         running = asyncio.ensure_future(term_of(source, log, nodes).run())
-        await asyncio.sleep(11)
+        for second in range(11):
+            nodes.hear(Beat("own", 0, version=2), float(second))
+            await asyncio.sleep(1)
         running.cancel()
         await asyncio.wait({running})
         versions = [data[3] for data in log.messages.values()]
