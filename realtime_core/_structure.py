@@ -9,18 +9,32 @@ are made by their own validators.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
+from itertools import repeat
 from types import UnionType
-from typing import Any, Final, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import (
+    Any,
+    Final,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 from uuid import UUID
 
 from cattrs import BaseValidationError, Converter, IterableValidationError
-from cattrs.errors import AttributeValidationNote, IterableValidationNote
+from cattrs.errors import (
+    AttributeValidationNote,
+    IterableValidationNote,
+    StructureHandlerNotFoundError,
+)
 
-from ._structure_compiled import maker
+from ._structure_compiled import arguments_of, maker
 from ._structure_texts import (
     COLLECTIONS,
     SCALARS,
@@ -34,6 +48,8 @@ from ._structure_texts import (
     is_collection,
     is_pydantic,
     is_range,
+    is_tuple_of_several,
+    split_composite,
     unpacked,
 )
 from .errors import RowStructureError, ValueConversionError
@@ -58,13 +74,28 @@ def check_class(kind: Any) -> None:
     """Check that objects can be made of a class.
 
     Raises:
-        TypeError: if it is none of the kinds that :meth:`Record.structure` takes.
+        TypeError: if it is none of the kinds that :meth:`Record.structure` takes, or no value
+            becomes one of an attribute's type.
     """
     if not is_class(kind):
         raise TypeError(
             f"rows become objects of a class of attrs or pydantic, of a dataclass or a TypedDict, "
             f"and {kind!r} is none"
         )
+    if is_pydantic(kind):
+        return
+    try:
+        types = fields_of(kind)
+    except (NameError, TypeError) as exc:
+        raise TypeError(f"the types of {kind.__name__} cannot be read: {exc}") from None
+    for name, _, _ in arguments_of(kind):
+        try:
+            _converter(False).get_structure_hook(types[name] or Any)
+        except (StructureHandlerNotFoundError, TypeError) as exc:
+            raise TypeError(
+                f"no value becomes the type of {kind.__name__}.{name}, {types[name]}: "
+                f"{str(exc).removesuffix(' Register a structure hook for it.')}"
+            ) from None
 
 
 def structure(record: Record, kind: type[T]) -> T:
@@ -137,8 +168,9 @@ def _converter(of_texts: bool) -> Converter:
     """
     converter = Converter()
     if of_texts:
-        for kind in SCALARS:
-            converter.register_structure_hook(kind, as_scalar)
+        # A hook for dict would be that of TypedDicts, too.
+        for kind in SCALARS.keys() - {dict}:
+            converter.register_structure_hook(kind, _structure_text)
         converter.register_structure_hook_func(has_text_form, as_scalar)
         converter.register_structure_hook(str, _structure_exactly)
     else:
@@ -147,9 +179,12 @@ def _converter(of_texts: bool) -> Converter:
         # Types of which nothing is known, such as ipaddress's networks.
         converter.register_structure_hook_func(_is_other, _structure_instance)
     converter.register_structure_hook_func(is_range, _structure_range)
-    converter.register_structure_hook_func(_has_unchanged, _structure_unchanged)
-    converter.register_structure_hook_func(_is_enum, _structure_enum)
+    converter.register_structure_hook_func(
+        _is_enum, _structure_text if of_texts else _structure_enum
+    )
+    converter.register_structure_hook_factory(_is_union, _union_hook)
     converter.register_structure_hook_factory(is_collection, _collection_hook)
+    converter.register_structure_hook_factory(is_tuple_of_several, _tuple_hook)
     converter.register_structure_hook_factory(is_class, _class_hook)
     converter.register_structure_hook_factory(is_pydantic, _pydantic_hook)
     return converter
@@ -161,7 +196,18 @@ def _structure_exactly(value: Any, kind: type) -> Any:
         return value
     if type(value) in _WIDER.get(kind, ()):
         return kind(value)
+    if issubclass(kind, enum.Enum):
+        # An enum of strings or numbers, which counts as one of those.
+        return _structure_enum(value, kind)
     raise TypeError(f"{_said(value)} is no {kind.__name__}")
+
+
+def _structure_text(text: Any, kind: Any) -> Any:
+    if not _is_enum(kind):
+        return as_scalar(text, kind)
+    # The text may be that of a number.
+    members = {str(member.value): member for member in kind}
+    return members[text] if text in members else _structure_enum(text, kind)
 
 
 def _structure_instance(value: Any, kind: Any) -> Any:
@@ -189,17 +235,12 @@ def _structure_enum(value: Any, kind: type[enum.Enum]) -> enum.Enum:
         ) from None
 
 
-def _structure_unchanged(value: Any, kind: Any) -> Any:
-    if value is UNCHANGED:
-        return value
-    rest: Any = Union[tuple(arg for arg in get_args(kind) if arg is not Unchanged)]  # noqa: UP007
-    return _converter(False).structure(value, rest)
-
-
 def _collection_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     made = COLLECTIONS[get_origin(kind) or kind]
     element: Any = (get_args(kind) or (Any,))[0]
     element_of_text = _converter(True).structure
+    # It raises an error now for what cannot be an element.
+    converter.get_structure_hook(element)
 
     def hook(value: Any, _: Any) -> Any:
         structure = converter.structure
@@ -207,14 +248,63 @@ def _collection_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], An
             value, structure = as_array(value), element_of_text
         elif not isinstance(value, list):
             raise TypeError(f"{_said(value)} is no {made.__name__}")
-        items = []
-        for index, item in enumerate(value):
+        return made(_items(value, repeat(element), structure, kind))
+
+    return hook
+
+
+def _tuple_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    if get_origin(kind) is tuple:
+        made, elements = tuple, list(get_args(kind))
+    else:
+        made, types = kind._make, get_type_hints(kind)
+        elements = [types.get(name, Any) for name in kind._fields]
+    for element in elements:
+        converter.get_structure_hook(element)
+
+    def hook(value: Any, _: Any) -> Any:
+        structure = converter.structure
+        if isinstance(value, str):
+            value, structure = split_composite(value), _converter(True).structure
+        if not isinstance(value, list) or len(value) != len(elements):
+            raise TypeError(f"{_said(value)} is no {kind.__name__} of {len(elements)}")
+        return made(_items(value, elements, structure, kind))
+
+    return hook
+
+
+def _items(
+    values: list[Any], kinds: Iterable[Any], structure: Callable[[Any, Any], Any], whole: Any
+) -> list[Any]:
+    """Return the values as objects of their types; an error says at which place it arose."""
+    items = []
+    for index, (item, kind) in enumerate(zip(values, kinds, strict=False)):
+        try:
+            items.append(structure(item, kind))
+        except (BaseValidationError, ValueError, TypeError) as exc:
+            exc.add_note(IterableValidationNote(f"at {index}", index, kind))
+            raise IterableValidationError("in a list", [exc], whole) from exc
+    return items
+
+
+def _union_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    """Take a value for the first of several types that takes it."""
+    kinds = [each for each in get_args(kind) if each not in (type(None), Unchanged)]
+    hooks = [(converter.get_structure_hook(each), each) for each in kinds]
+    takes_null = type(None) in get_args(kind)
+    takes_unchanged = Unchanged in get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        if (value is None and takes_null) or (value is UNCHANGED and takes_unchanged):
+            return value
+        for structure, each in hooks:
             try:
-                items.append(structure(item, element))
-            except (BaseValidationError, ValueError, TypeError) as exc:
-                exc.add_note(IterableValidationNote(f"at {index}", index, element))
-                raise IterableValidationError(f"in {made.__name__}", [exc], kind) from exc
-        return made(items)
+                return structure(value, each)
+            except (BaseValidationError, ValueError, TypeError):
+                if len(hooks) == 1:
+                    raise
+        names = " or ".join([getattr(each, "__name__", str(each)) for each in kinds])
+        raise TypeError(f"{_said(value)} is no {names}")
 
     return hook
 
@@ -260,8 +350,8 @@ def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, enum.Enum)
 
 
-def _has_unchanged(kind: Any) -> bool:
-    return get_origin(kind) in (Union, UnionType) and Unchanged in get_args(kind)
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType)
 
 
 def _is_other(kind: Any) -> bool:

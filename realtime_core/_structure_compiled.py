@@ -19,7 +19,7 @@ import attrs
 from ._structure_texts import fields_of, is_pydantic
 from .records import UNCHANGED, Shape
 
-__all__ = ["maker"]
+__all__ = ["arguments_of", "maker"]
 
 _RESULTS: Final[dict[Any, type]] = {
     date.fromisoformat: date,
@@ -47,7 +47,7 @@ def maker(
     types = fields_of(kind)
     names: dict[str, Any] = {"Kind": kind, "UNCHANGED": UNCHANGED, "refuse": _refuse}
     arguments = []
-    for name, argument, needed in _arguments(kind):
+    for name, argument, needed in arguments_of(kind):
         place = shape.index.get(name)
         if place is not None and types[name] is not None:
             value = _expression(place, types[name], shape.text_function(place), names, hook_of)
@@ -87,7 +87,7 @@ def _expression(
     return f"h{place}({value}, k{place})"
 
 
-def _arguments(kind: Any) -> Iterator[tuple[str, str, bool]]:
+def arguments_of(kind: Any) -> Iterator[tuple[str, str, bool]]:
     """Yield a class's attributes, what its ``__init__`` calls them, and whether it needs them."""
     if attrs.has(kind):
         for field in attrs.fields(kind):

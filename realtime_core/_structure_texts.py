@@ -37,6 +37,8 @@ __all__ = [
     "is_collection",
     "is_pydantic",
     "is_range",
+    "is_tuple_of_several",
+    "split_composite",
     "unpacked",
 ]
 
@@ -154,7 +156,7 @@ def as_composite(text: str, kind: Any) -> tuple[dict[str, Any], bool]:
     """
     if text.startswith("{"):
         return json.loads(text), False
-    texts, names = _split_composite(text), list(fields_of(kind))
+    texts, names = split_composite(text), list(fields_of(kind))
     if len(texts) != len(names):
         raise ValueError(
             f"a composite of {len(texts)} fields is no {kind.__name__}, which has {len(names)}"
@@ -201,10 +203,14 @@ def is_class(kind: Any) -> bool:
 
 def is_collection(kind: Any) -> bool:
     """Say whether an array can become one."""
-    args = get_args(kind)
-    if (get_origin(kind) or kind) is tuple and args and args[1:] != (Ellipsis,):
-        return False
-    return (get_origin(kind) or kind) in COLLECTIONS
+    return (get_origin(kind) or kind) in COLLECTIONS and not is_tuple_of_several(kind)
+
+
+def is_tuple_of_several(kind: Any) -> bool:
+    """Say whether it is a tuple with a type for each of its places, or a NamedTuple."""
+    if get_origin(kind) is tuple:
+        return get_args(kind)[1:] != (Ellipsis,)
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def is_range(kind: Any) -> bool:
@@ -236,8 +242,12 @@ def _fields_of(kind: Any) -> dict[str, Any]:
     return hints
 
 
-def _split_composite(text: str) -> list[str | None]:
-    """Split a composite's text, as "Composite Type Input and Output Syntax" describes it."""
+def split_composite(text: str) -> list[str | None]:
+    """Split a composite's text, as "Composite Type Input and Output Syntax" describes it.
+
+    Raises:
+        ValueError: if it is none.
+    """
     if not (text.startswith("(") and text.endswith(")")):
         raise ValueError(f"{text!r} is no composite")
     fields: list[str | None] = []

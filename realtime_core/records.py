@@ -327,7 +327,8 @@ class Record(Mapping[str, Any]):
         An :class:`enum.Enum` is found by PostgreSQL's label, as its value or its name; a class is
         made of a composite, whose fields are in the order of its attributes, or of a JSON object.
         Classes of pydantic go by their own rules.
-        An attribute for NULL has ``| None``, and one for :data:`UNCHANGED` ``| Unchanged``.
+        An attribute for NULL has ``| None``, and one for :data:`UNCHANGED` ``| Unchanged``; of
+        several other types the first that takes the value is chosen.
 
         Args:
             kind: the class.
@@ -335,7 +336,7 @@ class Record(Mapping[str, Any]):
         Raises:
             RowStructureError: if the row does not fit the class, with table and column.
             ValueConversionError: if the value of an attribute's column has no Python value.
-            TypeError: if it is none of these classes.
+            TypeError: if it is none of these classes, or no value becomes an attribute's type.
         """
         # Decoding alone needs no cattrs.
         from ._structure import structure

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from ipaddress import IPv4Address
-from typing import Any, TypedDict
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
 import attrs
@@ -19,6 +19,7 @@ from psycopg.types.range import Range
 from realtime_core import (
     UNCHANGED,
     Column,
+    ConfigError,
     Insert,
     MemoryDatabase,
     MemorySource,
@@ -65,6 +66,31 @@ class Parts:
     home: Address | None
     price: float
     host: IPv4Address
+
+
+class Words(enum.StrEnum):
+    SAD = "sad"
+    HAPPY = "happy"
+
+
+class Level(enum.IntEnum):
+    ZERO = 0
+    ONE = 1
+
+
+class Pair(NamedTuple):
+    word: Words
+    level: Level
+
+
+class Mapped(TypedDict):
+    word: str
+    level: int | None
+
+
+class Node(TypedDict):
+    id: int
+    more: list[Node] | None
 
 
 class Place(pydantic.BaseModel):
@@ -209,6 +235,19 @@ def test_a_dataclass_and_a_typed_dict() -> None:
                 IPv4Address("10.0.0.1"),
             ),
         ),
+        (Words, "mood", "sad", Words.SAD),
+        (list[Words], "_mood", "{happy}", [Words.HAPPY]),
+        (Level, "int2", "0", Level.ZERO),
+        (list[Level], "_level", "{0,1}", [Level.ZERO, Level.ONE]),
+        (Pair, "pair", "(sad,0)", Pair(Words.SAD, Level.ZERO)),
+        (tuple[str, int], "pair", "(sad,0)", ("sad", 0)),
+        (tuple[int, int], "_int4", "{1,2}", (1, 2)),
+        (list[Mapped | None], "_pair", '{"(a,)",NULL}', [{"word": "a", "level": None}, None]),
+        (Node, "jsonb", '{"id": 1, "more": []}', {"id": 1, "more": []}),
+        (IPv4Address | IPv6Address, "inet", "10.0.0.1", IPv4Address("10.0.0.1")),
+        (Mood | str | None, "mood", "angry", "angry"),
+        (Mood | str | None, "mood", "sad", Mood.SAD),
+        (Mood | str | Unchanged | None, "mood", "sad", Mood.SAD),
         (str | Unchanged, "text", "x", "x"),
         (int | Unchanged | None, "int4", "1", 1),
     ],
@@ -264,6 +303,11 @@ def test_what_an_attribute_takes(kind: Any, pg_type: str, text: str, expected: A
         (list[Mood], "_mood", "{sad,angry}", "'angry' .* name of Mood, at 1 of it$"),
         (list[int], "_cell", "{1,NULL}", "NULL is no int, at 1 of it$"),
         (Place, "place", "(Lane,x)", "valid integer.*, at number of it$"),
+        (Words, "mood", "angry", "'angry' .* name of Words"),
+        (Mood | int | None, "mood", "angry", "'angry' of type str is no Mood or int"),
+        (tuple[str, str], "text", "ab", "'ab' is no composite"),
+        (tuple[int, int], "_int4", "{1}", r"\[1\] of type list is no tuple of 2"),
+        (Pair, "pair", "(sad,2)", "'2' .* name of Level, at 1 of it$"),
     ],
 )
 def test_what_it_refuses(kind: Any, pg_type: str, text: Any, said: str) -> None:
@@ -335,6 +379,18 @@ def test_a_class_that_refuses_a_row_as_a_whole(kind: Any) -> None:
 def test_what_is_no_class_is_refused() -> None:
     with pytest.raises(TypeError, match=r"a class of attrs or pydantic, .* <class 'int'> is none"):
         row(id=("int8", "7")).structure(int)
+
+
+@pytest.mark.parametrize(
+    "kind", [complex, object, list[complex], complex | int, "Nowhere", "list[complex] | None"]
+)
+def test_a_class_that_no_row_can_become_is_refused(kind: Any) -> None:
+    made = make_dataclass("Made", [("value", kind)])
+    source = MemorySource()
+    with pytest.raises(ConfigError, match="Made"):
+        source.typed({"public.users": made})
+    with pytest.raises(TypeError, match="Made"):
+        row(value=("int4", "1")).structure(made)
 
 
 def test_binary_rows_are_not_read_as_texts() -> None:
