@@ -5,9 +5,11 @@
 
 One process and two workers have the same settings, replay over restarts among them, and take turns
 within one run. "In step" means that each serves a thousand clients, and the next transaction is
-written when the last one has arrived everywhere. PostgreSQL and the clients share the cores with
-the servers. The processor time of two workers is that of all three processes; that of the
-supervisor is given besides. "Latency" is the time from COMMIT to a hundred clients, while a hundred
+written when the last one has arrived everywhere. The clients send heartbeats as real ones do, and
+discard what comes, as clients on other machines cost these cores nothing; once they look into it
+instead. PostgreSQL and the clients share the cores with the servers, and what each program has
+used of the processor is given. The processor time of two workers a frame is that of all three
+processes. "Latency" is the time from COMMIT to a hundred clients, while a hundred
 rows a second are written. Then a worker is killed several times, and the time is taken until
 another one in its place accepts connections; and what comes to twenty clients of the other worker
 in the three seconds that begin with the kill is compared with three before it.
@@ -47,12 +49,25 @@ WATCHERS, WATCHED_SECONDS = 20, 3
 SETTINGS = {
     # Replay has as much to do in one process as in several.
     "REPLAY_SECRET": "s" * 32,
-    # These clients send no heartbeats.
+    # Clients that are not measured now send no heartbeats.
     "IDLE_TIMEOUT": "3600000",
 }
+HEARTBEAT = 25_000
+"""Milliseconds between two of a client's, as stock clients have it."""
 INSERT = "insert into {} (data) select repeat('x', 376) from generate_series(1, %s::int)"
 
+OTHERS = ("clients", "PostgreSQL", "writer")
+"""The programs that are not the server."""
+
 Row: TypeAlias = dict[str, Any]
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
 class Servers:
@@ -69,28 +84,46 @@ class Servers:
         self.client: Client
         self.rates: list[float] = []
         self.costs: list[float] = []
-        self.first_costs: list[float] = []
+        # The processor time of each program, a frame.
+        self.shares: list[dict[str, float]] = []
 
     def workers(self) -> list[int]:
-        pid = self.server.process.pid
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.server.process.pid)
 
-    def _times(self) -> list[float]:
-        return [cpu_time(pid) for pid in (self.server.process.pid, *self.workers())]
+    def _times(self, postgres: int) -> dict[str, float]:
+        """Return the processor time that each program has used."""
+        workers = self.workers()
+        return {
+            "supervisor" if workers else "server": cpu_time(self.server.process.pid),
+            **{f"worker {n}": cpu_time(pid) for n, pid in enumerate(workers, 1)},
+            "clients": cpu_time(self.client.pid),
+            "PostgreSQL": sum(cpu_time(pid) for pid in (postgres, *children(postgres))),
+            "writer": time.process_time(),
+        }
 
     async def run(self, connection: psycopg.Connection, transactions: int, rows: int) -> None:
         """Write transactions in step; note frames a second, and processor time a frame."""
-        before, seconds = self._times(), 0.0
+        postgres = parent(connection.info.backend_pid)
+        before, seconds = self._times(postgres), 0.0
         for _ in range(transactions):
             await self.client.expect(rows)
             connection.execute(INSERT.format(self.table), (rows,), prepare=True)  # type: ignore[arg-type]
             seconds += await self.client.arrived()
-        used = [now - then for now, then in zip(self._times(), before, strict=True)]
         frames = CLIENTS * transactions * rows
+        share = {
+            name: (now - before[name]) / frames * 1e6 for name, now in self._times(postgres).items()
+        }
         self.rates.append(frames / seconds)
-        self.costs.append(sum(used) / frames * 1e6)
-        self.first_costs.append(used[0] / frames * 1e6)
+        self.costs.append(sum(share[name] for name in share if name not in OTHERS))
+        self.shares.append(share)
         await self.client.report()
+
+    def share(self) -> dict[str, float]:
+        """Return the medians of the processor time of each program, a frame."""
+        return {
+            name: round(statistics.median(share[name] for share in self.shares), 2)
+            for name in self.shares[0]
+        }
 
 
 @contextlib.contextmanager
@@ -99,29 +132,43 @@ def serve(dsn: str, count: int) -> Iterator[Servers]:
     settings = {**SETTINGS, "PUBLICATIONS": f'["{table}"]', "SLOT_NAME": f"workers_{count}"}
     with ServerProcess(dsn, patience=120, WORKERS=str(count), **settings) as server:
         server.wait_until_streaming()
-        yield Servers(server, table)
+        try:
+            yield Servers(server, table)
+        except Exception:
+            print(*server.log[-10:], sep="", file=sys.stderr)
+            raise
 
 
-async def in_step(connection: psycopg.Connection, found: list[Servers], rows: int) -> Row:
-    transactions = 20 if rows == 1 else 6
+async def in_step(
+    connection: psycopg.Connection, found: list[Servers], rows: int, *, discard: bool
+) -> Row:
+    transactions = 50 if rows == 1 else 20
     for each in found:
+        await each.run(connection, 1, rows)
+        await each.client.discard(discard)
         await each.run(connection, 2, rows)
-        each.rates, each.costs, each.first_costs = [], [], []
+        each.rates, each.costs, each.shares = [], [], []
     for _ in range(ROUNDS):
         for each in found:
             await each.run(connection, transactions, rows)
     one, two = found
     rates = [b / a for a, b in zip(one.rates, two.rates, strict=True)]
     costs = [b / a for a, b in zip(one.costs, two.costs, strict=True)]
-    return {
+    result = {
         "clients": CLIENTS,
+        "clients_discard": discard,
         "rows": rows,
         "frames_per_second": [round(statistics.median(each.rates)) for each in found],
         "cpu_us_per_frame": [round(statistics.median(each.costs), 2) for each in found],
-        "supervisor_us_per_frame": round(statistics.median(two.first_costs), 2),
+        "cpu_us_per_frame_by_program": [each.share() for each in found],
         "two_to_one_frames_per_second": round(statistics.median(rates), 2),
         "two_to_one_cpu_per_frame": round(statistics.median(costs), 2),
     }
+    for each in found:
+        # What is looked into now has to follow what was discarded.
+        await each.client.discard(False)
+        await each.run(connection, 1, rows)
+    return result
 
 
 async def latency(dsn: str, found: list[Servers]) -> Row:
@@ -249,12 +296,14 @@ def listeners(port: int, *, but: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def joined(directory: Path, found: list[Servers], count: int) -> AsyncIterator[None]:
+async def joined(
+    directory: Path, found: list[Servers], count: int, **options: int
+) -> AsyncIterator[None]:
     """Have so many clients join each."""
     async with contextlib.AsyncExitStack() as stack:
         for each in found:
             topic = f"realtime:public:{each.table}"
-            each.client = await Client.join(directory, each.server.port, count, topic, sessions=1)
+            each.client = await Client.join(directory, each.server.port, count, topic, **options)
             await stack.enter_async_context(each.client)
         yield
 
@@ -276,12 +325,13 @@ async def main(wanted: list[str]) -> None:
         result: Row = {"environment": environment("psycopg", "websockets")}
         if not wanted or "step" in wanted:
             result["in_step"] = []
-            async with joined(directory, found, CLIENTS):
-                for rows in (1, 10):
-                    result["in_step"].append(await in_step(connection, found, rows))
+            async with joined(directory, found, CLIENTS, sessions=1, heartbeat=HEARTBEAT):
+                for rows, discard in ((1, True), (10, True), (1, False)):
+                    row = await in_step(connection, found, rows, discard=discard)
+                    result["in_step"].append(row)
                     print(result["in_step"][-1], flush=True)
         if not wanted or "latency" in wanted:
-            async with joined(directory, found, LATENCY_CLIENTS):
+            async with joined(directory, found, LATENCY_CLIENTS, sessions=1):
                 result["latency"] = await latency(dsn, found)
                 print(result["latency"], flush=True)
         if not wanted or "restarts" in wanted:

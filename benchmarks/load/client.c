@@ -6,8 +6,9 @@
  * TOPIC may hold one %d, the connection's number. It connects, joins (V1) and prints "joined".
  * Then it counts the changes that come, checks that the ids of each connection grow by one,
  * and notes how long after its commit_timestamp each arrived. It does not sleep until nothing
- * has come for a while, or the server would spend more on waking it than a network costs. On
- * standard input it takes
+ * has come for a while, or the server would spend more on waking it than a network costs. While it
+ * looks into nothing, it reads each 0.1 ms what has come, and leaves the processor to others in
+ * between, as clients on other machines do. On standard input it takes
  *
  *     expect N    print "expecting"; then "done" and the microseconds since this line when every
  *                 connection that reads has N more changes, or "closed" and how many of them the
@@ -18,6 +19,8 @@
  *                 server has closed them, too
  *     back N      connect and join again, all at once; print "joined" and the microseconds since
  *                 this line when all have joined, then "done", as after "expect N"
+ *     discard N   from now on count the changes that come, and look into none (1); or as before (0);
+ *                 print "so". The next one that is looked into shows whether the count was right.
  *     quit
  *
  * Options: stalled=K: the first K connections stop reading once they have joined; idle=1: do not
@@ -49,7 +52,7 @@
 
 #include "common.h"
 
-enum { ROOM = 4 << 20, AWAKE_US = 300 };
+enum { ROOM = 4 << 20, AWAKE_US = 300, LOOK_US = 100 };
 
 typedef struct {
     int fd, joined, upgraded, stalled, probes, ref;
@@ -66,7 +69,7 @@ typedef struct {
 
 static char *room;
 static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, config, port;
-static int in_flight = 64, all, opened, is_back, was_cut;
+static int in_flight = 64, all, opened, is_back, was_cut, discards;
 static long joined_now, leaving, missing;
 static long frames, compressed, bytes, disorder, repeated, closed_early;
 static const char *topic;
@@ -206,6 +209,8 @@ static void message(Connection *connection, const char *data, size_t size, int i
     }
     if (is_compressed) {
         compressed++;
+    } else if (discards) {
+        connection->id++;
     } else {
         double committed = commit_time(data, size);
         const char *at = memmem(data, size, record, sizeof record - 1);
@@ -415,6 +420,10 @@ static int command(void) {
         if (!strcmp(line, "leave")) leave();
         if (!strncmp(line, "back ", 5)) come_back(atol(line + 5));
         if (!strcmp(line, "report")) report();
+        if (!strncmp(line, "discard ", 8)) {
+            discards = atoi(line + 8);
+            say("so");
+        }
         if (!strcmp(line, "quit")) return 0;
         size -= (size_t)(end + 1 - line);
         memmove(line, end + 1, size);
@@ -511,7 +520,9 @@ int main(int argc, char **argv) {
             heartbeats.size = 0;
             if (probe_ms) start_timer(&probe_timer, probe_ms);
         }
-        int awake = now(CLOCK_MONOTONIC) - last_at < AWAKE_US;
+        int looks = discards && missing;
+        int awake = looks || (!discards && now(CLOCK_MONOTONIC) - last_at < AWAKE_US);
+        if (looks) nanosleep(&(struct timespec){.tv_nsec = LOOK_US * 1000L}, NULL);
         int ready = epoll_wait(epoll_fd, events, 1024, awake ? 0 : -1);
         for (int each = 0; each < ready; each++) {
             void *what = events[each].data.ptr;

@@ -110,6 +110,11 @@ class Client(LineProgram):
         assert word == "done"
         return float(number) / 1e6
 
+    async def discard(self, on: bool) -> None:
+        """Look from now on into no change that comes, or do so again."""
+        await self._told("discard", int(on))
+        assert await self._line() == "so"
+
     async def cut(self) -> None:
         """Break all connections."""
         await self._told("cut")
