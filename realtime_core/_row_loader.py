@@ -34,9 +34,9 @@ def row_loader(shape: Shape) -> RowLoader:
     ]
     # A stream that is wrong may describe two columns of one name, which take the slower way.
     if IMPLEMENTATION == "c" and len(shape.index) == len(shape.names):
-        from realtime_core_c import values
+        from realtime_core_c import loaders
 
-        return values.RowLoader(shape.names, types, functions, shape.convert)
+        return loaders.RowLoader(shape.names, types, functions, shape.convert)
     load_texts = _texts_loader(shape.names, functions)
     dates = frozenset(place for place, name in enumerate(types) if name in _DATES)
     load_infinite = _texts_loader(shape.names, functions, dates) if dates else load_texts

@@ -38,10 +38,29 @@ cdef inline object new(object cls):
 
 cdef inline void fill(object target, Py_ssize_t slot, object value) noexcept:
     """Put a value into a slot that is empty."""
-    cdef PyObject *held = <PyObject *>value
     Py_INCREF(value)
-    (<PyObject **>(<char *><PyObject *>target + slot))[0] = held
+    place_of(target, slot)[0] = <PyObject *>value
+
+
+cdef inline PyObject **place_of(object owner, Py_ssize_t slot) noexcept:
+    """Return where the value of a slot is; there is NULL if it is empty."""
+    return <PyObject **>(<char *><PyObject *>owner + slot)
+
+
+cdef inline object get(object owner, Py_ssize_t slot):
+    """Return what is in a slot that is not empty."""
+    return <object>place_of(owner, slot)[0]
+
+
+cdef inline void put(object owner, Py_ssize_t slot, object value) noexcept:
+    """Put a value into a slot, in place of what is there."""
+    cdef PyObject **place = place_of(owner, slot)
+    cdef PyObject *former = place[0]
+    Py_INCREF(value)
+    place[0] = <PyObject *>value
+    Py_XDECREF(former)
 
 
 cdef extern from "Python.h":
     void Py_INCREF(object)
+    void Py_XDECREF(PyObject *)

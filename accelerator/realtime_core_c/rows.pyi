@@ -1,7 +1,11 @@
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 _FieldsReader: TypeAlias = Callable[[bytes, int], tuple[tuple[Any, ...], int]]
+
+class Fields:
+    slot: int
+    def __init__(self, slot: int) -> None: ...
 
 class RowReader:
     def __init__(self, head: bytes, relation: Any) -> None: ...
@@ -10,11 +14,3 @@ class RowReader:
 def fields_reader(
     columns: int, read_fields: Callable[[bytes, int, int], tuple[tuple[Any, ...], int]]
 ) -> _FieldsReader: ...
-def decode_changes(
-    payloads: Iterable[bytes],
-    opened: Any,
-    readers: dict[bytes, Any],
-    refuses: bool,
-    may_begin: Callable[[], bool],
-    long_way: Callable[[bytes], Iterable[Any]],
-) -> Iterator[Any]: ...

@@ -1,11 +1,13 @@
-# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, freethreading_compatible=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
 """The fields, records and changes of rows' messages: realtime_core.pgoutput's work, compiled.
 
 Each function here reads what is right, and leaves all else to Python: what is wrong with a message
 is said there. No byte is read before it is known to belong to the message.
-"""
 
-from datetime import date, datetime, timezone
+A row that comes alone in its message is checked, and its fields are cut when they are asked for:
+until then the record has the message in their place. So a program that reads values makes no texts
+of them before, and one that passes over a row makes nothing of it at all.
+"""
 
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
@@ -13,22 +15,18 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
-from cpython.datetime cimport import_datetime, timedelta_new
-from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
-from realtime_core_c._slots cimport fill, new, slot_of
+from realtime_core_c._fields cimport is_utf8, next_field
+from realtime_core_c._slots cimport fill, new, place_of, put, slot_of
 
-from realtime_core.changes import Begin, Commit, Delete, Insert, Transaction, Update
-from realtime_core.lsn import LSN
+from realtime_core.changes import Delete, Insert, Update
 from realtime_core.records import UNCHANGED, Record
 
-__all__ = ["RowReader", "decode_changes", "fields_reader"]
-
-import_datetime()
+__all__ = ["Fields", "RowReader", "fields_reader"]
 
 cdef object unchanged = UNCHANGED
 cdef object RecordClass = Record
@@ -54,36 +52,6 @@ for _change in (Update, Delete):
     ):
         raise TypeError("the changes of rows have their common attributes in different slots")
 
-cdef object TransactionClass = Transaction
-cdef object CommitClass = Commit
-cdef object LsnClass = LSN
-# Without the check of LSN(), as any 64 bits are one.
-cdef object new_lsn = int.__new__
-cdef object EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
-cdef Py_ssize_t XID = slot_of(Transaction, "xid")
-cdef Py_ssize_t COMMIT_LSN = slot_of(Transaction, "commit_lsn")
-cdef Py_ssize_t COMMIT_TIME = slot_of(Transaction, "commit_time")
-cdef Py_ssize_t ORIGIN = slot_of(Transaction, "origin")
-cdef Py_ssize_t STREAM = slot_of(Transaction, "stream")
-cdef Py_ssize_t GID = slot_of(Transaction, "gid")
-cdef Py_ssize_t COMMIT_TRANSACTION = slot_of(Commit, "transaction")
-cdef Py_ssize_t END_LSN = slot_of(Commit, "end_lsn")
-cdef Py_ssize_t COMMIT_CHANGES = slot_of(Commit, "changes")
-
-# The sizes of a Begin and a Commit.
-cdef enum:
-    BEGIN = 21
-    COMMIT = 26
-
-cdef long long A_DAY = 86400000000
-# Python has no days at or beyond these, counted from 2000-01-01.
-cdef long long FIRST_DAY = date.min.toordinal() - EPOCH.toordinal() - 1
-cdef long long LAST_DAY = date.max.toordinal() - EPOCH.toordinal() + 1
-
-# How many bytes of a message tell its tag, relation, first tuple's kind, and number of fields.
-cdef enum:
-    HEAD = 8
-
 
 # Fields
 
@@ -98,7 +66,7 @@ cdef tuple read_tuple(bytes data, Py_ssize_t *offset, Py_ssize_t columns, bint *
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef Py_ssize_t at = offset[0]
     cdef Py_ssize_t place
-    cdef unsigned int length
+    cdef Py_ssize_t length
     cdef unsigned char kind
     cdef object field
     # Each field has a byte at least, so a number that is too large makes no large tuple.
@@ -106,28 +74,11 @@ cdef tuple read_tuple(bytes data, Py_ssize_t *offset, Py_ssize_t columns, bint *
         return None
     cdef tuple fields = PyTuple_New(columns)
     for place in range(columns):
-        if at >= size:
-            return None
-        kind = start[at]
-        at += 1
-        if kind == c't' or kind == c'b':
-            if size - at < 4:
-                return None
-            length = (
-                <unsigned int>start[at] << 24
-                | <unsigned int>start[at + 1] << 16
-                | <unsigned int>start[at + 2] << 8
-                | <unsigned int>start[at + 3]
-            )
-            at += 4
-            # PostgreSQL's lengths have a sign: a negative one is refused like one too large.
-            if length > 0x7FFFFFFF or <Py_ssize_t>length > size - at:
-                return None
-            if kind == c't':
-                field = PyUnicode_DecodeUTF8(<const char *>start + at, length, NULL)
-            else:
-                field = PyBytes_FromStringAndSize(<const char *>start + at, length)
-            at += length
+        kind = next_field(start, size, &at, &length)
+        if kind == c't':
+            field = PyUnicode_DecodeUTF8(<const char *>start + at, length, NULL)
+        elif kind == c'b':
+            field = PyBytes_FromStringAndSize(<const char *>start + at, length)
         elif kind == c'n':
             field = None
         elif kind == c'u':
@@ -135,10 +86,73 @@ cdef tuple read_tuple(bytes data, Py_ssize_t *offset, Py_ssize_t columns, bint *
             has_unchanged[0] = True
         else:
             return None
+        at += length
         Py_INCREF(field)
         PyTuple_SET_ITEM(fields, place, field)
     offset[0] = at
     return fields
+
+
+cdef bint is_whole(bytes data, Py_ssize_t columns) noexcept:
+    """Say whether behind the head there are so many fields, all right, and no more."""
+    cdef const unsigned char *start = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_ssize_t at = HEAD
+    cdef Py_ssize_t length
+    cdef unsigned char kind
+    for _ in range(columns):
+        kind = next_field(start, size, &at, &length)
+        if kind == 0 or (kind == c't' and not is_utf8(start + at, length)):
+            return False
+        at += length
+    return at == size
+
+
+cdef class Fields:
+    """The attribute ``fields`` of a Record, which cuts a row when it is asked for.
+
+    It stands for the slot of that name once this module is loaded, whose place in the record it uses.
+    """
+
+    def __init__(self, Py_ssize_t slot):
+        self.slot = slot
+
+    def __get__(self, record, owner):
+        cdef PyObject *value
+        cdef bytes message
+        cdef Py_ssize_t at = HEAD
+        cdef bint ignored = False
+        if record is None:
+            return self
+        value = place_of(_record(record), self.slot)[0]
+        if value is NULL:
+            raise AttributeError("fields")
+        if PyBytes_CheckExact(<object>value):
+            message = <bytes>value
+            # Each record with a message has one that is_whole() has let through.
+            put(record, self.slot, read_tuple(message, &at, width_of(message), &ignored))
+            value = place_of(record, self.slot)[0]
+        return <object>value
+
+    def __set__(self, record, value):
+        if PyBytes_CheckExact(value):
+            raise TypeError("the fields of a Record are a tuple, not bytes")
+        put(_record(record), self.slot, value)
+
+
+cdef inline object _record(object record):
+    if not isinstance(record, RecordClass):
+        raise TypeError(f"{type(record).__name__} is no Record")
+    return record
+
+
+cdef inline Py_ssize_t width_of(bytes message) noexcept:
+    """Return how many fields the message of a row says to have."""
+    cdef const unsigned char *start = <const unsigned char *>PyBytes_AS_STRING(message)
+    return start[HEAD - 2] << 8 | start[HEAD - 1]
+
+
+Record.fields = Fields(RECORD_FIELDS)
 
 
 def fields_reader(Py_ssize_t columns, read_fields):
@@ -163,7 +177,7 @@ def fields_reader(Py_ssize_t columns, read_fields):
 # Records and changes
 
 
-cdef inline object make_record(object shape, tuple fields):
+cdef inline object make_record(object shape, object fields):
     cdef object record = new(RecordClass)
     fill(record, RECORD_SHAPE, shape)
     fill(record, RECORD_FIELDS, fields)
@@ -186,14 +200,6 @@ cdef class RowReader:
         relation: the table of their rows.
     """
 
-    cdef object relation
-    cdef object shape
-    cdef object old_shape
-    cdef tuple key_places
-    cdef Py_ssize_t columns
-    cdef unsigned char tag
-    cdef unsigned char kind
-
     def __init__(self, bytes head, relation):
         if len(head) != HEAD or head[:1] not in (b"I", b"U", b"D"):
             raise ValueError(f"{head!r} is not the head of a row's message")
@@ -204,6 +210,8 @@ cdef class RowReader:
         self.old_shape = relation.key_shape if self.kind == c'K' else relation.shape
         self.key_places = tuple(relation.key_places)
         self.columns = len(relation.columns)
+        if width_of(head) != self.columns:
+            raise ValueError(f"{relation} has {self.columns} columns, the message {width_of(head)}")
         for place in self.key_places:
             if not 0 <= place < self.columns:
                 raise ValueError(f"{relation} has no column at {place}")
@@ -213,51 +221,63 @@ cdef class RowReader:
 
     cdef object read(self, bytes data, object transaction, object index):
         """Return the change; None if it takes the long way."""
-        try:
-            return self._read(data, transaction, index)
-        except UnicodeDecodeError:
+        if self.kind == c'K' or (self.tag == c'U' and self.kind != c'N'):
+            try:
+                return self._read_cut(data, transaction, index)
+            except UnicodeDecodeError:
+                return None
+        cdef object change
+        if not is_whole(data, self.columns):
             return None
+        cdef object record = make_record(self.shape, data)
+        if self.tag == c'I':
+            change = make_change(InsertClass, transaction, index, self.relation)
+            fill(change, INSERT_RECORD, record)
+        elif self.tag == c'U':
+            change = make_change(UpdateClass, transaction, index, self.relation)
+            fill(change, UPDATE_RECORD, record)
+            fill(change, UPDATE_OLD_RECORD, None)
+        else:
+            change = make_change(DeleteClass, transaction, index, self.relation)
+            fill(change, DELETE_OLD_RECORD, record)
+        return change
 
-    cdef object _read(self, bytes data, object transaction, object index):
+    cdef object _read_cut(self, bytes data, object transaction, object index):
+        """Do the same for an update with an old row, or a key, and for a delete with a key."""
         cdef Py_ssize_t at = HEAD
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef bint has_unchanged = False
         cdef object change
-        cdef object old = None
+        cdef object old
         cdef const char *start
         cdef tuple fields = read_tuple(data, &at, self.columns, &has_unchanged)
         if fields is None:
             return None
-        if self.tag == c'U' and self.kind != c'N':
-            # Behind the old row, or key, there are the kind and the width of the new row.
-            start = PyBytes_AS_STRING(data)
-            if (
-                size - at < 3
-                or start[at] != c'N'
-                or start[at + 1] != start[6]
-                or start[at + 2] != start[7]
-            ):
+        old = make_record(self.old_shape, self._old_fields(fields))
+        if self.tag == c'D':
+            if at != size:
                 return None
-            old = make_record(self.old_shape, self._old_fields(fields))
-            at += 3
-            has_unchanged = False
-            fields = read_tuple(data, &at, self.columns, &has_unchanged)
-            # An unchanged value has to be taken from the old row, which the long way does.
-            if fields is None or has_unchanged:
-                return None
-        if at != size:
-            return None
-        if self.tag == c'I':
-            change = make_change(InsertClass, transaction, index, self.relation)
-            fill(change, INSERT_RECORD, make_record(self.shape, fields))
-        elif self.tag == c'U':
-            change = make_change(UpdateClass, transaction, index, self.relation)
-            fill(change, UPDATE_RECORD, make_record(self.shape, fields))
-            fill(change, UPDATE_OLD_RECORD, old)
-        else:
             change = make_change(DeleteClass, transaction, index, self.relation)
-            old = make_record(self.old_shape, self._old_fields(fields))
             fill(change, DELETE_OLD_RECORD, old)
+            return change
+        # Behind the old row, or key, there are the kind and the width of the new row.
+        start = PyBytes_AS_STRING(data)
+        if (
+            size - at < 3
+            or start[at] != c'N'
+            or start[at + 1] != start[HEAD - 2]
+            or start[at + 2] != start[HEAD - 1]
+        ):
+            return None
+        at += 3
+        has_unchanged = False
+        fields = read_tuple(data, &at, self.columns, &has_unchanged)
+        # An unchanged value has to be taken from the old row, which the long way does.
+        if fields is None or has_unchanged or at != size:
+            return None
+        change = make_change(UpdateClass, transaction, index, self.relation)
+        fill(change, UPDATE_RECORD, make_record(self.shape, fields))
+        fill(change, UPDATE_OLD_RECORD, old)
         return change
 
     cdef tuple _old_fields(self, tuple fields):
@@ -276,112 +296,3 @@ cdef class RowReader:
             Py_INCREF(field)
             PyTuple_SET_ITEM(key, place, field)
         return key
-
-
-# Begin and Commit
-
-
-cdef inline unsigned long long number(const unsigned char *at, int width) noexcept:
-    """Return the number whose bytes begin at ``at``, the highest first."""
-    cdef unsigned long long value = 0
-    cdef int place
-    for place in range(width):
-        value = value << 8 | at[place]
-    return value
-
-
-cdef object begun(bytes data, object stream):
-    """Return the transaction of a Begin; None if it has to go the long way."""
-    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
-    cdef long long time
-    cdef long long day
-    cdef object transaction
-    if PyBytes_GET_SIZE(data) != BEGIN:
-        return None
-    time = <long long>number(at + 9, 8)
-    # Days, rounded down.
-    day = time // A_DAY - (time % A_DAY < 0)
-    if not FIRST_DAY < day < LAST_DAY:
-        return None
-    time -= day * A_DAY
-    transaction = new(TransactionClass)
-    fill(transaction, XID, number(at + 17, 4))
-    fill(transaction, COMMIT_LSN, new_lsn(LsnClass, number(at + 1, 8)))
-    fill(
-        transaction,
-        COMMIT_TIME,
-        EPOCH + timedelta_new(<int>day, <int>(time // 1000000), <int>(time % 1000000)),
-    )
-    fill(transaction, ORIGIN, None)
-    fill(transaction, STREAM, stream)
-    fill(transaction, GID, None)
-    return transaction
-
-
-cdef object committed(bytes data, object transaction, object changes):
-    """Return the Commit of a transaction; None if it has to go the long way."""
-    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(data)
-    cdef object commit
-    if PyBytes_GET_SIZE(data) != COMMIT or number(at + 2, 8) != transaction.commit_lsn:
-        return None
-    commit = new(CommitClass)
-    fill(commit, COMMIT_TRANSACTION, transaction)
-    fill(commit, END_LSN, new_lsn(LsnClass, number(at + 10, 8)))
-    fill(commit, COMMIT_CHANGES, changes)
-    return commit
-
-
-# The loop over a stream's messages
-
-
-def decode_changes(payloads, opened, dict readers, bint refuses, may_begin, long_way):
-    """Do what :meth:`realtime_core.pgoutput.ChangeDecoder.decode` says.
-
-    Args:
-        payloads: the messages.
-        opened: the stream's OpenTransaction.
-        readers: the row readers by head.
-        refuses: whether an error came before, after which no short cut is taken.
-        may_begin: returns whether a Begin may come now.
-        long_way: takes any message, and returns its events.
-    """
-    cdef object transaction = None if refuses else opened.transaction
-    cdef object index = opened.changes
-    cdef object change
-    cdef object data
-    cdef PyObject *reader
-    cdef unsigned char tag
-    for data in payloads:
-        tag = 0
-        if PyBytes_CheckExact(data) and PyBytes_GET_SIZE(data) >= HEAD:
-            tag = <unsigned char>PyBytes_AS_STRING(data)[0]
-            if transaction is not None and (tag == c'I' or tag == c'U' or tag == c'D'):
-                reader = PyDict_GetItem(
-                    readers, PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), HEAD)
-                )
-                if reader is not NULL:
-                    change = (<RowReader?>reader).read(<bytes>data, transaction, index)
-                    if change is not None:
-                        index = index + 1
-                        opened.changes = index
-                        if opened.begin_is_due:
-                            opened.begin_is_due = False
-                            yield Begin(transaction)
-                        yield change
-                        continue
-        if tag == c'C' and transaction is not None and not opened.begin_is_due:
-            commit = committed(<bytes>data, transaction, index)
-            if commit is not None:
-                opened.transaction = transaction = None
-                yield commit
-                continue
-        elif tag == c'B' and may_begin():
-            begin = begun(<bytes>data, opened.stream)
-            if begin is not None:
-                opened.transaction, opened.changes, opened.begin_is_due = begin, 0, True
-                transaction, index = begin, 0
-                continue
-        events = long_way(data)
-        if events:
-            yield from events
-        transaction, index = opened.transaction, opened.changes

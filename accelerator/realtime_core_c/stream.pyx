@@ -3,9 +3,9 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyTypeObject
 
-from realtime_core_c._slots cimport slot_of
+from realtime_core_c._slots cimport get, put, slot_of
 
 from realtime_core.changes import Delete, Insert, Update
 from realtime_core.replication.protocol import TAG_KEEPALIVE, TAG_XLOG_DATA, XLOG_DATA_HEADER
@@ -15,8 +15,6 @@ __all__ = ["Accepted", "Messages"]
 
 cdef extern from "Python.h":
     PyTypeObject *Py_TYPE(object)
-    void Py_INCREF(object)
-    void Py_DECREF(object)
 
 cdef unsigned char XLOG_DATA = TAG_XLOG_DATA
 cdef unsigned char KEEPALIVE = TAG_KEEPALIVE
@@ -30,20 +28,6 @@ cdef Py_ssize_t RESUMING = slot_of(Sequence, "_resuming")
 cdef Py_ssize_t PASSES = slot_of(Sequence, "_passes")
 cdef Py_ssize_t CHANGES = slot_of(Sequence, "changes")
 cdef Py_ssize_t LAST_CHANGE = slot_of(Sequence, "_last_change")
-
-
-cdef inline object get(object owner, Py_ssize_t slot):
-    """Return what is in a slot that is not empty."""
-    return <object>(<PyObject **>(<char *><PyObject *>owner + slot))[0]
-
-
-cdef inline void put(object owner, Py_ssize_t slot, object value) noexcept:
-    """Put a value into a slot that is not empty."""
-    cdef PyObject **place = <PyObject **>(<char *><PyObject *>owner + slot)
-    cdef PyObject *former = place[0]
-    Py_INCREF(value)
-    place[0] = <PyObject *>value
-    Py_DECREF(<object>former)
 
 
 cdef class Messages:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
-"""Python values of the texts of fields, and of whole rows: realtime_core.types' work, compiled.
+"""Python values of the texts of fields: realtime_core.types' work, compiled.
 
 Each parser here takes exactly what PostgreSQL writes with the settings of the sources' sessions. It
 returns ``missed`` for any other text, which is then read, or refused, by the function in Python.
@@ -12,19 +12,14 @@ from json import JSONDecoder
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.datetime cimport date_new, datetime_new, import_datetime, time_new
-from cpython.dict cimport PyDict_Copy, PyDict_DelItem, PyDict_SetItem
-from cpython.float cimport PyFloat_FromString
 from cpython.list cimport PyList_Append
 from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_Substring
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8, PyUnicode_Substring
+from libc.string cimport memcpy
 
 from realtime_core_c._slots cimport fill, new, slot_of
 
-from realtime_core.errors import ValueConversionError
-from realtime_core.records import UNCHANGED
-
-__all__ = ["RowLoader", "text_function"]
+__all__ = ["text_function"]
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object)
@@ -34,11 +29,11 @@ cdef extern from "Python.h":
     Py_UCS4 PyUnicode_READ(int, void *, Py_ssize_t)
     object PyLong_FromLongLong(long long)
     object PyLong_FromUnsignedLongLong(unsigned long long)
+    double PyOS_string_to_double(const char *, char **, PyObject *) except? -1.0
 
 import_datetime()
 
 cdef object missed = object()
-cdef object unchanged = UNCHANGED
 cdef object utc = timezone.utc
 cdef object decimal = Decimal
 cdef object scan_json = JSONDecoder().scan_once
@@ -47,21 +42,9 @@ cdef object unknown_safety = uuid.SafeUUID.unknown
 cdef Py_ssize_t UUID_INT = slot_of(UUID, "int")
 cdef Py_ssize_t UUID_IS_SAFE = slot_of(UUID, "is_safe")
 
-cdef enum Kind:
-    OTHER
-    TEXT
-    INT
-    FLOAT
-    NUMERIC
-    BOOL
-    BYTEA
-    DATE
-    TIME
-    TIMESTAMP
-    TIMESTAMPTZ
-    UUID_KIND
-    JSON
-    ARRAY
+cdef enum:
+    # PostgreSQL writes no float in more characters.
+    LONGEST_FLOAT = 40
 
 KINDS = {
     "bool": BOOL,
@@ -83,21 +66,11 @@ KINDS = {
     "uuid": UUID_KIND,
     "varchar": TEXT,
 }
-# These kinds have infinite values, which Python has not.
-DATES = bytes([DATE, TIMESTAMP, TIMESTAMPTZ])
-INFINITE = frozenset(["infinity", "-infinity"])
 # JSON is left out: an array of it is rare, and its elements have many quotes.
 ARRAYS = {f"_{name}": kind for name, kind in KINDS.items() if kind not in (JSON, BYTEA)}
 
 
-# Texts of ASCII. A text that is longer or shorter than its type's is missed before it is read.
-
-
-cdef inline const unsigned char *ascii_of(object text) noexcept:
-    """Return the characters of a text, behind which there is a NUL; NULL if it is not ASCII."""
-    if not PyUnicode_IS_COMPACT_ASCII(text):
-        return NULL
-    return <const unsigned char *>PyUnicode_DATA(text)
+# Texts in bytes. One that is longer or shorter than its type's is missed before it is read.
 
 
 cdef inline int digit(unsigned char character) noexcept:
@@ -112,13 +85,11 @@ cdef inline int two(const unsigned char *at) noexcept:
     return 1000 if tens > 9 or ones > 9 else 10 * tens + ones
 
 
-cdef object parse_int(object text):
-    cdef const unsigned char *at = ascii_of(text)
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+cdef object parse_int(const unsigned char *at, Py_ssize_t size):
     cdef long long value = 0
     cdef bint negative
     cdef Py_ssize_t place
-    if at is NULL or size == 0:
+    if size == 0:
         return missed
     negative = at[0] == c'-'
     if negative:
@@ -134,9 +105,8 @@ cdef object parse_int(object text):
     return PyLong_FromLongLong(-value if negative else value)
 
 
-cdef object parse_bool(object text):
-    cdef const unsigned char *at = ascii_of(text)
-    if at is NULL or PyUnicode_GET_LENGTH(text) != 1:
+cdef object parse_bool(const unsigned char *at, Py_ssize_t size):
+    if size != 1:
         return missed
     return True if at[0] == c't' else False if at[0] == c'f' else missed
 
@@ -149,14 +119,12 @@ cdef inline int nibble(unsigned char character) noexcept:
     return character - c'a' + 10 if c'a' <= character <= c'f' else -1
 
 
-cdef object parse_bytea(object text):
-    cdef const unsigned char *at = ascii_of(text)
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+cdef object parse_bytea(const unsigned char *at, Py_ssize_t size):
     cdef Py_ssize_t place
     cdef int high, low
     cdef bytes value
     cdef char *to
-    if at is NULL or size < 2 or size % 2 or at[0] != c'\\' or at[1] != c'x':
+    if size < 2 or size % 2 or at[0] != c'\\' or at[1] != c'x':
         return missed
     value = PyBytes_FromStringAndSize(NULL, size // 2 - 1)
     to = PyBytes_AS_STRING(value)
@@ -168,14 +136,13 @@ cdef object parse_bytea(object text):
     return value
 
 
-cdef object parse_uuid(object text):
-    cdef const unsigned char *at = ascii_of(text)
+cdef object parse_uuid(const unsigned char *at, Py_ssize_t size):
     cdef unsigned long long halves[2]
     cdef Py_ssize_t place
     cdef int count = 0
     cdef int value
     cdef object found
-    if at is NULL or PyUnicode_GET_LENGTH(text) != 36:
+    if size != 36:
         return missed
     halves[0] = halves[1] = 0
     for place in range(36):
@@ -230,31 +197,25 @@ cdef bint read_time(
     return hour[0] < 24 and minute[0] < 60 and second[0] < 60
 
 
-cdef object parse_date(object text):
-    cdef const unsigned char *at = ascii_of(text)
+cdef object parse_date(const unsigned char *at, Py_ssize_t size):
     cdef int year, month, day
-    if at is NULL or PyUnicode_GET_LENGTH(text) != 10 or not read_date(at, &year, &month, &day):
+    if size != 10 or not read_date(at, &year, &month, &day):
         return missed
     return date_new(year, month, day)
 
 
-cdef object parse_time(object text):
-    cdef const unsigned char *at = ascii_of(text)
+cdef object parse_time(const unsigned char *at, Py_ssize_t size):
     cdef int hour, minute, second, fraction
-    if at is NULL or not read_time(
-        at, PyUnicode_GET_LENGTH(text), &hour, &minute, &second, &fraction
-    ):
+    if not read_time(at, size, &hour, &minute, &second, &fraction):
         return missed
     return time_new(hour, minute, second, fraction, None)
 
 
-cdef object parse_timestamp(object text, bint in_utc):
-    cdef const unsigned char *at = ascii_of(text)
-    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+cdef object parse_timestamp(const unsigned char *at, Py_ssize_t size, bint in_utc):
     cdef int year, month, day, hour, minute, second, fraction
     if in_utc:
         size -= 3
-    if at is NULL or size < 19 or at[10] != c' ':
+    if size < 19 or at[10] != c' ':
         return missed
     if in_utc and (at[size] != c'+' or at[size + 1] != c'0' or at[size + 2] != c'0'):
         return missed
@@ -267,7 +228,58 @@ cdef object parse_timestamp(object text, bint in_utc):
     )
 
 
+cdef object parse_float(const unsigned char *at, Py_ssize_t size):
+    cdef char copy[LONGEST_FLOAT + 1]
+    if not 0 < size <= LONGEST_FLOAT:
+        return missed
+    memcpy(copy, at, size)
+    copy[size] = 0
+    return PyOS_string_to_double(copy, NULL, NULL)
+
+
 # Values of all kinds
+
+
+cdef object parse_bytes(Kind kind, const unsigned char *at, Py_ssize_t size):
+    """Return the value of a text in UTF-8; ``missed`` if this cannot tell. It may raise, too."""
+    if kind == TEXT:
+        return PyUnicode_DecodeUTF8(<const char *>at, size, NULL)
+    if kind == INT:
+        return parse_int(at, size)
+    if kind == FLOAT:
+        return parse_float(at, size)
+    if kind == TIMESTAMPTZ:
+        return parse_timestamp(at, size, True)
+    if kind == TIMESTAMP:
+        return parse_timestamp(at, size, False)
+    if kind == BOOL:
+        return parse_bool(at, size)
+    if kind == UUID_KIND:
+        return parse_uuid(at, size)
+    if kind == DATE:
+        return parse_date(at, size)
+    if kind == TIME:
+        return parse_time(at, size)
+    if kind == BYTEA:
+        return parse_bytea(at, size)
+    return missed
+
+
+cdef object parse(Kind kind, Kind element, object text):
+    """Do what :func:`parse_bytes` does with a text of any type."""
+    if kind == TEXT:
+        return text
+    if kind == NUMERIC:
+        return decimal(text)
+    if kind == JSON:
+        return parse_json(text)
+    if kind == ARRAY:
+        return parse_array(element, text)
+    if not PyUnicode_IS_COMPACT_ASCII(text):
+        return missed
+    return parse_bytes(
+        kind, <const unsigned char *>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text)
+    )
 
 
 cdef object parse_json(object text):
@@ -275,37 +287,6 @@ cdef object parse_json(object text):
     if <Py_ssize_t>found[1] != PyUnicode_GET_LENGTH(text):
         return missed
     return found[0]
-
-
-cdef object parse(Kind kind, Kind element, object text):
-    """Return the value of a text; ``missed`` if this cannot tell. It may raise anything, too."""
-    if kind == TEXT:
-        return text
-    if kind == INT:
-        return parse_int(text)
-    if kind == NUMERIC:
-        return decimal(text)
-    if kind == FLOAT:
-        return PyFloat_FromString(text)
-    if kind == TIMESTAMPTZ:
-        return parse_timestamp(text, True)
-    if kind == TIMESTAMP:
-        return parse_timestamp(text, False)
-    if kind == BOOL:
-        return parse_bool(text)
-    if kind == UUID_KIND:
-        return parse_uuid(text)
-    if kind == JSON:
-        return parse_json(text)
-    if kind == DATE:
-        return parse_date(text)
-    if kind == TIME:
-        return parse_time(text)
-    if kind == BYTEA:
-        return parse_bytea(text)
-    if kind == ARRAY:
-        return parse_array(element, text)
-    return missed
 
 
 # Arrays of one dimension: {a,"b c",NULL}
@@ -373,9 +354,9 @@ cdef object parse_element(Kind kind, object text):
     cdef const unsigned char *at
     cdef Py_ssize_t place
     if kind == FLOAT or kind == NUMERIC:
-        at = ascii_of(text)
-        if at is NULL:
+        if not PyUnicode_IS_COMPACT_ASCII(text):
             return missed
+        at = <const unsigned char *>PyUnicode_DATA(text)
         for place in range(PyUnicode_GET_LENGTH(text)):
             if digit(at[place]) > 9 and at[place] not in b".-+e":
                 return missed
@@ -413,7 +394,7 @@ cdef class TextFunction:
     def __init__(self, str name, function):
         self.function = function
         self.kind = kind_of(name)
-        self.element = ARRAYS.get(name, OTHER)
+        self.element = element_of(name)
 
     def __call__(self, text):
         if PyUnicode_CheckExact(text):
@@ -433,89 +414,9 @@ def text_function(str name, function):
     return function if kind_of(name) == OTHER else TextFunction(name, function)
 
 
-cdef Kind kind_of(str name):
+cdef Kind kind_of(str name) except *:
     return ARRAY if name in ARRAYS else KINDS.get(name, OTHER)
 
 
-cdef class RowLoader:
-    """Makes dicts of Python values of whole rows, as ``Record.as_python`` does.
-
-    Args:
-        names: the names of the columns.
-        types: for each column the name of its type, if that is a built-in one.
-        functions: for each column, the function that converts its texts.
-        convert: takes a column's place and a field, and converts it or raises what is wrong.
-    """
-
-    cdef tuple names
-    cdef tuple functions
-    cdef object convert
-    cdef dict nulls
-    cdef bytes kinds
-    cdef bytes elements
-
-    def __init__(self, names, types, functions, convert):
-        self.names = tuple(names)
-        self.functions = tuple(functions)
-        self.convert = convert
-        self.nulls = dict.fromkeys(self.names)
-        # Types whose texts are their values are known by their function.
-        self.kinds = bytes(
-            [
-                TEXT if function is str else kind_of(name)
-                for name, function, _ in zip(types, functions, names, strict=True)
-            ]
-        )
-        self.elements = bytes([ARRAYS.get(name, OTHER) for name in types])
-
-    def __call__(self, fields, bint omit_unchanged, on_error):
-        cdef tuple row = tuple(fields)
-        cdef Py_ssize_t width = PyTuple_GET_SIZE(self.names)
-        cdef Py_ssize_t place
-        cdef const unsigned char *kinds = <const unsigned char *>PyBytes_AS_STRING(self.kinds)
-        cdef const unsigned char *elements = <const unsigned char *>PyBytes_AS_STRING(self.elements)
-        cdef object field
-        cdef object value
-        cdef object name
-        if PyTuple_GET_SIZE(row) != width:
-            list(zip(self.names, row, strict=True))  # raises the error
-        # A copy has room for all columns, so that it need not grow.
-        cdef dict values = PyDict_Copy(self.nulls)
-        for place in range(width):
-            field = <object>PyTuple_GET_ITEM(row, place)
-            if field is None:
-                continue
-            name = <object>PyTuple_GET_ITEM(self.names, place)
-            if field is unchanged:
-                if omit_unchanged:
-                    PyDict_DelItem(values, name)
-                    continue
-                value = field
-            else:
-                value = missed
-                if PyUnicode_CheckExact(field):
-                    try:
-                        value = parse(<Kind>kinds[place], <Kind>elements[place], field)
-                    except Exception:
-                        pass
-                if value is missed:
-                    value = self.otherwise(place, field, on_error)
-            PyDict_SetItem(values, name, value)
-        return values
-
-    cdef object otherwise(self, Py_ssize_t place, object field, object on_error):
-        """Convert a field by what the library has in Python."""
-        if PyUnicode_CheckExact(field):
-            # Whole columns may be infinite, and to make an error of each would take 10 µs.
-            if on_error == "text" and field in INFINITE and self.kinds[place] in DATES:
-                return field
-            try:
-                return self.functions[place](field)
-            except Exception:
-                pass
-        try:
-            return self.convert(place, field)
-        except ValueConversionError as error:
-            if on_error == "raise":
-                raise
-            return field if on_error == "text" else on_error(error)
+cdef Kind element_of(str name) except *:
+    return ARRAYS.get(name, OTHER)

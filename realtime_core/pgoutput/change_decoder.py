@@ -81,9 +81,9 @@ class ChangeDecoder(EventDecoder):
             DecodeError, SpillError: as :meth:`Decoder.decode` and :meth:`Assembler.feed` do.
         """
         if IMPLEMENTATION == "c":
-            from realtime_core_c.rows import decode_changes
+            from realtime_core_c.changes import Changes
 
-            return decode_changes(
+            return Changes(
                 payloads,
                 self._open_transaction,
                 self._short_cuts.readers,
