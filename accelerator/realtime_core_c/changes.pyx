@@ -11,6 +11,7 @@ from cpython.bytes cimport (
 )
 from cpython.datetime cimport import_datetime, timedelta_new
 from cpython.dict cimport PyDict_GetItem
+from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
@@ -138,9 +139,9 @@ cdef class Changes:
     # What is yielded next: the events of a message, or the change behind a Begin.
     cdef object events
     cdef object change
-    # The heads of messages of late, and their readers, which the dict holds.
+    # The heads of messages of late, and their readers.
     cdef unsigned long long heads[RECENT]
-    cdef PyObject *recent[RECENT]
+    cdef list recent
 
     def __init__(self, payloads, opened, dict readers, bint refuses, may_begin, long_way):
         if type(opened) is not OpenTransaction:
@@ -152,31 +153,27 @@ cdef class Changes:
         self.long_way = long_way
         self.transaction = None if refuses else opened.transaction
         self.index = opened.changes
-        self.forget()
-
-    cdef void forget(self) noexcept:
-        cdef int place
-        for place in range(RECENT):
-            self.recent[place] = NULL
+        self.recent = [None] * RECENT
 
     cdef inline RowReader reader(self, bytes data):
         """Return the reader of a row's message; None if there is none."""
         cdef unsigned long long head
         cdef PyObject *found
+        cdef object reader
         memcpy(&head, PyBytes_AS_STRING(data), HEAD)
         # The highest bits of the product depend on all bytes.
-        cdef unsigned int place = <unsigned int>(head * 0x9E3779B97F4A7C15ULL >> 61)
-        if self.recent[place] is NULL or self.heads[place] != head:
+        cdef Py_ssize_t place = head * 0x9E3779B97F4A7C15ULL >> 61
+        reader = <object>PyList_GET_ITEM(self.recent, place)
+        if reader is None or self.heads[place] != head:
             found = PyDict_GetItem(
                 self.readers, PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), HEAD)
             )
             if found is NULL:
                 return None
-            if not isinstance(<object>found, RowReader):
-                raise TypeError("this takes readers of its own")
+            reader = <RowReader?>found
             self.heads[place] = head
-            self.recent[place] = found
-        return <RowReader>self.recent[place]
+            self.recent[place] = reader
+        return <RowReader>reader
 
     def __iter__(self):
         return self
@@ -246,4 +243,4 @@ cdef class Changes:
         """Note what the long way has left behind: readers may be gone, too."""
         self.transaction = self.opened.transaction
         self.index = self.opened.changes
-        self.forget()
+        self.recent = [None] * RECENT

@@ -81,3 +81,28 @@ def test_it_is_of_the_librarys_version_and_used_unless_something_else_is_said() 
     for use, used in (("", "c"), ("c", "c"), ("python", "python")):
         done = with_accelerator("-c", code, use=use)
         assert (done.stdout, done.stderr) == (f"{used}\n", "")
+
+
+FIELDS = """
+from realtime_core import Record, Shape
+import realtime_core.pgoutput
+
+record, bare = Record(Shape(()), ()), object.__new__(Record)
+for ask in (
+    lambda: setattr(record, "fields", b"I"),
+    lambda: bare.fields,
+    lambda: bare.as_python(),
+    lambda: Record.fields.__get__(1, int),
+    lambda: setattr(bare, "fields", ("1",)) or print(bare.fields),
+):
+    try:
+        ask()
+    except (AttributeError, TypeError) as error:
+        print(type(error).__name__)
+"""
+
+
+def test_a_record_takes_no_bytes_that_were_not_checked_for_its_fields() -> None:
+    done = with_accelerator("-c", FIELDS)
+    expected = ["TypeError", "AttributeError", "AttributeError", "TypeError", "('1',)"]
+    assert done.stdout.split("\n") == [*expected, ""], done.stderr

@@ -8,7 +8,8 @@ what this compares.
 
 An input is one of these: a stream as fuzz_pgoutput makes them; a captured row's message between
 its Begin and its Commit, mutated, behind one that was not; the fields of such a row alone; texts of
-some types, mutated, as one row that becomes Python values.
+some types, mutated, as one row that becomes Python values, once by itself and once out of its
+message.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from realtime_core import UNCHANGED, Column, Record, Shape, _row_loader
+from realtime_core import LSN, UNCHANGED, Column, Record, Shape, Update, _row_loader
 from realtime_core.oids import BUILTIN_TYPES
 from realtime_core.pgoutput import (
     BeginMessage,
@@ -29,6 +30,7 @@ from realtime_core.pgoutput import (
     Decoder,
     DeleteMessage,
     InsertMessage,
+    RelationColumn,
     RelationMessage,
     TypeMessage,
     UpdateMessage,
@@ -40,6 +42,7 @@ from realtime_core.types import python_values
 from tests.core.captures import decoder_for, payloads
 from tests.fuzz.command_line import main
 from tests.fuzz.fuzz_pgoutput import CAPTURES, mutated, mutated_stream
+from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import seen
 
 __all__ = ["DifferenceError", "run"]
@@ -181,6 +184,7 @@ def _try_values(random: Random) -> str:
     outcome, _ = _both(
         (types, fields, names), lambda: _values(types, fields, names, omit, on_error)
     )
+    _both((types, fields, names), lambda: _message_values(types, fields, names, omit, on_error))
     return f"values: {outcome}"
 
 
@@ -224,6 +228,21 @@ def _values(
     return [first, repr(values), *(type(value).__name__ for value in values.values())]
 
 
+def _message_values(
+    types: list[str], fields: list[Any], names: int, omit: bool, on_error: Any
+) -> list[str]:
+    """Return the values of a row that was not looked at before."""
+    columns = tuple(
+        RelationColumn(0, f"c{place % names}", OIDS[name], -1) for place, name in enumerate(types)
+    )
+    row = UpdateMessage(1, None, False, tuple(fields))
+    messages = (BeginMessage(LSN(9), 0, 7), RelationMessage(1, "s", "t", "d", columns), row, row)
+    *_, change = ChangeDecoder().decode([encode(message) for message in messages])
+    assert isinstance(change, Update)
+    values = change.record.as_python(omit_unchanged=omit, on_error=on_error)
+    return [repr(values), *(type(value).__name__ for value in values.values())]
+
+
 _INPUTS = (_try_stream, *(_try_row,) * 6, *(_try_tuple,) * 3, *(_try_values,) * 10)
 
 
@@ -248,8 +267,9 @@ def _changes(stream: list[bytes], parallel: bool) -> list[Any]:
 
 def _plain(event: Any) -> Any:
     records = [getattr(event, name, None) for name in ("record", "old_record")]
+    values = [record and repr(record.as_python(on_error="text")) for record in records]
     kinds = [record and [type(field) for field in record.fields] for record in records]
-    return type(event).__name__, seen(event), repr(event), kinds
+    return type(event).__name__, values, seen(event), repr(event), kinds
 
 
 def _messages(stream: list[bytes]) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
@@ -201,6 +202,29 @@ def test_a_character_cut_by_the_end_of_its_field_is_an_error() -> None:
     data = encode(message).replace(b"Ada", "\u0174".encode()[:1].rjust(3, b"A"))
     with pytest.raises(DecodeError, match="is not UTF-8"):
         list(warmed(message).decode([data]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["", "12345678"])
+def test_utf8_is_what_python_takes_for_it(padding: str) -> None:
+    message = InsertMessage(OID, ("1", f"{padding}xxxx", "2.50", "1815-12-10"))
+    frame = encode(message)
+    firsts = b"\x7f\x80\xc1\xc2\xdf\xe0\xe1\xec\xed\xee\xef\xf0\xf1\xf3\xf4\xf5\xff"
+    seconds = b"\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0"
+    thirds = fourths = b"x\x80\xbf\xc0"
+    valid = 0
+    for text in map(bytes, product(firsts, seconds, thirds, fourths)):
+        try:
+            name = padding + text.decode()
+        except UnicodeDecodeError:
+            name = ""
+        (change,) = outcome(warmed(message, rows=2).decode([frame.replace(b"xxxx", text)]))
+        valid += bool(name)
+        if name:
+            assert ("name", name) in change[4], text  # type: ignore[index]
+        else:
+            assert change[0] is DecodeError, text  # type: ignore[index]
+    assert valid
 
 
 def test_unchanged_toast_is_taken_from_the_old_row() -> None:
