@@ -34,6 +34,21 @@ cdef inline unsigned char next_field(
     return field[0] if field[0] == c'n' or field[0] == c'u' else 0
 
 
+cdef inline bint is_ascii(const unsigned char *at, Py_ssize_t size) noexcept:
+    """Say whether no byte is above 127."""
+    cdef unsigned long long word
+    cdef unsigned long long bits = 0
+    cdef Py_ssize_t place = 0
+    while place + 8 <= size:
+        memcpy(&word, at + place, 8)
+        bits |= word
+        place += 8
+    while place < size:
+        bits |= at[place]
+        place += 1
+    return not bits & 0x8080808080808080ULL
+
+
 cdef inline bint is_utf8(const unsigned char *at, Py_ssize_t size) noexcept:
     """Say whether bytes are what Python decodes as UTF-8: the Unicode Standard, table 3-7."""
     cdef const unsigned char *end = at + size

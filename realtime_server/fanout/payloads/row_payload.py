@@ -133,9 +133,10 @@ class RelationPlan:
 
     def render(self, record: Record) -> dict[str, Any]:
         """Return a record's fields as payloads have them, without unchanged TOAST values."""
-        fields = dict(zip(record.shape.names, record.fields, strict=True))
+        row = record.fields
+        fields = dict(zip(record.shape.names, row, strict=True))
         # map() runs no Python code for each column.
-        if any(map(is_, record.fields, _ALWAYS_UNCHANGED)):
+        if any(map(is_, row, _ALWAYS_UNCHANGED)):
             fields = {name: field for name, field in fields.items() if field is not UNCHANGED}
         for name in self._timestamps:
             value = fields.get(name)
