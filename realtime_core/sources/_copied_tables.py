@@ -51,7 +51,8 @@ _ALL: Final = """
     SELECT c.oid::pg_catalog.int8, n.nspname, c.relname
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-    WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
+    WHERE c.relkind OPERATOR(pg_catalog.=) ANY (%s::"char"[])
+      AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
       AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['pg_catalog', 'information_schema'])
     ORDER BY n.nspname, c.relname
 """
@@ -221,6 +222,8 @@ async def chosen_tables(
     connection: AsyncConnection[Any],
     tables: Iterable[Pattern] | None,
     exclude_tables: Iterable[Pattern],
+    *,
+    partitioned: bool = False,
 ) -> list[Choice]:
     """Return the tables whose schema and name are chosen.
 
@@ -228,12 +231,14 @@ async def chosen_tables(
         connection: a connection for SQL.
         tables: pairs of schema and table, of which None stands for any; None for all tables.
         exclude_tables: pairs of tables to leave out.
+        partitioned: whether a partitioned table may be chosen, besides its partitions.
     """
     chosen = [(None, None)] if tables is None else list(tables)
     excluded = list(exclude_tables)
+    kinds = ["r", "p"] if partitioned else ["r"]
     return [
         Choice(oid)
-        for oid, *pair in await _rows(connection, _ALL, [])
+        for oid, *pair in await _rows(connection, _ALL, [kinds])
         if _fits(pair, chosen) and not _fits(pair, excluded)
     ]
 

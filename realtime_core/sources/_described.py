@@ -34,7 +34,7 @@ async def described_tables(
         if is_there:
             choices = await published_tables(connection, version, [publication])
         else:
-            choices = await chosen_tables(connection, tables, ())
+            choices = await chosen_tables(connection, tables, (), partitioned=True)
         found = await describe(connection, version, choices)
     names = {(each.relation.schema, each.relation.table) for each in found}
     if names == set(tables):
@@ -55,12 +55,15 @@ async def described_tables(
 
 
 async def create_publication(dsn: str, name: str, tables: Sequence[tuple[str, str]]) -> None:
-    """Create a publication of tables.
+    """Create a publication of tables, which has a partitioned one as one table.
 
     Raises:
         SourceError: if the server refuses.
     """
-    statement = f"CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {_listed(tables)}"
+    statement = (
+        f"CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {_listed(tables)} "
+        "WITH (publish_via_partition_root)"
+    )
     async with plain_connection(dsn, "") as connection:
         await connection.execute(statement.encode())
 

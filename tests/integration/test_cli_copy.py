@@ -155,7 +155,14 @@ def test_rows_and_changes_are_copied_whatever_the_names_and_the_types(
     lite = is_lite(copied)
     theirs = ODD.removeprefix("public.") if lite else ODD
     shop.execute(SQL(f"create table {ODD} {PARAMETERS.format(**POSTGRES)}"))
-    shop.execute(PAIRS)
+    # A table with partitions is one table of the copy.
+    shop.execute(
+        """
+        create table pairs (one int, two int, primary key (one, two)) partition by range (one);
+        create table low_pairs partition of pairs for values from (0) to (3);
+        create table other_pairs partition of pairs default;
+        """
+    )
     copied.execute(f"create table {theirs} {PARAMETERS.format(**(LITE if lite else POSTGRES))}")
     copied.execute(PAIRS)
     shop.execute(
