@@ -140,9 +140,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "pyarrow": ("realtime_core._arrow_columns", "realtime_core.arrow"),
     "psycopg": (
-        "realtime_core._copy.targets",
         "realtime_core.doctor",
         "realtime_core.sources",
+        "realtime_core.targets",
         "realtime_core._structure_texts",
         "realtime_core.types.python_values",
         "realtime_server.config.database",
@@ -547,8 +547,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
         (
             one_home_for_each_package,
             {"realtime_server.config": "import psycopg"},
-            "realtime_server.config imports psycopg, at home in realtime_core._copy.targets, "
-            "realtime_core.doctor, realtime_core.sources, realtime_core._structure_texts, "
+            "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
+            "realtime_core.sources, realtime_core.targets, realtime_core._structure_texts, "
             "realtime_core.types.python_values, "
             "realtime_server.config.database, realtime_server.demo, "
             "realtime_server.fanout.stream, realtime_server.messages, "

@@ -35,6 +35,7 @@ OWN_NAME = {
     "realtime_core.replication",
     "realtime_core.sql",
     "realtime_core.sqlite_values",
+    "realtime_core.targets",
     "realtime_core.types",
     "realtime_core.wal2json",
 }

@@ -7,17 +7,17 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Final
 
-from .._copy.run import Copy
-from .._copy.targets import DRIVER_ERRORS, SqliteTarget, Target, TargetError
+from .._copy import Copy
 from .._text import one_line
 from ..errors import ConfigError
+from ..positions import Position
 from ..replication.commands import check_slot_name, parse_table
 from ..snapshot.tables import CopiedTable
 from ..sources._described import create_publication, described_tables
 from ..sources._dsn import parse_dsn
+from ..targets import DRIVER_ERRORS, PostgresTarget, SqliteTarget, Target, TargetError
 from .bar import Bar
 from .output import complain, log_lines
 
@@ -52,29 +52,33 @@ def copy(
     _check_dsns([source] if is_file else [source, target])
     pairs = _pairs(tables, name, is_file=is_file)
     try:
-        with log_lines(quiet=False), closing(make_target(target)) as opened:
+        with log_lines(quiet=False):
             found, is_published = asyncio.run(described_tables(source, name, pairs))
-            made = Copy(opened, name, found, overwrite=overwrite)
-            if dry_run:
+            with make_target(target, name, found) as opened:
+                made = Copy(opened, found, overwrite=overwrite)
+                if dry_run:
+                    if not is_published:
+                        print(f"publication {name!r} would be created")
+                    _tell_plan(found, made.start)
+                    return 0
                 if not is_published:
-                    print(f"publication {name!r} would be created")
-                _tell_plan(found, None if overwrite else made.position)
-                return 0
-            if not is_published:
-                asyncio.run(create_publication(source, name, pairs))
-            _follow(source, made)
+                    asyncio.run(create_publication(source, name, pairs))
+                _follow(source, made)
     except DRIVER_ERRORS as exc:
         raise TargetError(f"the target refused: {one_line(exc)}") from exc
     return 0
 
 
-def make_target(text: str) -> Target:
+def make_target(text: str, name: str, tables: Sequence[CopiedTable]) -> Target:
     """Connect to the target that is named: ``sqlite:FILE``, or a connection string.
 
     Raises:
         TargetError: if SQLite cannot open the file.
     """
-    return SqliteTarget(text.removeprefix(_SQLITE)) if text.startswith(_SQLITE) else Target(text)
+    names = [str(table.relation) for table in tables]
+    if text.startswith(_SQLITE):
+        return SqliteTarget(text.removeprefix(_SQLITE), name, names)
+    return PostgresTarget(text, name, names)
 
 
 def _check_dsns(dsns: Sequence[str]) -> None:
@@ -108,7 +112,7 @@ def _pairs(tables: Sequence[str], name: str, *, is_file: bool) -> list[tuple[str
     return sorted(pairs)
 
 
-def _tell_plan(tables: Sequence[CopiedTable], position: str | None) -> None:
+def _tell_plan(tables: Sequence[CopiedTable], position: Position | None) -> None:
     if position is not None:
         print(f"the copy would go on behind {position}")
     for table in tables:

@@ -25,12 +25,12 @@ import psycopg
 import pytest
 from psycopg.sql import SQL
 
-from realtime_core import ConfigError, PgoutputSource, SlotInUseError
+from realtime_core import ConfigError, PgoutputSource, Position, SlotInUseError
 from realtime_core._cli.copy import make_target
 from realtime_core._cli.parser import main
-from realtime_core._copy.run import Copy
-from realtime_core._copy.targets import Target
+from realtime_core._copy import Copy
 from realtime_core.sources._described import create_publication, described_tables
+from realtime_core.targets import Target
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.test_source_gaps import remove_wal
 from tests.integration.writers import writing
@@ -366,8 +366,8 @@ def made_copy(shop: Database, copied: Copied) -> Callable[[], AbstractContextMan
 
     @contextmanager
     def make() -> Iterator[Copy]:
-        with closing(make_target(copied.argument)) as target:
-            yield Copy(target, shop.name, found, overwrite=False)
+        with make_target(copied.argument, shop.name, found) as target:
+            yield Copy(target, found, overwrite=False)
 
     return make
 
@@ -393,7 +393,7 @@ def test_a_copy_that_has_waited_goes_on_where_the_other_one_has_ended(
 
     with ThreadPoolExecutor(1) as pool:
         with make() as copy, closing(copy.follow(shop.dsn, None)) as following:
-            while copy.position is None:
+            while copy.target.position is None:
                 next(following)
             waiting = pool.submit(wait)
             eventually_sync(lambda: "waiting until it is free" in caplog.text)
@@ -413,7 +413,7 @@ def test_a_copy_that_finds_the_slot_just_made_waits_for_the_first_position(
 ) -> None:
     shop.execute(f"{ORDERS}; insert into orders values (1, 1, 'a')")
     copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
-    make, store = made_copy(shop, copied), Target.store
+    make, commit = made_copy(shop, copied), Target.commit
 
     def wait() -> None:
         with make() as copy:
@@ -421,16 +421,16 @@ def test_a_copy_that_finds_the_slot_just_made_waits_for_the_first_position(
 
     with ThreadPoolExecutor(1) as pool:
 
-        def store_late(target: Target, *arguments: Any) -> None:
+        def commit_late(target: Target, position: Position) -> None:
             # The slot is there, and what is written to the target is not committed.
             monkeypatch.undo()
             waiting.append(pool.submit(wait))
             said = "; trying again in 1.0 s"
             eventually_sync(lambda: said in caplog.text or waiting[0].done())
-            store(target, *arguments)
+            commit(target, position)
 
         waiting: list[Future[None]] = []
-        monkeypatch.setattr(Target, "store", store_late)
+        monkeypatch.setattr(Target, "commit", commit_late)
         with make() as copy:
             follow(shop, copied, copy, 1)
         shop.execute("insert into orders values (2, 1, 'a')")
@@ -443,8 +443,8 @@ def test_a_slot_of_somebody_elses_is_waited_for_no_longer_than_that(
 ) -> None:
     shop.execute(ORDERS)
     copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
-    monkeypatch.setattr("realtime_core._copy.run._PATIENCE", 0.1)
-    monkeypatch.setattr("realtime_core._copy.run._PAUSE", 0.1)
+    monkeypatch.setattr("realtime_core._copy._PATIENCE", 0.1)
+    monkeypatch.setattr("realtime_core._copy._PAUSE", 0.1)
     make = made_copy(shop, copied)
     with (
         PgoutputSource.sync(shop.dsn, publications=[shop.name], slot=shop.name),
@@ -484,7 +484,7 @@ def test_a_table_that_has_left_the_publication_is_not_taken_for_copied(
     make = made_copy(shop, copied)
     with make() as copy:
         shop.execute(f"alter publication {shop.name} set table pairs")
-        with pytest.raises(ConfigError, match=r"has no table public\.orders any more"):
+        with pytest.raises(ConfigError, match=r"snapshot has no table public\.orders: add it"):
             follow(shop, copied, copy, 1)
 
 
@@ -527,7 +527,8 @@ def test_a_copy_that_was_made_before_another_one_began_goes_on_with_it(
         for count, copy in enumerate((begins, goes_on), 1):
             follow(shop, copied, copy, count)
             shop.execute(f"insert into orders values ({count + 1}, 1, 'a')")
-    assert (begins.rows, goes_on.rows, goes_on.changes) == (1, 0, 1)
+    counts = [(copy.target.rows, copy.target.changes) for copy in (begins, goes_on)]
+    assert counts == [(1, 0), (0, 1)]
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
@@ -540,11 +541,11 @@ def test_another_copy_may_come_and_go_between_the_stored_position_and_the_slot(
     if not is_first:
         with make() as copy:
             follow(shop, copied, copy, 1)
-    read = Target.checkpoint
+    start = Target.start
 
-    def read_and_be_late(target: Target, name: str) -> object:
+    def start_and_be_late(target: Target) -> object:
         monkeypatch.undo()
-        found = read(target, name)
+        found = start(target)
         shop.execute("insert into orders values (2, 1, 'b')")
         with make() as early:
             follow(shop, copied, early, 2)
@@ -552,7 +553,7 @@ def test_another_copy_may_come_and_go_between_the_stored_position_and_the_slot(
         return found
 
     with make() as late:
-        monkeypatch.setattr(Target, "checkpoint", read_and_be_late)
+        monkeypatch.setattr(Target, "start", start_and_be_late)
         follow(shop, copied, late, 3)
     with make() as last:
         shop.execute("insert into orders values (4, 1, 'd')")
@@ -571,14 +572,14 @@ def test_a_table_that_joins_the_publication_is_left_out_and_needs_all_copied_ane
         copied.execute(statement)
     make = made_copy(shop, copied)
     with make() as copy, closing(copy.follow(shop.dsn, None)) as following:
-        while copy.position is None:
+        while copy.target.position is None:
             next(following)
         shop.execute(f"alter publication {shop.name} add table pairs")
         shop.execute("insert into pairs values (2, 2); insert into orders values (1, 1, 'a')")
         shop.execute("truncate pairs, orders; insert into orders values (2, 1, 'a')")
         while copied.execute("select id from orders") != [(2,)]:
             next(following)
-    assert f"table public.pairs of publication '{shop.name}' is not copied" in caplog.text
+    assert f"table public.pairs is not among those of copy '{shop.name}'" in caplog.text
     code, _, (error,) = said("public.pairs")
     assert code == 2
     assert f"table public.pairs is new to the copy '{shop.name}'" in error

@@ -68,7 +68,7 @@ def test_a_program_that_is_killed_in_its_first_copy_has_every_row_once(
             return []
 
     def is_copied() -> bool:
-        return bool(asked("select 1 from checkpoint"))
+        return bool(asked("select 1 from realtime_copy"))
 
     copied: list[bool] = []
     phases: Counter[str] = Counter()
