@@ -92,6 +92,13 @@ class Sequence:
         """Whether the consumer has acknowledged everything behind its checkpoint."""
         return self.progress.waits_for <= self._start
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the last change taken is of a transaction whose Commit was not taken."""
+        change = self._last_change
+        transaction = None if change is None else change.transaction
+        return transaction is not None and transaction.commit_lsn > self._last_commit
+
     def resume(self) -> None:
         """Expect repetitions: PostgreSQL sends everything after the slot's position again."""
         self._resuming = True

@@ -70,6 +70,9 @@ class SnapshotBegin:
     taken, which may have other tables. PostgreSQL takes it when all transactions have ended that
     were writing to any database of the server, so one that has the rows has to be rolled back at
     the first.
+
+    Where changes may have been lost behind a part of a transaction, there is one at once, too,
+    without tables: that part has to be rolled back, as the rest of it will not come.
     """
 
     tables: tuple[Relation, ...]

@@ -89,10 +89,18 @@ class SnapshotPhase:
         """Whether a snapshot is being handed over. What is committed now comes behind it."""
         return self._run is not None
 
-    def need(self, needed: SnapshotNeeded) -> None:
-        """Note that a snapshot is needed before the source can attach."""
-        if self._needed is None:
-            self._needed = needed
+    def need(self, needed: SnapshotNeeded, *, amid_transaction: bool) -> SnapshotBegin | None:
+        """Note that a snapshot is needed before the source can attach.
+
+        Returns:
+            What the consumer is to be told before it is taken; None for nothing. A part of a
+            transaction may be held in one of the same server, and the next slot is not made until
+            that has ended.
+        """
+        if self._needed is not None:
+            return None
+        self._needed = needed
+        return SnapshotBegin((), needed.reason) if amid_transaction else None
 
     async def take(self) -> None:
         """Wait until the snapshot is taken. Several tasks may wait; cancelling one does no harm.

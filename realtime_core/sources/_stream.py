@@ -115,7 +115,7 @@ class StreamSource(EventQueue[E]):
         self._live: LiveStream | None = None
         # Decodes what was read, as it is iterated over. An event that is not handed over comes as
         # None.
-        self._rest: Iterator[Event | RawRows | None] = iter(())
+        self._rest: Iterator[Event | SnapshotBegin | RawRows | None] = iter(())
 
     # Lifetime
 
@@ -215,7 +215,10 @@ class StreamSource(EventQueue[E]):
                 return
             except SnapshotNeeded as needed:
                 assert snapshots is not None
-                snapshots.need(needed)
+                told = snapshots.need(needed, amid_transaction=self._history.sequence.is_open)
+                if told is not None:
+                    self._put_behind(iter([told]))
+                    return
         await snapshots.take()
 
     async def _fill(self) -> None:
@@ -250,7 +253,7 @@ class StreamSource(EventQueue[E]):
             self._rest = self._hooks.watching(self._rest)
         self._take_rest()
 
-    def _put_behind(self, events: Iterator[Event]) -> None:
+    def _put_behind(self, events: Iterator[Event | SnapshotBegin]) -> None:
         """Have events handed over behind those that were read already."""
         if self._hooks is not None:
             events = self._hooks.watching(events)

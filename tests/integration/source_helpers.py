@@ -69,10 +69,14 @@ async def take(source: PgoutputSource, count: int) -> list[Any]:
 
 
 def drop_slot_of(database: Database, slot: str) -> None:
-    """Take the slot away from under whoever streams from it, before it can be taken again."""
+    """Take the slot away from under whoever streams from it, before it can be taken again.
+
+    A walsender that has more to send than the socket takes ends when that was read.
+    """
     kill_walsenders(database)
     database.execute(
-        "do $$ begin for i in 1..1000 loop begin perform pg_drop_replication_slot("
-        f"'{slot}'); return; exception when object_in_use then perform pg_sleep(0.01);"
-        " end; end loop; end $$"
+        "do $$ begin for i in 1..2000 loop begin perform pg_drop_replication_slot("
+        f"'{slot}'); return; exception when object_in_use then perform pg_sleep(0.005),"
+        " pg_terminate_backend(active_pid) from pg_replication_slots where slot_name ="
+        f" '{slot}'; end; end loop; raise 'it is still in use'; end $$"
     )

@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL
 
 from realtime_core import ConfigError, PgoutputSource, Position, SlotInUseError
@@ -30,8 +32,9 @@ from realtime_core._cli.copy import make_target
 from realtime_core._cli.parser import main
 from realtime_core._copy import Copy
 from realtime_core.sources._described import create_publication, described_tables
-from realtime_core.targets import Target
+from realtime_core.targets import PostgresTarget, Target, TargetError
 from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.source_helpers import drop_slot_of
 from tests.integration.test_source_gaps import remove_wal
 from tests.integration.writers import writing
 from tests.waiting import eventually_sync
@@ -286,6 +289,7 @@ def test_tables_that_do_not_fit_are_named_with_each_reason(
     )
     shop.execute("create table notes (words text)")
     shop.execute("create table away (id int primary key)")
+    shop.execute("create table without (words text)")
     copied.execute(
         "create table orders (note text, id int, amount double precision, at date not null,"
         " paid boolean generated always as (note > 'a') stored, primary key (note))"
@@ -293,7 +297,7 @@ def test_tables_that_do_not_fit_are_named_with_each_reason(
     copied.execute("create table notes (words text)")
     assert said(tables="orders")[2] == ["error: --tables has 'orders', which is not schema.table"]
     assert said("public.gone")[2] == ["error: the source has no table public.gone"]
-    code, _, errors = said("public.notes", "public.away", "--dry-run")
+    code, _, errors = said("public.notes", "public.away", "public.without", "--dry-run")
     assert code == 2
     types = ("int", "double precision") if is_lite(copied) else ("integer", "double precision")
     assert sorted(errors) == [
@@ -307,6 +311,7 @@ def test_tables_that_do_not_fit_are_named_with_each_reason(
             ]
         ),
         "error: table public.notes has no primary key in the source: add one",
+        "error: table public.without has no primary key in the source: add one",
         "error: the primary key of table public.orders is (id), in the target (note)",
         "error: the source has no column 'at' of table public.orders, which is NOT NULL in the"
         " target: give it a default",
@@ -314,6 +319,55 @@ def test_tables_that_do_not_fit_are_named_with_each_reason(
         " key; in a SQLite file its name is without the schema",
         "error: the target makes the values of column 'paid' of table public.orders itself: let it"
         " take others",
+    ]
+
+
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
+def test_a_role_that_may_not_store_positions_is_told_what_it_lacks(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    for execute in (shop.execute, copied.execute):
+        execute(ORDERS)
+    role = unique_name("role")
+    copied.execute(f"create role {role} login; grant all on orders to {role}")
+    owner, copied.argument = copied.argument, make_conninfo(copied.argument, user=role)
+    try:
+        code, _, errors = said("--dry-run")
+        assert code == 2
+        assert errors == [
+            f'error: role "{role}" may not create the table "public".realtime_copy, where the'
+            f' target stores positions: run GRANT CREATE ON SCHEMA "public" TO "{role}" in the'
+            " target"
+        ]
+        with (
+            PostgresTarget(copied.argument, "one") as target,
+            pytest.raises(TargetError, match="may not create the table"),
+        ):
+            target.start()
+        # Somebody else may make it.
+        with PostgresTarget(owner, "one") as target:
+            target.start()
+        copied.execute(f"grant all on realtime_copy to {role}")
+        assert said("--dry-run")[0] == 0
+    finally:
+        copied.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
+def test_a_key_of_postgresql_that_takes_two_texts_for_the_same_is_refused(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    table = "create table orders (id text{0} primary key, note text{0})"
+    shop.execute(table.format(""))
+    copied.execute("create collation loose (locale = 'C')")
+    copied.execute(table.format(" collate loose"))
+    # Not every server is built with ICU, whose collations alone may be made so.
+    copied.execute("update pg_collation set collisdeterministic = false where collname = 'loose'")
+    code, _, errors = said()
+    assert code == 2
+    assert errors == [
+        "error: key column 'id' of table public.orders has collation loose in the target, which"
+        " takes different texts for the same, so that rows would become one: give it another"
     ]
 
 
@@ -358,7 +412,9 @@ def test_a_table_that_gets_a_column_ends_the_copy_until_the_target_has_it(
         eventually_sync(lambda: copied.execute(query) == [(1, None), (2, True)])
 
 
-def made_copy(shop: Database, copied: Copied) -> Callable[[], AbstractContextManager[Copy]]:
+def made_copy(
+    shop: Database, copied: Copied, *, overwrite: bool = False
+) -> Callable[[], AbstractContextManager[Copy]]:
     """Have a publication of the table orders; return a function that makes a copy of it."""
     tables = [("public", "orders")]
     found, _ = asyncio.run(described_tables(shop.dsn, shop.name, tables))
@@ -367,7 +423,7 @@ def made_copy(shop: Database, copied: Copied) -> Callable[[], AbstractContextMan
     @contextmanager
     def make() -> Iterator[Copy]:
         with make_target(copied.argument, shop.name, found) as target:
-            yield Copy(target, found, overwrite=False)
+            yield Copy(target, found, overwrite=overwrite)
 
     return make
 
@@ -474,6 +530,38 @@ def test_a_first_copy_within_one_server_survives_a_lost_connection(
             other.commit()
             count = "select count(*) from orders"
             eventually_sync(lambda: copied.execute(count) == [(20000,)], within=20)
+
+
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
+def test_a_gap_amid_a_transaction_within_one_server_is_overwritten(
+    shop: Database, copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime_core._copy._MOST_ROWS", 100)
+    for execute in (shop.execute, copied.execute):
+        execute(ORDERS)
+    make = made_copy(shop, copied, overwrite=True)
+    # Its own transaction is what the new snapshot would wait for, for ever.
+    end_of_it = (
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and application_name = 'realtime_copy'"
+    )
+    timer = threading.Timer(20, copied.execute, [end_of_it])
+    timer.start()
+    with make() as copy, closing(copy.follow(shop.dsn, None)) as following:
+        while copy.target.position is None:
+            next(following)
+        # More than the sockets take, so that the end is never sent.
+        many = "insert into orders select g, g, repeat('x', 10000) from generate_series(1, 2000) g"
+        shop.execute(many)
+        while not copy.target.changes:
+            next(following)
+        assert copied.execute("select count(*) from orders") == [(0,)]
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(drop_slot_of, shop, shop.name)
+            while copied.execute("select count(*) from orders") != [(2000,)]:
+                next(following)
+    timer.cancel()
+    assert copy.target.rows == 2000
 
 
 def test_a_table_that_has_left_the_publication_is_not_taken_for_copied(

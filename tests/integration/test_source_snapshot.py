@@ -32,7 +32,7 @@ from realtime_core import (
 from realtime_core.sources import _slot_checks, _snapshot_run
 from realtime_core.sources._sessions import copying_connection
 from tests.fix_postgres import Database, unique_name
-from tests.integration.source_helpers import insert, kill_walsenders, soon
+from tests.integration.source_helpers import drop_slot_of, insert, kill_walsenders, soon
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.every_postgres]
@@ -280,6 +280,32 @@ async def test_where_changes_may_be_lost_there_is_a_snapshot(table: Database) ->
         assert isinstance(await soon(anext(source)), SnapshotComplete)
         insert(table, 6)
         assert record_ids([await soon(anext(source))]) == [6]
+
+
+async def test_a_gap_amid_a_transaction_is_said_before_the_next_snapshot_is_taken(
+    table: Database,
+) -> None:
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot, snapshot="when_needed") as source:
+        assert await rows_of(source) == []
+        # More than the sockets take, so that the end is never sent.
+        many = "insert into item select n, repeat('x', 10000) from generate_series(1, 2000) n"
+        table.execute(many)
+        assert record_ids([await soon(anext(source))]) == [1]
+        with table.connect() as writer:
+            # As of a consumer's: the next slot waits for it.
+            writer.execute("begin; insert into item values (0, 'not committed')")
+            dropping = asyncio.create_task(asyncio.to_thread(drop_slot_of, table, slot))
+            while not isinstance(event := await soon(anext(source)), SnapshotBegin):
+                assert isinstance(event, Insert)
+            await dropping
+            assert event == SnapshotBegin((), GapReason.SLOT_MISSING)
+            writer.execute("rollback")
+        begin = await soon(anext(source))
+        assert isinstance(begin, SnapshotBegin)
+        assert len(begin.tables) == 1
+        assert begin.reason is GapReason.SLOT_MISSING
+        assert record_ids([await soon(anext(source)) for _ in range(2000)])[::1999] == [1, 2000]
 
 
 TYPES = """

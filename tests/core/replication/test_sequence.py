@@ -56,6 +56,21 @@ def test_what_is_repeated_after_a_break_is_dropped() -> None:
     assert (sequence.changes, sequence.transactions, sequence.last) == (6, 2, (200, 2))
 
 
+def test_a_transaction_is_open_until_its_commit_is_taken_also_after_a_break() -> None:
+    sequence, stream = Sequence(LSN(50), start=(90, 0)), transaction(100, 2)
+    assert not sequence.is_open
+    feed(sequence, stream[:2])
+    assert sequence.is_open
+    sequence.resume()
+    # The repetition may break off before it comes to where the first stream was.
+    feed(sequence, stream[:1])
+    assert sequence.is_open
+    feed(sequence, stream)
+    assert not sequence.is_open
+    feed(sequence, message(150))
+    assert not sequence.is_open
+
+
 def test_a_message_counts_with_its_own_lsn() -> None:
     sequence = Sequence(LSN(50))
     feed(sequence, [*message(100), *message(140)])
