@@ -280,7 +280,7 @@ class Target(abc.ABC):
         if relation is not former:
             plan = None
             if self._tables is not None and str(relation) not in self._tables:
-                logger.warning("table %s is not among those of copy %r", relation, self.name)
+                logger.info("table %s is not among those of copy %r", relation, self.name)
             else:
                 columns = self._columns(relation.schema, relation.table)
                 if problems := self._compare(relation, None, columns):

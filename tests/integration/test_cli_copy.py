@@ -655,6 +655,7 @@ def test_a_table_that_joins_the_publication_is_left_out_and_needs_all_copied_ane
     said: Callable[..., tuple[int, str, list[str]]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     shop.execute(f"{ORDERS}; {PAIRS}; insert into pairs values (1, 1)")
     for statement in (LITE_ORDERS if is_lite(copied) else ORDERS, PAIRS):
         copied.execute(statement)

@@ -262,6 +262,7 @@ def test_a_table_that_a_snapshot_lacks_is_an_error(lite: Callable[[str], SqliteT
 def test_a_table_that_was_not_named_is_left_out(
     lite: Callable[[str], SqliteTarget], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     target = lite("text")
     other = Relation(2, "public", "u", ReplicaIdentity.DEFAULT, T.columns)
     changes: list[Change] = [
