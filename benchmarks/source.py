@@ -5,8 +5,8 @@
 An embedded PostgreSQL writes 300,000 rows of six columns, in transactions of 1 to 1,000 rows.
 Each contender reads the same WAL, in a process of its own and in turns, from a copy of a slot
 that was made before: pg_recvlogical writes to /dev/null, psycopg2's replication cursor hands
-over raw bytes, ours the changes, of which no field is read, or (``raw``) rows as bytes, or
-(``sync``) the changes to a program without an event loop. A figure
+over raw bytes, ours the changes, of which no field is read, or (``raw``) rows as bytes, or changes
+(``sync``, ``sync_acknowledged``, ``sync_batches``) to a program without an event loop. A figure
 is the best of the rounds; a ratio is the best of the rounds' ratios, so it compares what ran side
 by side. On a machine with two cores or more the walsender decodes on one and the contender works
 on another: the wall clock then shows the slower of the two, CPU time what the contender alone
@@ -46,14 +46,14 @@ ROWS = 300_000
 PUBLICATION = "bench"
 
 STAGES = ("receive", "decode", "batches")
-WHOLE = ("raw", "events", "acknowledged", "transactions", "sync", "sync_acknowledged")
-OURS = (*STAGES, *WHOLE)
+SYNC = {"sync": "events", "sync_acknowledged": "acknowledged", "sync_batches": "batches"}
+"""What is read without an event loop, and what does the same with one."""
+OURS = (*STAGES, "raw", "events", "acknowledged", "transactions", *SYNC)
 
 FLOORS = {"pg_recvlogical": 1.3, "psycopg2": 1.0}
 """Ours may take so many times as long."""
 SYNC_FLOOR = 1.3
 """The CPU time without an event loop, by that with one."""
-SYNC = {"sync": "events", "sync_acknowledged": "acknowledged"}
 
 Passes = dict[str, list[dict[str, float]]]
 

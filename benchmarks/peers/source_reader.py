@@ -149,7 +149,15 @@ def sync_acknowledged(dsn: str, slot: str, publication: str, progress: Progress)
                 return
 
 
-SYNC_CASES = {function.__name__: function for function in (sync, sync_acknowledged)}
+def sync_batches(dsn: str, slot: str, publication: str, progress: Progress) -> None:
+    """The same, by batches."""
+    with PgoutputSource.sync(dsn, publications=[publication], slot=slot) as source:
+        for batch in source.batches():
+            if progress.rows(len(batch)):
+                return
+
+
+SYNC_CASES = {function.__name__: function for function in (sync, sync_acknowledged, sync_batches)}
 CASES: dict[str, Callable[[str, str, str, Progress], Coroutine[Any, Any, None]]] = {
     function.__name__: function
     for function in (receive, decode, batches, raw, events, acknowledged, transactions)

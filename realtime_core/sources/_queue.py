@@ -106,6 +106,13 @@ class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
             StopAsyncIteration: if no more events will come.
         """
 
+    def _is_at_hand(self) -> bool:
+        """Whether the next _fill() has events that have come, and will neither wait nor raise."""
+        return self._has_rest
+
+    def _look_away(self) -> None:
+        """Leave what comes where it is until the next _fill(), if that is worth a call."""
+
     @abc.abstractmethod
     def ack(self, upto: Acknowledgeable) -> None:
         """Acknowledge everything up to and including ``upto``."""

@@ -207,11 +207,15 @@ class ReplicationConnection(ReplicationSession):
     def _on_readable(self) -> None:
         if self._ready is None:
             # No read waits. The bytes stay in the socket, and TCP holds the server back.
-            self._unwatch()
+            self.unwatch()
             return
+        # This must not wait until the reader is resumed, or the event loop would find the socket
+        # readable once more.
+        self._consume()
+
+    def _consume(self) -> None:
+        """Take what has come to the socket."""
         try:
-            # This must not wait until the reader is resumed, or the event loop would find the
-            # socket readable once more.
             self._pgconn.consume_input()
             if self._encrypted:
                 # The TLS or GSSAPI library may have more bytes, for which the socket does not
@@ -222,11 +226,18 @@ class ReplicationConnection(ReplicationSession):
         self._may_hold = True
         self._take()
 
+    def glance(self) -> bool:
+        """Take what has come, without waiting; return whether a read would return it at once."""
+        if not self._arrivals.is_due:
+            self._consume()
+        return self._arrivals.is_due and bool(self._arrivals.payloads)
+
     def _wake(self) -> None:
         if self._ready is not None:
             self._ready.resume()
 
-    def _unwatch(self) -> None:
+    def unwatch(self) -> None:
+        """Let the event loop not watch the socket until the next read."""
         if self._watched is not None:
             self._loop.remove_reader(self._watched)
             self._watched = None
@@ -320,7 +331,7 @@ class ReplicationConnection(ReplicationSession):
             elif self._pgconn.get_result() is None:
                 break
         # From here on psycopg watches the socket.
-        self._unwatch()
+        self.unwatch()
         self._stop_writing()
         self._is_over, self._failure = False, None
         self._arrivals.take()
@@ -331,7 +342,7 @@ class ReplicationConnection(ReplicationSession):
     def close(self) -> None:
         """Close the connection at once."""
         self._stop_writing()
-        self._unwatch()
+        self.unwatch()
         self._arrivals.close()
         super().close()
 

@@ -253,6 +253,15 @@ class StreamSource(EventQueue[E]):
             self._rest = self._hooks.watching(self._rest)
         self._take_rest()
 
+    def _is_at_hand(self) -> bool:
+        if self._has_rest or self._live is None or self._history.skips.passed:
+            return self._has_rest
+        return self._live.connection.glance()
+
+    def _look_away(self) -> None:
+        if self._live is not None:
+            self._live.connection.unwatch()
+
     def _put_behind(self, events: Iterator[Event | SnapshotBegin]) -> None:
         """Have events handed over behind those that were read already."""
         if self._hooks is not None:

@@ -2,19 +2,15 @@
 
 Theory of operation. The source lives on a thread of its own, with an event loop, which connects,
 reads, sends status updates and closes. What has arrived is in the source's queue. The consumer's
-thread takes events out of the queue by the source's own ways of reading, which are coroutines: it
-runs them itself, and where one waits for more events, it has the source's thread fetch some. So the
-threads take turns, nothing is read ahead of the consumer but what one read of the socket has
-brought, and positions and acknowledgements are those of the source.
+thread takes events out of the queue (see :mod:`~realtime_core.sources._sync_reads`), and where it
+is empty, has the source's thread fetch some. So the threads take turns, no more is read ahead of
+the consumer than some hundred events, and positions and acknowledgements are those of the source.
 """
 
 from __future__ import annotations
 
-from asyncio import CancelledError
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from threading import get_ident
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
@@ -34,8 +30,9 @@ from ..positions import Position
 from ..records import Record
 from ._batches import BatchBounds
 from ._fans_out import SyncFansOut
-from ._loop_thread import Errand, LoopThread, StoppedError
+from ._loop_thread import LoopThread
 from ._reads import SyncSteps, pause
+from ._sync_reads import SyncReads
 from ._typed_rows import OnMisfit
 from .base import (
     Acknowledgeable,
@@ -60,7 +57,7 @@ _ACK_DELAY: Final = 0.02
 """Seconds until the source is told of an acknowledgement, and of those that follow meanwhile."""
 
 
-class SyncSource(SyncFansOut[E]):
+class SyncSource(SyncReads[E], SyncFansOut[E]):
     """Hands over the changes of a source to a program without an event loop.
 
     Each source makes one, with its own arguments::
@@ -71,8 +68,8 @@ class SyncSource(SyncFansOut[E]):
                 source.ack(change)
 
     Events, errors, positions and acknowledgements are those of the source, which runs on a thread
-    of its own: however long the consumer takes, the server gets its status updates. What is read
-    ahead of the consumer is what one read of the socket has brought.
+    of its own: however long the consumer takes, the server gets its status updates. Some hundred
+    events at most are decoded ahead of the consumer, if they have come already.
 
     * A source has one consumer, which may read events, batches and transactions in turn: each goes
       on where the last has stopped. Any thread may call :meth:`ack`, :meth:`stats`,
@@ -86,10 +83,6 @@ class SyncSource(SyncFansOut[E]):
         self._source = source
         # Runs the source; None before it was entered and after it was closed.
         self._thread: LoopThread | None = None
-        # The thread that is reading now.
-        self._reader: int | None = None
-        # Fetches events; None if the last read has seen it end.
-        self._errand: Errand | None = None
         # What was acknowledged last, by thread, if the source was not told yet.
         self._acks: dict[int, Acknowledgeable] = {}
         # Whether the source's thread will look at these soon.
@@ -172,34 +165,6 @@ class SyncSource(SyncFansOut[E]):
 
     # Reading
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> E:
-        """Return the next event, waiting for it.
-
-        Raises:
-            SourceError: if the stream cannot go on.
-            DecodeError: if the server sent what cannot be decoded.
-            StopIteration: after :meth:`close`.
-        """
-        return self._read(self._source._next_event(pause))
-
-    def next(self, timeout: float | None = None) -> E:
-        """Return the next event, waiting for it no longer than that.
-
-        Args:
-            timeout: the most seconds to wait; None for no bound, 0 for what is there already.
-
-        Raises:
-            TimeoutError: if none came in that time. Nothing is lost: the next read goes on.
-            SourceError: if the stream cannot go on.
-            DecodeError: if the server sent what cannot be decoded.
-            StopIteration: after :meth:`close`.
-        """
-        until = None if timeout is None else monotonic() + timeout
-        return self._read(self._source._next_event(pause), until)
-
     def batches(
         self,
         *,
@@ -270,66 +235,6 @@ class SyncSource(SyncFansOut[E]):
         """
         self._source.typed(classes, on_error=on_error)
         return self
-
-    def _read(self, step: Coroutine[float | None, bool | None, T], until: float | None = None) -> T:
-        """Run a step of the source's; where it waits for events, have some fetched."""
-        me = get_ident()
-        if self._reader is not None and self._reader != me:
-            step.close()
-            raise RuntimeError("a source has one consumer: two threads are reading from this one")
-        self._reader = me
-        try:
-            source = self._source
-            source._check_unshared()
-            if source._auto_ack and source._handed is not None:
-                self.ack(source._handed)
-            if self._errand is not None:
-                # A read was interrupted. Nothing may look at the queue while it is filled.
-                self._fetch(until)
-            collect_until = step.send(None)
-            while True:
-                collect_until = step.send(self._fetch(until, collect_until))
-        except StopIteration as done:
-            # Nothing is called any more, so nothing can interrupt this.
-            self._reader = None
-            result: T = done.value
-            return result
-        except BaseException as exc:
-            self._reader = None
-            step.close()
-            if isinstance(exc, StopAsyncIteration):
-                raise StopIteration from None
-            raise
-
-    def _fetch(self, until: float | None, collect_until: float | None = None) -> bool:
-        """Have events put into the queue, and wait; return whether some have come in time.
-
-        Args:
-            until: the time for TimeoutError; None for never.
-            collect_until: the time when no more events are wanted; None for never.
-        """
-        errand = self._errand
-        if errand is None:
-            if self._source._closed:
-                raise StopAsyncIteration
-            errand = self._errand = Errand(self._running(), partial(self._more, collect_until))
-        try:
-            if not errand.wait(None if until is None else until - monotonic()):
-                raise TimeoutError("no event has come in that time")
-        except StoppedError:
-            raise StopAsyncIteration from None
-        error = errand.error
-        if isinstance(error, CancelledError):
-            # The source was closed in a hurry.
-            error = StopAsyncIteration()
-        self._errand = None
-        if error is not None:
-            raise error
-        return errand.result
-
-    async def _more(self, until: float | None) -> bool:
-        self._tell_acks()
-        return await self._source._more(until)
 
     def backfill(
         self,

@@ -48,6 +48,10 @@ class Scripted(EventQueue):
     async def _connect(self) -> None:
         raise AssertionError("it is always connected")
 
+    @property
+    def _has_parts(self) -> bool:
+        return bool(self._parts)
+
     async def _fill(self) -> None:
         await self.may_go_on.wait()
         if not self._parts:

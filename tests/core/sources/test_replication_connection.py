@@ -65,7 +65,10 @@ class WalPgconn(EndingPgconn):
         return len(line) or -1, memoryview(line)
 
     def consume_input(self) -> None:
-        received = self._incoming.recv(65536)
+        try:
+            received = self._incoming.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         if not received:
             raise psycopg.OperationalError("server closed the connection unexpectedly")
         self._received += received
@@ -88,7 +91,7 @@ class WatchedConnection(ReplicationConnection):
         self._arrivals.expects_more = lambda message: message != last
 
     def stop_waiting(self) -> None:
-        self._unwatch()
+        self.unwatch()
         self._arrivals.close()
 
 
@@ -235,3 +238,19 @@ async def test_a_keepalive_waits_to_be_read_with_a_transaction() -> None:
         assert not reading.done()
         theirs.send(wal(b"B", b"C"))
         assert await reading == [keepalive, *lines(wal(b"B", b"C"))]
+
+
+async def test_a_glance_finds_what_a_read_would_return_at_once() -> None:
+    with streaming() as (connection, theirs):
+        assert not connection.glance()
+        theirs.send(wal(b"B", b"I"))
+        assert not connection.glance(), "the rest of the transaction is about to come"
+        theirs.send(wal(b"C"))
+        assert connection.glance()
+        assert connection.glance()
+        assert await connection.read() == lines(wal(b"B", b"I", b"C"))
+        assert not connection.glance()
+        theirs.close()
+        assert not connection.glance(), "a read would raise an error"
+        with pytest.raises(ConnectionLostError):
+            await connection.read()

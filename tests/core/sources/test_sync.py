@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from realtime_core import (
     SyncSource,
 )
 from realtime_core.sources._loop_thread import Errand, LoopThread, StoppedError
+from tests.core.sources.test_queue import Scripted, change
 from tests.waiting import eventually_sync
 
 
@@ -62,6 +64,67 @@ def test_changes_are_read_in_a_for_loop(database: MemoryDatabase, item: MemoryTa
     with opened(database) as source:
         item.insert(id=3)
         assert number(next(source)) == 3
+
+
+def test_a_change_that_has_come_costs_one_call(database: MemoryDatabase, item: MemoryTable) -> None:
+    calls: list[str] = []
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    with opened(database) as source:
+        with database.transaction():
+            for each in range(101):
+                item.insert(id=each)
+        assert number(next(source)) == 0
+        changes = []
+        sys.setprofile(count)
+        try:
+            for got in source:
+                changes.append(got)
+                if len(changes) == 100:
+                    break
+        finally:
+            sys.setprofile(None)
+    assert [number(got) for got in changes] == list(range(1, 101))
+    assert calls == ["__iter__", *["__next__"] * 100]
+
+
+class AtHand(Scripted):
+    """All parts of the script have come already."""
+
+    looked_away = 0
+
+    def _is_at_hand(self) -> bool:
+        return self._has_parts
+
+    def _look_away(self) -> None:
+        self.looked_away += 1
+
+
+@pytest.mark.parametrize(("parts", "errands"), [(3, 1), (40, 2), (100, 4)])
+def test_its_thread_is_woken_once_for_hundreds_of_changes(
+    monkeypatch: pytest.MonkeyPatch, parts: int, errands: int
+) -> None:
+    asked = []
+    soon = LoopThread.soon
+
+    def counted(thread: LoopThread, callback: Any) -> None:
+        asked.append(callback)
+        soon(thread, callback)
+
+    script = [[change(part, index) for index in range(10)] for part in range(parts)]
+    source = AtHand(*script)
+    with SyncSource(source) as reader:
+        monkeypatch.setattr(LoopThread, "soon", counted)
+        assert [reader.next() for _ in range(10 * parts)] == [
+            each for part in script for each in part
+        ]
+        assert len(asked) == errands
+        # With few changes the consumer is done before more can come.
+        assert source.looked_away == (parts * 10 >= 64) * errands
+        assert list(reader) == []
 
 
 def test_a_change_is_waited_for_no_longer_than_that(
