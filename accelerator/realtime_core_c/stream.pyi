@@ -3,7 +3,7 @@ from typing import Any
 
 class Messages(Iterator[bytes]):
     def __init__(
-        self, payloads: list[memoryview], refuse: Callable[[memoryview], object]
+        self, payloads: list[bytes | memoryview], refuse: Callable[[bytes | memoryview], object]
     ) -> None: ...
     def __next__(self) -> bytes: ...
 

@@ -34,7 +34,7 @@ cdef class Messages:
     """Does what ``messages`` of :mod:`realtime_core.sources._live_stream` says.
 
     Args:
-        payloads: the payloads of CopyData, as memoryviews.
+        payloads: the payloads of CopyData.
         refuse: called with a payload that is neither of the two messages; it raises the error.
     """
 

@@ -7,7 +7,7 @@ update. See "Streaming Replication Protocol" in the PostgreSQL documentation.
 from __future__ import annotations
 
 from struct import Struct, error
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -19,6 +19,7 @@ __all__ = [
     "TAG_XLOG_DATA",
     "XLOG_DATA_HEADER",
     "Keepalive",
+    "Payload",
     "XLogData",
     "format_status_update",
     "parse_copy_data",
@@ -28,6 +29,8 @@ __all__ = [
 _XLOG_HEADER: Final = Struct("!xQQq")
 _KEEPALIVE: Final = Struct("!xQqB")
 _STATUS: Final = Struct("!cQQQqB")
+Payload: TypeAlias = bytes | memoryview
+"""The payload of a CopyData message, as it was taken out of libpq."""
 TAG_XLOG_DATA: Final = ord("w")
 """First byte of an XLogData message."""
 XLOG_DATA_HEADER: Final = 25
@@ -61,7 +64,7 @@ class Keepalive:
     """Whether the server will soon close the connection unless it gets a status update."""
 
 
-def parse_copy_data(data: bytes | memoryview) -> XLogData | Keepalive:
+def parse_copy_data(data: Payload) -> XLogData | Keepalive:
     """Read one CopyData payload.
 
     Raises:
@@ -84,7 +87,7 @@ def parse_copy_data(data: bytes | memoryview) -> XLogData | Keepalive:
     raise DecodeError(f"unknown CopyData {chr(tag)!r}: the server speaks a newer protocol")
 
 
-def sent(data: bytes | memoryview) -> tuple[int, int]:
+def sent(data: Payload) -> tuple[int, int]:
     """Return how far the server had come when it sent a CopyData payload, and when that was.
 
     Returns:

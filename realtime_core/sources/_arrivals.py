@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from ..replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER
+from ..replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER, Payload
 
 __all__ = ["Arrivals", "ExpectsMore"]
 
@@ -44,7 +44,7 @@ class Arrivals:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.payloads: list[memoryview] = []
+        self.payloads: list[Payload] = []
         """The payloads. Append those that have come, and call :meth:`look` after the last one."""
         self.expects_more: ExpectsMore | None = None
         """The output plugin's function; None if there is none, and then nothing is waited for."""
@@ -70,7 +70,7 @@ class Arrivals:
         self.is_due = True
         self._wake()
 
-    def take(self) -> list[memoryview]:
+    def take(self) -> list[Payload]:
         """Return all payloads, perhaps none, and delete them here."""
         payloads, self.payloads = self.payloads, []
         self.is_due = False
@@ -89,7 +89,8 @@ class Arrivals:
         for payload in reversed(payloads):
             if payload[0] == TAG_XLOG_DATA:
                 return (
-                    not expects_more(payload[XLOG_DATA_HEADER:]) or sum(map(len, payloads)) >= _MUCH
+                    not expects_more(memoryview(payload)[XLOG_DATA_HEADER:])
+                    or sum(map(len, payloads)) >= _MUCH
                 )
             if payload[-1]:
                 # This is a keepalive that wants an answer, or no valid message at all.

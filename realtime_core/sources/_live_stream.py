@@ -20,6 +20,7 @@ from ..replication.protocol import (
     TAG_XLOG_DATA,
     XLOG_DATA_HEADER,
     Keepalive,
+    Payload,
     parse_copy_data,
 )
 from ._attach import AttachedStream
@@ -95,7 +96,7 @@ class LiveStream:
         has_changes = self._sequence.changes > self._changes_before
         return has_changes or self._loop.time() - self._began_at > _STABLE
 
-    def take(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
+    def take(self, payloads: list[Payload]) -> Iterator[Event | RawRows | None]:
         """Take the payloads that a read of the connection has returned.
 
         Returns:
@@ -110,7 +111,7 @@ class LiveStream:
         return self._events(payloads) if last < 0 else self._with_keepalive(payloads, last)
 
     def _with_keepalive(
-        self, payloads: list[memoryview], last: int
+        self, payloads: list[Payload], last: int
     ) -> Iterator[Event | RawRows | None]:
         behind = payloads[last + 1 :]
         yield from self._events(payloads[:last])
@@ -119,7 +120,7 @@ class LiveStream:
             yield from self._keepalive(message)
         yield from self._events(behind)
 
-    def _events(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
+    def _events(self, payloads: list[Payload]) -> Iterator[Event | RawRows | None]:
         events = self._decoder.decode(_messages(payloads))
         sequence = self._sequence
         accept = self._history.accepting(sequence)
@@ -195,7 +196,7 @@ def _accepted(
         yield event if accept(event) else None
 
 
-def _messages(payloads: list[memoryview]) -> Iterator[bytes]:
+def _messages(payloads: list[Payload]) -> Iterator[bytes]:
     """Yield the output plugin's messages, without the keepalives among them; empty the list.
 
     What was read is freed as it is decoded: so fewer objects are alive at a time than make Python
@@ -208,7 +209,7 @@ def _messages(payloads: list[memoryview]) -> Iterator[bytes]:
     return _popped(payloads)
 
 
-def _popped(payloads: list[memoryview]) -> Iterator[bytes]:
+def _popped(payloads: list[Payload]) -> Iterator[bytes]:
     payloads.reverse()
     while payloads:
         payload = payloads.pop()

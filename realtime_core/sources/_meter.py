@@ -7,7 +7,7 @@ from datetime import timedelta
 from ..changes import Idle
 from ..lsn import LSN
 from ..positions import StreamIdentity
-from ..replication.protocol import TAG_XLOG_DATA, sent
+from ..replication.protocol import TAG_XLOG_DATA, Payload, sent
 from ..replication.sequence import Sequence
 from ..snapshot import SnapshotComplete
 from ._feedback import EPOCH
@@ -41,7 +41,7 @@ class Meter:
         self._server_time = 0
         self._caught_up = True
 
-    def read(self, payloads: list[memoryview]) -> None:
+    def read(self, payloads: list[Payload]) -> None:
         """Note the payloads of one read."""
         if payloads:
             self._bytes += sum(map(len, payloads))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from typing import Any, Final
 
 import psycopg
@@ -25,7 +26,9 @@ from ..changes import GapReason
 from ..errors import ConnectionLostError, SlotLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
+from ..replication.protocol import Payload
 from ._arrivals import Arrivals, ExpectsMore
+from ._copy_data import taker
 from ._postgres_errors import translate
 from ._sessions import ReplicationSession, break_off
 from .prompt_future import PromptFuture
@@ -75,8 +78,12 @@ class ReplicationConnection(ReplicationSession):
         self._last_sent = b""
         # The text of PostgreSQL 18's warning that it skips a publication, if it ends the stream.
         self._skipped: str | None = None
+        # How many payloads waited to be read when that warning came.
+        self._before_skipped = 0
         # Whether that warning does not end the stream.
         self._ignores_missing_publications = False
+        # Takes the messages that have come out of libpq.
+        self._take_copy_data = taker(self._pgconn)
         # The messages that no read has returned yet.
         self._arrivals = Arrivals(self._wake)
         # Whether the bytes of the socket are encrypted.
@@ -118,7 +125,7 @@ class ReplicationConnection(ReplicationSession):
         if results[-1].status != ExecStatus.COPY_BOTH:
             raise translate(psycopg.errors.error_from_result(results[-1]), self._slot)
 
-    async def read(self) -> list[memoryview]:
+    async def read(self) -> list[Payload]:
         """Wait for CopyData payloads, and return those that have come: at least one.
 
         Small transactions are returned as a whole. Cancelling a read loses nothing.
@@ -145,27 +152,25 @@ class ReplicationConnection(ReplicationSession):
         if arrivals.is_due:
             arrivals.hurry()
             return
-        payloads, get_copy_data = arrivals.payloads, self._pgconn.get_copy_data
+        payloads = arrivals.payloads
+        if self._skipped is not None:
+            self._before_skipped = len(payloads)
         try:
-            while not self._is_over:
-                size, data = get_copy_data(1)
-                if self._skipped is not None:
-                    # The warning has come before this payload, which lies behind the gap.
-                    self._is_over = size < 0
-                    break
-                if size > 0:
-                    payloads.append(data)
-                elif size == 0 and self._failure is None:
-                    self._may_hold = False
-                    if payloads:
-                        arrivals.look()
-                    return
-                else:
-                    # The stream has ended, which libpq reports only once. The payloads that came
-                    # before are returned first.
-                    self._is_over = True
+            status = -1 if self._is_over else self._take_copy_data(payloads, sys.maxsize)
         except psycopg.Error as exc:
             self._is_over, self._failure = True, exc
+        else:
+            if status == 0 and self._failure is None and self._skipped is None:
+                self._may_hold = False
+                if payloads:
+                    arrivals.look()
+                return
+            # The stream has ended, which libpq reports only once. The payloads that came before are
+            # returned first.
+            self._is_over = status < 0 or self._failure is not None
+        if self._skipped is not None:
+            # What came behind the warning lies behind the gap.
+            del payloads[self._before_skipped :]
         arrivals.hurry()
 
     def _raise_end(self) -> None:
@@ -353,3 +358,4 @@ class ReplicationConnection(ReplicationSession):
         is_skipped = (notice.sqlstate, notice.source_file) == _SKIPPED_PUBLICATION
         if is_skipped and not self._ignores_missing_publications:
             self._skipped = notice.message_primary
+            self._before_skipped = len(self._arrivals.payloads)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
 import psycopg
 import pytest
 
-from realtime_core.errors import ConnectionLostError
+from realtime_core.errors import ConnectionLostError, SlotLostError
 from realtime_core.sources._replication_connection import ReplicationConnection
 
 
@@ -74,6 +74,27 @@ class WalPgconn(EndingPgconn):
         self._received += received
 
 
+class WarningPgconn(WalPgconn):
+    """A line of an exclamation mark is a notice, which comes before the next CopyData."""
+
+    def get_copy_data(self, _: int) -> tuple[int, memoryview]:
+        size, line = super().get_copy_data(1)
+        if line != b"!":
+            return size, line
+        assert self.warn is not None
+        self.warn(
+            Mock(
+                severity_nonlocalized="WARNING",
+                sqlstate="55000",
+                source_file="pgoutput.c",
+                message_primary="skipped loading publication",
+            )
+        )
+        return super().get_copy_data(1)
+
+    warn: Callable[[Any], None] | None = None
+
+
 class WatchedConnection(ReplicationConnection):
     """A connection that shows what it waits for."""
 
@@ -104,6 +125,7 @@ def connected(
     with ours, theirs:
         psycopg_connection: Any = Mock(pgconn=pgconn(ours))
         connection = WatchedConnection(psycopg_connection, "etl")
+        (psycopg_connection.pgconn.warn,) = psycopg_connection.add_notice_handler.call_args.args
         yield connection, ours, theirs
         connection.stop_waiting()
 
@@ -225,6 +247,17 @@ async def test_what_came_before_the_end_of_the_stream_is_read_first(end: bytes |
             theirs.send(end + b"CommandComplete")
         assert await reading == lines(wal(b"B", b"I"))
         with pytest.raises(ConnectionLostError):
+            await connection.read()
+
+
+async def test_what_comes_behind_the_warning_that_changes_are_left_out_is_not_read() -> None:
+    with connected(WarningPgconn) as (connection, _, theirs):
+        reading = asyncio.create_task(connection.read())
+        await turns()
+        theirs.send(wal(b"I", b"C") + b"!\n" + wal(b"B", b"I"))
+        assert await reading == lines(wal(b"I", b"C"))
+        theirs.send(wal(b"C"))
+        with pytest.raises(SlotLostError, match="skipped loading publication"):
             await connection.read()
 
 
