@@ -169,6 +169,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_core.pgoutput.change_decoder",
         "realtime_core.sources._copy_data",
         "realtime_core.sources._live_stream",
+        "realtime_core.sources._queue",
         "realtime_core.types.python_values",
     ),
     "uvloop": ("realtime_server.cli",),

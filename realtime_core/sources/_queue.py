@@ -23,6 +23,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
+from .._implementation import IMPLEMENTATION
 from ..changes import Begin, Change, Commit, Event
 from ..errors import RealtimeError
 from ..positions import Position
@@ -361,3 +362,9 @@ class EventQueue(ReadsTransactions[E], FansOut[E], MakesSync):
     def _ack_handed(self) -> None:
         if self._handed is not None:
             self.ack(self._handed)
+
+
+if IMPLEMENTATION == "c":
+    from realtime_core_c.steps import next_event
+
+    EventQueue.__anext__ = next_event  # type: ignore[method-assign]

@@ -65,7 +65,9 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "realtime_core_c.rows", None)
 
 
-@pytest.mark.parametrize("missing", ["changes", "copy_data", "loaders", "stream", "values"])
+@pytest.mark.parametrize(
+    "missing", ["changes", "copy_data", "loaders", "steps", "stream", "values"]
+)
 def test_one_of_which_a_part_is_missing_is_not_used(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +75,9 @@ def test_one_of_which_a_part_is_missing_is_not_used(
     package = ModuleType("realtime_core_c")
     package.__version__ = __version__  # type: ignore[attr-defined]
     package.__path__ = [str(tmp_path)]
-    for name in {"changes", "copy_data", "loaders", "rows", "stream", "values"} - {missing}:
+    for name in {"changes", "copy_data", "loaders", "rows", "steps", "stream", "values"} - {
+        missing
+    }:
         (tmp_path / f"{name}.py").touch()
     for name in list(sys.modules):
         if name.startswith("realtime_core_c"):
