@@ -26,6 +26,7 @@ TESTS = (
     "tests/core/sources/test_copy_data.py",
     "tests/core/sources/test_live_stream.py",
     "tests/core/sources/test_queue.py",
+    "tests/core/sources/test_replication_connection.py",
     "tests/core/test_records.py",
     "tests/fuzz/test_fuzz_pgoutput.py",
     "tests/property/test_pgoutput.py::test_any_bytes_are_a_message_or_a_decode_error",
