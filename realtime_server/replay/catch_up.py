@@ -107,6 +107,8 @@ class CatchUp:
         self._failure_lines = LineLimit()
         self.on_add: Callable[[Place], None] = lambda place: None
         """Called with the place of each channel that is added."""
+        self.on_written: Callable[[Subscription, Place], None] = lambda subscription, place: None
+        """Called when everything up to a place was just written to a channel of a round."""
         self._changes = self._duplicates_possible = 0
 
     @property
@@ -323,6 +325,8 @@ class CatchUp:
                 self._queue.put_held(member, published.may_go_on)
         one.place = place
         if events:
+            for subscription in one.members:
+                self.on_written(subscription, place)
             self._set_apart(one, published.costly)
             if published.is_last:
                 raise asyncio.CancelledError

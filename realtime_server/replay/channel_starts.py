@@ -81,6 +81,7 @@ class ChannelStarts:
             on_lost=self._on_lost,
         )
         """Bring channels up to now."""
+        self.catch_up.on_written = standings.note_written
         self._liveness_checks = LivenessChecks(
             memberships.others, _charge, self._ask, self._decide, on_failure=self._fail
         )

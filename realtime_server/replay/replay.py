@@ -380,7 +380,7 @@ class Replay:
         for _ in self.needs.looking():
             await turn.give_way()
         now, highest = self.proofs.clock(), self.needs.highest_proven
-        for _ in self._standings.settling(self.catch_up.place_of, now, highest=highest):
+        for _ in self._standings.settling(now, highest=highest):
             await turn.give_way()
         self._notices.log_gaps()
         if self._continuity is not None:

@@ -101,6 +101,12 @@ class Standings:
         """Return the standing of a channel; None if the channel has ended or has no key."""
         return self._by_subscription.get(subscription)
 
+    def note_written(self, subscription: Subscription, place: Place) -> None:
+        """Note that everything up to a place was just written to a channel that is in a round."""
+        standing = self._by_subscription.get(subscription)
+        if standing is not None:
+            standing.note(place)
+
     def place(self, member: Membership) -> Place:
         """Return the place up to which a membership's client has everything."""
         return self._by_member[member].place(self._live)
@@ -124,21 +130,13 @@ class Standings:
         """Return whether a standing has followed from its connection's proofs for long enough."""
         return standing not in self._unsettled
 
-    def settling(
-        self,
-        written: Callable[[Subscription], Place | None],
-        now: float,
-        *,
-        highest: Place = BEFORE,
-    ) -> Iterator[None]:
+    def settling(self, now: float, *, highest: Place = BEFORE) -> Iterator[None]:
         """Look at each standing that is not settled, in steps: others may run in between.
 
-        What a round has written to its channel is noted. A standing is settled once it has followed
-        from the proofs of its connection for ``LASTS`` seconds.
+        A standing is settled once it has followed from the proofs of its connection for ``LASTS``
+        seconds.
 
         Args:
-            written: returns the place up to which everything was written to a channel that is in a
-                round; None for other channels.
             now: seconds of the clock by which channels are joined.
             highest: the highest place that all settled standings were found to have. A channel
                 whose connection was not waited for may be below.
@@ -159,8 +157,6 @@ class Standings:
                     self.on_change(standing)
             elif standing.is_settled and standing.place(self._live) >= highest:
                 self._unsettled[standing] = now
-            elif (place := written(standing.subscription)) is not None:
-                standing.note(place)
             if standing in self._unsettled and standing.note_lasting(self._live, now):
                 self.on_change(standing)
         for count, standing in enumerate(list(self._unsure), 1):

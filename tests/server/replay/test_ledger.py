@@ -301,7 +301,7 @@ def test_who_has_proven_to_know_of_a_gap_is_not_told_again() -> None:
     connection = cast(Any, standing.proof)
     connection.proven = connection.sure = connection.written
     for now in (0.0, 0.0, LASTS):
-        for _ in world.standings.settling(lambda subscription: None, now):
+        for _ in world.standings.settling(now):
             pass
     pass_on(world, there)
     [member] = there.find(KEY.digest)
@@ -315,7 +315,8 @@ def test_others_learn_soon_how_far_a_client_has_caught_up() -> None:
     found = []
     for now, written, proven in ((0.0, 3, 0), (1.0, 5, 1), (LASTS, 7, 2), (2 * LASTS, 9, 3)):
         connection.written, connection.proven = proven + 1, proven
-        for _ in world.standings.settling(lambda subscription: (written, 0), now):  # noqa: B023 (called here)
+        world.standings.note_written(standing.subscription, (written, 0))
+        for _ in world.standings.settling(now):
             pass
         pass_on(world, there)
         [member] = there.find(KEY.digest)
@@ -339,7 +340,8 @@ def test_what_others_learn_of_a_client_that_catches_up_is_as_old_as_it_has_to_be
     for step in range(1, 3 * steps):
         now = step * LASTS / steps
         connection.written, connection.proven = step, step - 1
-        for _ in world.standings.settling(lambda subscription: (step, 0), now):  # noqa: B023 (called here)
+        world.standings.note_written(standing.subscription, (step, 0))
+        for _ in world.standings.settling(now):
             pass
         pass_on(world, there)
         [member] = there.find(KEY.digest)
@@ -351,7 +353,7 @@ def test_where_a_channel_stood_while_it_waited_says_nothing_of_where_it_goes_on(
     world, there = World(), journal_of(2)
     standing = world.join()
     for now in (0.0, LASTS, 2 * LASTS, 3 * LASTS):
-        for _ in world.standings.settling(lambda subscription: None, now):
+        for _ in world.standings.settling(now):
             pass
         if now == LASTS:
             # A process that begins has found its former channel in the journal.
@@ -370,7 +372,7 @@ def test_others_learn_soon_that_a_client_which_catches_up_has_read_that_it_begin
     for now, proven, is_anew in ((0.0, 0, True), (1.0, 1, True), (1.0 + LASTS, 1, False)):
         # A page may be a little behind its browser, which has answered.
         connection.proven = proven
-        for _ in world.standings.settling(lambda subscription: None, now):
+        for _ in world.standings.settling(now):
             pass
         pass_on(world, there)
         [member] = there.find(KEY.digest)

@@ -14,7 +14,7 @@ from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
 from realtime_server.fanout.hub import Hub
 from realtime_server.phoenix.actions import Departure
-from realtime_server.replay import guarded_replay, liveness_checks
+from realtime_server.replay import catch_up, guarded_replay, liveness_checks
 from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.lost_reasons import LostReason
@@ -57,6 +57,25 @@ async def test_a_client_that_comes_back_gets_what_it_missed(stage: Stage) -> Non
     assert client.come().resumed
     await running(stage, lambda: client.ids == [1, 2])
     assert client.gaps == []
+
+
+async def test_who_is_lost_while_it_catches_up_goes_on_behind_the_last_step_it_has_proven(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_up, "_STEP", 1)
+    client = Client(stage)
+    client.come()
+    client.leave()
+    for number in range(1, 5):
+        stage.publish(*batch(16 * number, number))
+    client.come()
+    await running(stage, lambda: client.ids == [1, 2, 3, 4])
+    # It was asked behind the first one.
+    assert len(client.pings) == 1
+    client.prove()
+    client.leave()
+    client.come()
+    await running(stage, lambda: client.ids == [1, 2, 3, 4, 2, 3, 4])
 
 
 async def test_who_went_on_behind_its_place_is_told_late(stage: Stage) -> None:
