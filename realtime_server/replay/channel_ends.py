@@ -54,7 +54,7 @@ class ChannelEnds:
         self._standings = standings
         self._parking = parking
         self._clock = clock
-        channel_starts.on_gone = self._leave_absence
+        channel_starts.held.on_gone = self._leave_absence
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
         """End a channel, and keep for its client what the client needs to come back.
@@ -70,7 +70,7 @@ class ChannelEnds:
             self._hub.unsubscribe(subscription)
             return
         standing.written = written = self._written(standing)
-        standing.was_held = self._channel_starts.is_held(standing.member)
+        standing.was_held = self._channel_starts.held.has(standing.member)
         now, has_left = self._clock(), how is Departure.LEFT
         self._note_what_is_known(standing, now)
         gave_up = standing.may_be_given_up(now)
@@ -155,7 +155,7 @@ class ChannelEnds:
     def _depart(self, standing: Standing, how: Departure) -> None:
         if how is not Departure.LOST:
             self.forget(standing)
-        elif not (standing.was_held and self._channel_starts.put_off(standing)):
+        elif not (standing.was_held and self._channel_starts.held.put_off(standing)):
             self._leave_absence(standing)
 
     def _note_what_is_known(self, standing: Standing, now: float) -> None:

@@ -14,12 +14,12 @@ from typing import Final
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
-from ..fanout.turns import Turn
 from .catch_up import CatchUp
 from .change_log import ChangeLog
+from .held_channels import HeldChannels
 from .liveness_checks import LivenessChecks
 from .lost_reasons import LostReason
-from .membership import FIRST_REF, Choice, Membership
+from .membership import Choice, Membership
 from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start
 from .places import Place
@@ -31,9 +31,6 @@ from .visit import Visit
 __all__ = ["ChannelStarts", "OnStart"]
 
 logger = logging.getLogger("realtime.replay")
-
-_MOST_GONE: Final = 10_000
-"""Channels that are remembered of those that have ended before the journal was known."""
 
 _ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST)
 
@@ -91,14 +88,8 @@ class ChannelStarts:
         self._starting: dict[Membership, OnStart] = {}
         # The membership that is being entered right now, and has not waited.
         self._joining: Membership | None = None
-        # The channels that wait until the journal is known; None once it is.
-        self._held: dict[Membership, Standing] | None = None
-        # The channels whose connections were lost while they waited.
-        self._gone: dict[Standing, None] = {}
-        self.on_gone: Callable[[Standing], None] = lambda standing: None
-        """Called, when the journal is known, with each channel that :meth:`put_off` has taken."""
-        # Whether those need not wait that join with their first message.
-        self._releases_new = False
+        self.held = HeldChannels(self._liveness_checks.add, self._may_be_elsewhere)
+        """The channels that wait until the journal says where their clients have been."""
         self.epoch = log.epoch
         """The epoch of the log to whose stream places belong."""
         self.resumed = 0
@@ -121,68 +112,9 @@ class ChannelStarts:
         """How often a round, a liveness check or a decision has failed because of a bug."""
         return self.failed + self.catch_up.failures + self._liveness_checks.failures
 
-    def hold(self) -> None:
-        """Delay the start of channels that may go on from former ones, until :meth:`release`."""
-        self._held = {}
-
-    async def release_new(self, place: Place) -> None:
-        """Start the delayed channels whose clients have just begun, which the refs of their joins
-        show.
-
-        Args:
-            place: the place at which they begin.
-        """
-        self._releases_new = True
-        turn = Turn()
-        for member, standing in list((self._held or {}).items()):
-            if member.ref == FIRST_REF:
-                self._release(member, standing, place)
-                await turn.give_way()
-
-    async def release(self, place: Place) -> None:
-        """Start the channels that :meth:`hold` has delayed.
-
-        Args:
-            place: the place at which channels begin that go on from no former one.
-        """
-        turn = Turn()
-        # Channels that come meanwhile wait behind the others.
-        while self._held or self._gone:
-            while self._gone:
-                # Who has come back since waits behind them.
-                standing = next(iter(self._gone))
-                del self._gone[standing]
-                standing.go_on(max(standing.began, place))
-                self.on_gone(standing)
-                await turn.give_way()
-            for member, standing in list((self._held or {}).items()):
-                self._release(member, standing, place)
-                await turn.give_way()
-        self._held = None
-
-    def _release(self, member: Membership, standing: Standing, place: Place) -> None:
-        """Let a channel begin, if it still waits."""
-        if self._held is not None and self._held.pop(member, None) is not None:
-            standing.go_on(max(standing.began, place))
-            self._liveness_checks.add(member)
-
-    def is_held(self, member: Membership) -> bool:
-        """Return whether a channel waits for the journal, and so has got nothing yet."""
-        return self._held is not None and member in self._held
-
-    def put_off(self, standing: Standing) -> bool:
-        """Have :attr:`on_gone` called with a channel that has ended while it waited, as soon as the
-        journal says whether the channel would have gone on from another; return whether that is
-        still to come."""
-        if self._held is None or len(self._gone) >= _MOST_GONE:
-            return False
-        self._gone[standing] = None
-        return True
-
     def cancel(self, member: Membership) -> None:
         """Do not start a channel any more, because it has ended."""
-        if self._held is not None:
-            self._held.pop(member, None)
+        self.held.discard(member)
         self._liveness_checks.remove(member)
         self._starting.pop(member, None)
 
@@ -196,7 +128,8 @@ class ChannelStarts:
         """Start a waiting channel in the live hub, because its new token does not tell whose it
         is."""
         # It cannot go on from what a former process has left, so it begins now.
-        place = self.catch_up.handed if self.is_held(standing.member) else standing.began
+        is_early = self.held.is_early(standing.member)
+        place = self.catch_up.handed if is_early else standing.began
         on_start = self._starting[standing.member]
         self.cancel(standing.member)
         self.fresh += 1
@@ -211,14 +144,15 @@ class ChannelStarts:
             on_start: called once, before anything is sent to the channel.
         """
         self._starting[standing.member] = on_start
-        is_new = self._releases_new and standing.member.ref == FIRST_REF
-        if self._held is None or is_new:
+        if not self.held.take(standing):
             # A channel of a connection that has left it before may have waited since then.
             self._joining = standing.member if standing.began == self.catch_up.handed else None
             self._liveness_checks.add(standing.member)
             self._joining = None
-        else:
-            self._held[standing.member] = standing
+
+    def _may_be_elsewhere(self, member: Membership) -> bool:
+        """Return whether a channel's client may have been at another process."""
+        return member.key.is_exact or bool(self._memberships.absences.elsewhere(member.key))
 
     def succeed(self, standing: Standing, parked: Standing, on_start: OnStart) -> None:
         """Begin a channel where another channel of the same connection ended.

@@ -86,7 +86,9 @@ class Continuity:
         self._has_passed_end = asyncio.Event()
         self.is_restored = False
         """Whether everything was read that the past has of the changes that were missed."""
-        channel_starts.hold()
+        channel_starts.held.marks = durable
+        channel_starts.held.hold()
+        durable.on_read = channel_starts.held.look
 
     def note_gaps(self, batch: Sequence[Event]) -> None:
         """Count a batch's gaps before the batch is published.
@@ -134,6 +136,7 @@ class Continuity:
             group.create_task(self._begin())
             group.create_task(self._begin_new())
             group.create_task(self.durable.run(reached))
+            group.create_task(self._channel_starts.held.run())
 
     def _note_start(self) -> None:
         if self._start is None:
@@ -179,7 +182,7 @@ class Continuity:
             await self.durable.caught_up.wait()
         if self._left_out:
             await self.durable.end_slots(self._left_out)
-        await self._channel_starts.release(max((end, -1), self._log.floor))
+        await self._channel_starts.held.release(max((end, -1), self._log.floor))
 
     def _look_for_end(self) -> None:
         if self._end is not None and self._come >= self._end:
@@ -191,7 +194,7 @@ class Continuity:
         assert self._end is not None
         assert self._start is not None
         # The slot may have been made after the end of the WAL was asked for.
-        await self._channel_starts.release_new(max((self._end, -1), self._start))
+        await self._channel_starts.held.release_new(max((self._end, -1), self._start))
 
     async def _restore(self, start: Place) -> None:
         """Put the changes of the past into the log, before those of the stream."""

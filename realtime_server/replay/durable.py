@@ -86,6 +86,9 @@ class Durable:
         self.restored_from: Place | None = None
         """The place behind which everything was read from the past; None if nothing was, or not
         all."""
+        self.on_read: Callable[[], None] = lambda: None
+        """Called when more of the journal was read."""
+        self._reader.on_read = lambda: self.on_read()
         # Set when everything was read that is older than the main stream.
         self._is_restored = asyncio.Event()
         journal.on_boot = self._boot_seen
@@ -94,6 +97,22 @@ class Durable:
     def journal_bytes(self) -> int:
         """Bytes of the records that were written."""
         return self._messages.bytes
+
+    @property
+    def heard(self) -> int:
+        """The number of the last record of this process that was read."""
+        return self.journal.heard
+
+    @property
+    def has_company(self) -> bool:
+        """Whether other processes write into the journal."""
+        return len(set(self.journal.writers)) > 1
+
+    def mark(self) -> int:
+        """Have a record written soon; return its number. What is in the journal by now was read
+        when it was."""
+        self._writer.mark()
+        return self.journal.number + 1
 
     # While the server runs
 
@@ -214,7 +233,7 @@ class Durable:
                     needed,
                     self._tell_all,
                     journal.has_channels,
-                    self._writer.snapshot_bytes * journal.processes,
+                    self._writer.snapshot_bytes * len(journal.writers),
                 )
             )
             await asyncio.sleep(min(self._window / 10, _INTERVAL))

@@ -101,8 +101,7 @@ class Journal:
         self.on_new: Callable[[bytes], None] = lambda key: None
         """Is called with the key of each channel of another process that becomes known."""
         self.on_shared: Callable[[bytes], None] = lambda key: None
-        """Is called with each key of which another process has found that several clients have
-        it."""
+        """Is called with each key that another process has found several clients to have."""
         self.on_place_taken: Callable[[PlaceTaken], None] = lambda places: None
         """Is called with the places of a key that may have been taken by others."""
         self.places_taken: Callable[[], Iterable[PlaceTaken]] = lambda: ()
@@ -158,9 +157,14 @@ class Journal:
     # What happens here
 
     @property
+    def number(self) -> int:
+        """The number of the last record of this process, also if it is just being written."""
+        return self._own.number
+
+    @property
     def is_heard(self) -> bool:
-        """Whether the last record of this process was read, also if it is just being written."""
-        return self.heard >= self._own.number
+        """Whether that record was read."""
+        return self.heard >= self.number
 
     @property
     def is_due(self) -> bool:
@@ -356,8 +360,7 @@ class Journal:
     # What the others are told
 
     def told_low(self) -> Place | None:
-        """Return the place from which others take the joined channels of this process to go on,
-        but for those of :meth:`told_open`; None: there are none."""
+        """See :meth:`.OwnProcess.told_low`."""
         return self._own.told_low()
 
     def told_open(self) -> Iterator[Place]:
@@ -375,9 +378,9 @@ class Journal:
         return self._others.slots
 
     @property
-    def processes(self) -> int:
-        """How many processes have written lately, this one included."""
-        return 1 + self._others.processes
+    def writers(self) -> list[bytes]:
+        """The slots of the processes that have written lately, of this one first."""
+        return [self._seal.slot, *self._others.writers]
 
     def tidying(self) -> Iterator[None]:
         """Note, in steps, that processes have ended which have written nothing for a day, and give

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from realtime_core import LogicalMessage
@@ -47,6 +47,8 @@ class JournalReader:
         self._journal = journal
         self.caught_up = asyncio.Event()
         """Set when the journal is known up to when this process has got its slot."""
+        self.on_read: Callable[[], None] = lambda: None
+        """Called when a message was read that has come through the main stream."""
         self._has_said_unknown = False
         # What has come through the main stream.
         self._waiting: deque[Part] = deque()
@@ -147,3 +149,4 @@ class JournalReader:
             )
         if journal.booted_at >= 0 and journal.heard >= journal.booted_at:
             self.caught_up.set()
+        self.on_read()

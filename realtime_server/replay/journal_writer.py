@@ -119,6 +119,8 @@ class JournalWriter:
         self._snapshot_due = False
         self._is_asked = False
         self._boot_due = True
+        # Whether somebody waits until the next record is read.
+        self._mark_due = False
         # Behind which message of the stream everything is published, which message has come, and
         # which one had when another process last began.
         self._published = self._come = self._asked_behind = LSN(0)
@@ -157,6 +159,10 @@ class JournalWriter:
     def tell_and_ask(self) -> None:
         """Write soon what a process does that begins: it tells all it knows, and so do others."""
         self._boot_due = True
+
+    def mark(self) -> None:
+        """Write a record soon, as somebody waits until it is read."""
+        self._mark_due = True
 
     def begin_anew(self) -> None:
         """Forget the places of the former stream, which cannot be compared with those of this
@@ -259,7 +265,8 @@ class JournalWriter:
             self._is_asked, self._snapshot_due = False, True
         if self._snapshot_due or self._boot_due or self._journal.needs_snapshot:
             return may_tell_all
-        return self._journal.is_due or now - self._written_at > _SIGN_OF_LIFE
+        is_silent = now - self._written_at > _SIGN_OF_LIFE
+        return self._journal.is_due or self._mark_due or is_silent
 
     # How it is written
 
@@ -293,6 +300,7 @@ class JournalWriter:
                         pass
                     self._note_places(passed, is_snapshot=snapshot)
                     all_of_it = boot or snapshot or self._journal.needs_snapshot
+                    flush, self._mark_due = flush or self._mark_due, False
                     parts = self._journal.write(boot=boot, snapshot=snapshot)
                     await self._messages.write(parts, flush=flush)
                 is_whole = True

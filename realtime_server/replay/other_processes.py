@@ -98,9 +98,9 @@ class OtherProcesses:
         self._taken = TakenChannels()
 
     @property
-    def processes(self) -> int:
-        """How many other server processes have written into the journal lately."""
-        return sum(not process.is_silent for process in self._processes.values())
+    def writers(self) -> list[bytes]:
+        """The slots of the other server processes that have written into the journal lately."""
+        return [process.slot for process in self._processes.values() if not process.is_silent]
 
     @property
     def slots(self) -> set[bytes]:

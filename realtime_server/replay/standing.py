@@ -81,7 +81,7 @@ class Standing:
     written: Place | None = attrs.field(default=None, init=False)
     """The place up to which everything was written to the channel, when it has ended."""
     was_held: bool = attrs.field(default=False, init=False)
-    """Whether the channel ended before the journal was known, so that it has got nothing."""
+    """Whether the channel ended while it waited for the journal, so that it has got nothing."""
     has_left: bool = attrs.field(default=False, init=False)
     """Whether the client has left the channel for good, unless it joins again soon."""
     # The ordinal of the message that says where the channel starts; None: it was not sent, or the

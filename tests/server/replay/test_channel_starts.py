@@ -29,7 +29,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, ChannelStarts]:
 
     monkeypatch.setattr("realtime_server.replay.replay.ChannelStarts", Kept)
     stage = Stage()
-    made[0].hold()
+    made[0].held.hold()
     return stage, made[0]
 
 
@@ -62,14 +62,14 @@ async def test_who_joins_with_its_first_message_waits_for_no_journal(
     stage.publish(*batch(16, 1))
     assert [one.starts for one in (new, other, gone)] == [[], [], []]
     gone.leave(Departure.LEFT)
-    await starts.release_new((20, -1))
+    await starts.held.release_new((20, -1))
     assert [one.resumed for one in new.starts] == [False]
     later, another = join(stage, "later", 1), join(stage, "another", 7)
     assert [one.resumed for one in later.starts] == [False]
     stage.publish(*batch(32, 2))
     assert (new.ids, later.ids) == ([2], [2])
     assert [one.starts for one in (other, another, gone)] == [[], [], []]
-    await starts.release((20, -1))
+    await starts.held.release((20, -1))
     await asyncio.sleep(0)
     assert [len(one.starts) for one in (new, later, other, another, gone)] == [1, 1, 1, 1, 0]
     stage.publish(*batch(48, 3))
@@ -80,7 +80,7 @@ async def test_who_was_new_and_comes_back_waits_for_the_journal(
     held: tuple[Stage, ChannelStarts],
 ) -> None:
     stage, starts = held
-    await starts.release_new((0, -1))
+    await starts.held.release_new((0, -1))
     client = join(stage, "a", 1)
     stage.publish(*batch(16, 1))
     client.leave()
@@ -88,7 +88,7 @@ async def test_who_was_new_and_comes_back_waits_for_the_journal(
     client.connect()
     client.join()
     assert len(client.starts) == 1
-    await starts.release((0, -1))
+    await starts.held.release((0, -1))
     assert [one.resumed for one in client.starts] == [False, True]
 
 
@@ -106,7 +106,7 @@ async def test_who_is_new_and_cut_off_before_the_journal_is_known_goes_on_from_i
         client.leave()
         client.connect()
         client.join()
-    await starts.release((16, -1))
+    await starts.held.release((16, -1))
     async with running(stage):
         await eventually(lambda: client.ids == [2, 3][:times])
         assert [one.resumed for one in client.starts] == [False]
@@ -144,7 +144,7 @@ async def test_who_is_cut_off_before_the_journal_is_known_goes_on_from_what_the_
     assert key is not None
     before = Absence(key, 5, (0, -1), stage.now, may_be_here=True)
     stage.replay.memberships.absences.elsewhere = lambda digest: [before]
-    await starts.release((16, -1))
+    await starts.held.release((16, -1))
     assert client.come().resumed
     async with running(stage):
         await eventually(lambda: client.ids == [1])

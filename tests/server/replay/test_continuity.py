@@ -39,6 +39,7 @@ class Durable:
     restored_from: Place | None = None
     lifted: list[tuple[Place, Place]] = attrs.field(factory=list)
     asked: int = 0
+    on_read: Any = None
 
     def tell_and_ask(self) -> None:
         self.asked += 1
@@ -67,13 +68,21 @@ class Durable:
 
 
 @attrs.define
-class ChannelStarts:
-    held: bool = False
+class HeldChannels:
+    is_holding: bool = False
     released_new: list[Place] = attrs.field(factory=list)
     released: list[Place] = attrs.field(factory=list)
 
+    marks: Any = None
+
     def hold(self) -> None:
-        self.held = True
+        self.is_holding = True
+
+    def look(self) -> None:
+        """Nobody waits for what is read."""
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
 
     async def release_new(self, place: Place) -> None:
         self.released_new.append(place)
@@ -81,6 +90,11 @@ class ChannelStarts:
     async def release(self, place: Place) -> None:
         await asyncio.sleep(0)
         self.released.append(place)
+
+
+class ChannelStarts:
+    def __init__(self) -> None:
+        self.held = HeldChannels()
 
 
 class World:
@@ -116,11 +130,11 @@ class World:
 
 async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
-    assert world.channel_starts.held
+    assert world.channel_starts.held.is_holding
     world.durable.end.set_result(END)
     world.attached.set()
     world.durable.caught_up.set()
-    await eventually(lambda: world.channel_starts.released == [(END, -1)])
+    await eventually(lambda: world.channel_starts.held.released == [(END, -1)])
     assert caplog.text == ""
     await world.end()
 
@@ -133,7 +147,7 @@ async def test_who_begins_before_anything_has_come_has_what_is_before_the_stream
     world.attached.set()
     world.continuity.before([LogicalMessage(LSN(END + 8), "app", b"", None, 0)])
     world.continuity.after()
-    await eventually(lambda: world.channel_starts.released_new == [(END, -1)])
+    await eventually(lambda: world.channel_starts.held.released_new == [(END, -1)])
     assert world.log.end == (START, -1)
     await world.end()
 
@@ -162,7 +176,7 @@ async def test_nobody_begins_before_the_stream_does() -> None:
     world.attached.set()
     world.continuity.before([LogicalMessage(LSN(START + 8), "app", b"", None, 0)])
     world.continuity.after()
-    await eventually(lambda: world.channel_starts.released_new == [(START, -1)])
+    await eventually(lambda: world.channel_starts.held.released_new == [(START, -1)])
     await world.end()
 
 
@@ -177,10 +191,10 @@ async def test_who_is_new_begins_behind_what_was_committed_before_and_waits_for_
     async def publish(event: Event) -> list[Place]:
         world.continuity.before([event])
         await asyncio.sleep(0.01)
-        assert world.channel_starts.released_new == []
+        assert world.channel_starts.held.released_new == []
         world.continuity.after()
         await asyncio.sleep(0.01)
-        return world.channel_starts.released_new
+        return world.channel_starts.held.released_new
 
     if is_end_known_first:
         world.durable.end.set_result(END)
@@ -190,11 +204,11 @@ async def test_who_is_new_begins_behind_what_was_committed_before_and_waits_for_
     if not is_end_known_first:
         assert last == []
         world.durable.end.set_result(END)
-    await eventually(lambda: world.channel_starts.released_new == [(END, -1)])
-    assert world.channel_starts.released == []
+    await eventually(lambda: world.channel_starts.held.released_new == [(END, -1)])
+    assert world.channel_starts.held.released == []
     world.durable.restored.set()
     world.durable.caught_up.set()
-    await eventually(lambda: world.channel_starts.released == [(END, -1)])
+    await eventually(lambda: world.channel_starts.held.released == [(END, -1)])
     await world.end()
 
 
@@ -206,7 +220,7 @@ async def test_nobody_waits_for_ever_for_a_database_that_does_not_answer(
     world.durable.caught_up.set()
     world.attached.set()
     # Whoever begins gets what is committed since the stream began, which is not too little.
-    await eventually(lambda: world.channel_starts.released == [(START, -1)])
+    await eventually(lambda: world.channel_starts.held.released == [(START, -1)])
     assert "the database does not say where its WAL ends (for 0 s), so clients" in caplog.text
     await world.end()
 
@@ -218,7 +232,7 @@ async def test_nobody_waits_for_ever_for_a_journal_that_does_not_come(
     world = World()
     world.durable.end.set_result(END)
     world.attached.set()
-    await eventually(lambda: world.channel_starts.released == [(END, -1)])
+    await eventually(lambda: world.channel_starts.held.released == [(END, -1)])
     assert "the journal of replay does not come through the stream (for 0 s)" in caplog.text
     await world.end()
 
@@ -232,7 +246,7 @@ async def test_while_there_is_no_stream_everybody_waits(
     world.durable.end.set_result(END)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert (world.channel_starts.released, caplog.text) == ([], "")
+    assert (world.channel_starts.held.released, caplog.text) == ([], "")
     await world.end()
 
 

@@ -184,6 +184,33 @@ async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
     await eventually(lambda: any(size < 200 for size in world.messages.records[count:]))
 
 
+async def test_who_waits_for_what_others_have_written_has_a_record_of_this_process_to_wait_for(
+    world: World,
+) -> None:
+    own, messages, looks = world.durable, world.messages, list[int]()
+    known = len(messages.records)
+    own.on_read = lambda: looks.append(own.heard)
+    messages.may_end.clear()
+    world.journal.joined(0, bytes(16), 1, (1, 0))
+    await eventually(lambda: messages.is_writing)
+    # That one is on its way already.
+    number = own.mark()
+    messages.may_end.set()
+    await eventually(lambda: len(messages.records) == known + 2)
+    own.read(LogicalMessage(LSN(1), PREFIX, messages.last[0], None, 0, world.stream))
+    await eventually(lambda: looks == [number])
+
+
+async def test_others_count_unless_they_have_had_the_slot_of_this_process(world: World) -> None:
+    assert not world.durable.has_company
+    for number, slot in enumerate(("slot", "another"), 1):
+        other = journal_of(number.to_bytes(8), slot)
+        for data in other.write(boot=True):
+            world.durable.read(LogicalMessage(LSN(number), PREFIX, data, None, 0, world.stream))
+        await eventually(lambda: len(world.journal.writers) == number + 1)  # noqa: B023 (awaited here)
+        assert world.durable.has_company is (number == 2)
+
+
 async def test_a_record_that_the_stream_has_not_brought_is_written_again_when_it_was_broken(
     world: World,
 ) -> None:

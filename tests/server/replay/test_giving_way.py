@@ -274,7 +274,7 @@ async def test_letting_those_begin_who_have_waited_for_the_journal(
     stage = Stage()
     decided: list[int] = []
     [channel_starts] = made
-    channel_starts.hold()
+    channel_starts.held.hold()
     clients = [Client(stage, str(number)) for number in range(MANY)]
     for client in clients:
         client.connect()
@@ -282,7 +282,7 @@ async def test_letting_those_begin_who_have_waited_for_the_journal(
     assert not any(client.starts for client in clients)
     late = Client(stage, "late")
     async with others() as other:
-        releasing = asyncio.create_task(channel_starts.release((8, 0)))
+        releasing = asyncio.create_task(channel_starts.held.release((8, 0)))
         while not releasing.done():
             decided.append(sum(bool(one.starts) for one in clients))
             if len(decided) == 5:
