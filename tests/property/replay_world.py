@@ -36,6 +36,8 @@ WINDOW = 1e9
 LATE = 3.0
 """Seconds for which a process may not read what others have written, or not write."""
 APART = 5.0
+PATIENCE = 10.0
+"""Seconds after which a join does not wait for the journal any more."""
 
 
 @attrs.define(eq=False)
@@ -145,6 +147,22 @@ class Subscription:
     viewer: None = None
 
 
+@attrs.define(eq=False)
+class Joining:
+    """A channel of which it is not decided yet where it goes on."""
+
+    client: Client
+    standing: Standing
+    mark: int
+    """What has to be read before."""
+    since: float
+    arrives: bool
+    is_held: bool = True
+    """Whether that was not read yet."""
+    silent: list[Membership] = attrs.field(factory=list)
+    """Those who may be the same client, and have not answered."""
+
+
 class Process:
     """A server process.
 
@@ -184,6 +202,9 @@ class Process:
         self.journal.on_new = partial(take_what_is_known_late, self.memberships)
         self.memberships.on_lacking = self.tell_lacking
         self.open: dict[Membership, Standing] = {}
+        # Of these it is not decided yet where they go on, and those were lost before it was.
+        self.joining: dict[Membership, Joining] = {}
+        self.gone: dict[Membership, Joining] = {}
         # They ask it for what the live hub has handed out, and there are no queues and rounds.
         here = cast(Any, self)
         self.needs = Needs(
@@ -241,7 +262,7 @@ class Process:
         """Write what is known, or the first parts of it."""
         self.trim()
         now, highest = self.world.clock, self.needs.highest_proven
-        for _ in self.standings.settling(lambda subscription: None, now, highest=highest):
+        for _ in self.standings.settling(now, highest=highest):
             pass
         self.journal.low(self.needs.lasting_here())
         tell(self.ledger)
@@ -250,7 +271,23 @@ class Process:
 
     # Channels
 
-    def join(self, client: Client, *, began: int | None = None, arrives: bool = True) -> None:
+    def join(
+        self,
+        client: Client,
+        *,
+        began: int | None = None,
+        arrives: bool = True,
+        waits: bool | None = None,
+    ) -> None:
+        """Let a client join.
+
+        Args:
+            client: who joins.
+            began: see :attr:`Connection.began`.
+            arrives: whether what is sent to it arrives.
+            waits: whether it waits until what was written before is read, and then for
+                :meth:`decide_one`; False: for that only; None: for nothing.
+        """
         connection = Connection(self.world, last_ref=client.ref, messages=1)
         connection.began = connection.seen = self.world.pings if began is None else began
         connection.written = connection.proven = self.world.end
@@ -273,19 +310,58 @@ class Process:
         self.needs.visits[cast(Any, connection)] = None
         self.standings.add(standing)
         self.memberships.enter(member)
-        silent = []
+        joining = Joining(client, standing, len(self.world.wal), self.world.clock, arrives)
+        self.joining[member] = joining
+        if waits is None:
+            self.ask(member, joining)
+            self.decide(member)
+        elif not waits:
+            self.ask(member, joining)
+
+    def ask(self, member: Membership, joining: Joining) -> None:
+        """Ask the clients that may be the same one whether they are there."""
+        joining.is_held = False
         for one in self.memberships.others(member):
             other = cast(Connection, one.client)
             other.ask()
             if other.is_up:
                 self.memberships.shared_sessions.find(member.key)
-            else:
-                silent.append(one)
-        choice = self.memberships.choose(member, silent)
+            elif one not in self.gone:
+                joining.silent.append(one)
+
+    def release(self) -> None:
+        """Let those go on who have waited until what others had written was read."""
+        for member, former in list(self.gone.items()):
+            if self.is_over(former):
+                del self.gone[member]
+                self.leave_absence(member, former.standing)
+        for member, joining in list(self.joining.items()):
+            if joining.is_held and self.is_over(joining):
+                self.ask(member, joining)
+
+    def is_over(self, joining: Joining) -> bool:
+        return self.read_up_to >= joining.mark or self.world.clock - joining.since > PATIENCE
+
+    def decide_one(self) -> None:
+        """Decide where the first goes on of those who have a key."""
+        first: dict[Key, Membership] = {}
+        for member, joining in self.joining.items():
+            if not joining.is_held:
+                first.setdefault(member.key, member)
+        if first:
+            self.decide(self.world.random.choice(list(first.values())))
+
+    def decide(self, member: Membership) -> None:
+        joining = self.joining.pop(member)
+        client, standing = joining.client, joining.standing
+        connection = cast(Connection, member.client)
+        is_there = client.member is member
+        arrives = joining.arrives and connection.stalled_at is None
+        choice = self.memberships.choose(member, joining.silent)
         self.standings.note(member)
         if choice.place is not None:
-            place = min(choice.place, self.handed)
-            if client.has is not None:
+            place = min(choice.place, standing.began)
+            if client.has is not None and is_there:
                 has = client.has if client.lacks is None else client.lacks
                 connection.tells = choice.lost is not None or choice.is_anew
                 client.lacks = None if place <= (has, 0) else has
@@ -293,7 +369,9 @@ class Process:
                     client.lacks = None
                 has_strangers = client.key in self.world.strange
                 skips = client.lacks is not None and not connection.tells
-                assert not skips or has_strangers, "what it has missed is skipped"
+                # That one is told of it as soon as another finds nothing.
+                is_suspected = member.may_lack is not None and not member.key.is_exact
+                assert not skips or has_strangers or is_suspected, "what it has missed is skipped"
                 is_told = connection.tells or not client.is_owed
                 assert is_told or has_strangers, "it is told of no gap"
             if choice.lost is not None:
@@ -304,28 +382,36 @@ class Process:
                 assert place >= self.floor, "what it has missed is not kept"
             standing.go_on(place)
             standing.lost = choice.lost
-        elif client.has is not None:
+        elif client.has is not None and is_there:
             # It is told so. Of several that cannot be told apart this happens to one whose former
             # channel had sent more than its process has written.
             connection.tells = True
             client.lacks = None if arrives else client.has
             same = [one for one in self.world.clients if one.key == client.key]
             assert len(same) > 1, "it is taken for a new one"
+        connection.written = self.world.end
         # What it has missed is written to it, and not proven yet.
-        if not arrives:
+        if not arrives and connection.stalled_at is None:
             connection.stalled_at = connection.written
         standing.note_told()
         self.world.change()
         standing.go_live()
-        if arrives:
+        if arrives and is_there:
             client.has_got(self.world.end, self.world.clock)
             client.is_owed = client.is_owed and not connection.tells
 
     def leave(self, member: Membership) -> None:
         """See that a connection is gone."""
-        standing = self.open.pop(member)
+        standing, joining = self.open.pop(member), self.joining.pop(member, None)
         del self.needs.visits[cast(Any, member.client)]
         self.standings.end(standing)
+        if joining is not None and joining.is_held:
+            joining.mark, joining.since = len(self.world.wal), self.world.clock
+            self.gone[member] = joining
+        else:
+            self.leave_absence(member, standing)
+
+    def leave_absence(self, member: Membership, standing: Standing) -> None:
         place, why = standing.place(self), standing.why_lost
         if standing.is_settled or standing.knows_start(self.world.clock):
             member.is_anew = False
@@ -350,6 +436,7 @@ class World:
         seed: for all that is left to chance.
         workers: how many processes each server has.
         is_kept: see the attribute.
+        puts_off: whether it may be decided later than at the join where a client goes on.
     """
 
     def __init__(
@@ -359,8 +446,10 @@ class World:
         *,
         workers: Sequence[int] = (1, 1),
         is_kept: bool = False,
+        puts_off: bool = False,
     ) -> None:
         self.random = random.Random(seed)
+        self.puts_off = False
         self.is_kept = is_kept
         """Whether each process has all that its clients need when they come from the other one.
         That is not so of clients that need more than was told of them: of pages that have closed
@@ -384,6 +473,7 @@ class World:
                 process.read()
                 self.clock += 1
                 process.write()
+        self.puts_off = puts_off
 
     def boot(self, server: int, worker: int) -> Process:
         self.numbers += 1
@@ -430,21 +520,27 @@ class World:
                 *((self.close, self.close_and_kill) * 2 if not self.is_kept else ()),
                 *(self.come,) * 6,
                 *(self.notice, self.write, self.read) * 2,
+                *(self.release, self.decide) * 3,
                 self.kill,
             )
         )
-        happening(
-            process if happening in (self.notice, self.write, self.read, self.kill) else client
-        )
+        of_process = (self.notice, self.write, self.read, self.release, self.decide, self.kill)
+        happening(process if happening in of_process else client)
 
     def change(self, client: Client | None = None) -> None:
         self.end += 1
         for process in self.processes:
             for member in process.open:
-                cast(Connection, member.client).written = self.end
+                if member not in process.joining:
+                    cast(Connection, member.client).written = self.end
         for one in self.clients:
-            if one.connection is not None and one.connection.stalled_at is None:
+            is_reached = one.connection is not None and one.connection.stalled_at is None
+            if is_reached and not self.is_joining(one):
                 one.has_got(self.end, self.clock)
+
+    def is_joining(self, client: Client) -> bool:
+        """Return whether it is not decided yet where a client goes on, so that it gets nothing."""
+        return client.process is not None and client.member in client.process.joining
 
     def prove(self, client: Client) -> None:
         """Answer the last ping, or one of long ago."""
@@ -464,6 +560,8 @@ class World:
             client.connection.stalled_at = client.connection.written
         else:
             client.connection.stalled_at = None
+            if self.is_joining(client):
+                return
             client.has_got(self.end, self.clock)
             if client.connection.tells:
                 client.is_owed, client.lacks = False, None
@@ -471,7 +569,7 @@ class World:
     def tell_gap(self, client: Client) -> None:
         """Tell a client of a gap, of which it learns at once, or when more arrives."""
         process, connection, member = client.process, client.connection, client.member
-        if process is None or connection is None or member is None:
+        if process is None or connection is None or member is None or self.is_joining(client):
             return
         client.is_owed = connection.tells = True
         if connection.stalled_at is None:
@@ -549,13 +647,31 @@ class World:
         process.read()
         client.ref += 1
         is_new = client.has is None
-        process.join(client, arrives=is_new or self.random.random() < 0.8)
+        waits = self.random.choice((None, False, True)) if self.puts_off and not is_new else None
+        process.join(client, arrives=is_new or self.random.random() < 0.8, waits=waits)
         if is_new:
             # One that is not in the journal cannot be found.
             process.write()
 
+    def end_all(self) -> None:
+        """Have all come back, and be told where they go on."""
+        self.puts_off = False
+        for client in self.clients:
+            self.come(client)
+        for process in self.processes:
+            process.read()
+            process.release()
+            while process.joining:
+                process.decide_one()
+
     def write(self, process: Process) -> None:
         process.write()
+
+    def release(self, process: Process) -> None:
+        process.release()
+
+    def decide(self, process: Process) -> None:
+        process.decide_one()
 
     def write_all(self) -> None:
         for process in self.processes:

@@ -39,32 +39,32 @@ def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     st.integers(0, 2**32),
     st.integers(1, 150),
     st.lists(st.integers(0, 20), min_size=3),
+    st.booleans(),
 )
 @examples(150)
 def test_nobody_who_comes_back_to_another_server_loses_anything(
-    clients: int, is_exact: bool, seed: int, steps: int, refs: list[int]
+    clients: int, is_exact: bool, seed: int, steps: int, refs: list[int], puts_off: bool
 ) -> None:
     key = Key(b"k" * 16, is_exact=is_exact)
-    world = World([Client(key, ref) for ref in refs[:clients]], seed)
+    world = World([Client(key, ref) for ref in refs[:clients]], seed, puts_off=puts_off)
     for _ in range(steps):
         world.step()
-    for client in world.clients:
-        world.come(client)
+    world.end_all()
 
 
 @pytest.mark.parametrize("is_exact", [False, True], ids=["shared", "session"])
 @pytest.mark.parametrize("workers", [(1, 1), (2, 1)])
-@given(st.integers(0, 2**32), st.integers(1, 150))
-@example(98, 92).via("comes and goes so fast that it seemed to be two clients")
+@given(st.integers(0, 2**32), st.integers(1, 150), st.booleans())
+@example(98, 92, False).via("comes and goes so fast that it seemed to be two clients")
 @examples(75)
 def test_each_server_keeps_what_a_client_of_the_other_may_need(
-    workers: tuple[int, ...], is_exact: bool, seed: int, steps: int
+    workers: tuple[int, ...], is_exact: bool, seed: int, steps: int, puts_off: bool
 ) -> None:
     clients = [Client(Key(bytes(16), is_exact=is_exact), 0)]
-    world = World(clients, seed, workers=workers, is_kept=True)
+    world = World(clients, seed, workers=workers, is_kept=True, puts_off=puts_off)
     for _ in range(steps):
         world.step()
-    world.come(world.clients[0])
+    world.end_all()
 
 
 @pytest.mark.parametrize("workers", [(1, 1), (2, 1)])
@@ -73,10 +73,16 @@ def test_each_server_keeps_what_a_client_of_the_other_may_need(
     st.integers(1, 150),
     st.lists(st.integers(0, 20), min_size=6, max_size=6),
     st.lists(st.integers(0, 40), max_size=2),
+    st.booleans(),
 )
 @examples(100)
 def test_clients_of_all_kinds_lose_nothing_among_each_other(
-    workers: tuple[int, ...], seed: int, steps: int, refs: list[int], newcomers: list[int]
+    workers: tuple[int, ...],
+    seed: int,
+    steps: int,
+    refs: list[int],
+    newcomers: list[int],
+    puts_off: bool,
 ) -> None:
     # Two that have sessions of their own, two that share one, and two that have a claim in common.
     # It may not be known whose place somebody has taken who has come for the first time meanwhile,
@@ -84,7 +90,7 @@ def test_clients_of_all_kinds_lose_nothing_among_each_other(
     keys = [Key(bytes([min(number, 3)]) * 16, is_exact=True) for number in range(1, 5)]
     keys += [Key(b"c" * 16, is_exact=False)] * 2
     clients = [Client(key, ref) for key, ref in zip(keys, refs, strict=True)]
-    world = World(clients, seed, workers=workers)
+    world = World(clients, seed, workers=workers, puts_off=puts_off)
     world.strange.add(keys[2])
     for ref in newcomers:
         for _ in range(steps // (len(newcomers) + 1)):
@@ -92,8 +98,7 @@ def test_clients_of_all_kinds_lose_nothing_among_each_other(
         world.come_for_the_first_time(world.random.choice(keys[2:]), ref)
     for _ in range(steps):
         world.step()
-    for client in world.clients:
-        world.come(client)
+    world.end_all()
 
 
 def test_what_came_since_a_join_is_kept_until_others_have_read_of_that() -> None:
