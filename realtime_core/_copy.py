@@ -102,7 +102,9 @@ class Copy:
     def __str__(self) -> str:
         target = self.target
         counts = f"{target.rows:,} rows, {target.changes:,} changes"
-        return f"{counts}, up to {target.position.lsn}" if target.position else counts
+        if target.position is None:
+            return f"{counts}, to be stored when the first copy is complete"
+        return f"{counts}, up to {target.position.lsn}"
 
     def _follow(self, dsn: str, progress: _Progress) -> Generator[None, None, None]:
         target = self.target

@@ -47,7 +47,7 @@ async def described_tables(
         )
     raise ConfigError(
         [
-            f"the source has no table {schema}.{table}"
+            f"the source has no table {schema}.{table} that can be published"
             for schema, table in tables
             if (schema, table) not in names
         ]
