@@ -47,6 +47,14 @@ _PUBLISHED: Final = """
     WHERE p.pubname OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.text[])
     ORDER BY p.schemaname, p.tablename, p.pubname
 """
+# PostgreSQL 15 lists generated columns, too, where a publication has no list of its own.
+_LISTED: Final = """
+    ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
+            AND a.attname OPERATOR(pg_catalog.=) ANY (p.attnames)
+            AND a.attgenerated OPERATOR(pg_catalog.=) ''
+          ORDER BY a.attnum)
+"""
 _ALL: Final = """
     SELECT c.oid::pg_catalog.int8, n.nspname, c.relname
     FROM pg_catalog.pg_class c
@@ -174,8 +182,9 @@ async def published_tables(
             not stream together (see "Column Lists" of logical replication in its documentation).
     """
     has_lists = version >= COLUMN_LISTS_SINCE
+    columns = "p.attnames::pg_catalog.text[]" if version >= _GENERATED_SINCE else _LISTED
     query = _PUBLISHED.format(
-        columns="p.attnames::pg_catalog.text[]" if has_lists else "NULL",
+        columns=columns if has_lists else "NULL",
         row_filter="p.rowfilter" if has_lists else "NULL",
     )
     found: dict[int, list[tuple[Any, ...]]] = {}

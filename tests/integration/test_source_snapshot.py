@@ -444,6 +444,17 @@ async def test_the_publications_lists_and_filters_hold(table: Database) -> None:
     with pytest.raises(SourceError, match=r"have different .* public\.item, "):
         async with open_source(table, publications=["more", "fewer"]):
             pass
+    # A list of all columns that are not generated is none.
+    table.execute(
+        """
+        create table made (id int primary key, twice int generated always as (id * 2) stored);
+        create publication listed for table made (id);
+        create publication unlisted for table made;
+        insert into made values (1)
+        """
+    )
+    async with open_source(table, publications=["listed", "unlisted"]) as source:
+        assert [row.record.as_text() for row in await rows_of(source)] == [{"id": "1"}]
 
 
 async def test_tables_are_copied_side_by_side_and_progress_is_told(table: Database) -> None:
