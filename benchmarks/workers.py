@@ -10,7 +10,8 @@ discard what comes, as clients on other machines cost these cores nothing; once 
 instead. PostgreSQL and the clients share the cores with the servers, and what each program has
 used of the processor is given. The processor time of two workers a frame is that of all three
 processes. "Latency" is the time from COMMIT to a hundred clients, while a hundred
-rows a second are written. Then a worker is killed several times, and the time is taken until
+rows a second are written; it ends when the system has a message for its client, as on another
+machine the client need not wait for these cores. Then a worker is killed several times, and the time is taken until
 another one in its place accepts connections; and what comes to twenty clients of the other worker
 in the three seconds that begin with the kill is compared with three before it.
 """
@@ -331,7 +332,7 @@ async def main(wanted: list[str]) -> None:
                     result["in_step"].append(row)
                     print(result["in_step"][-1], flush=True)
         if not wanted or "latency" in wanted:
-            async with joined(directory, found, LATENCY_CLIENTS, sessions=1):
+            async with joined(directory, found, LATENCY_CLIENTS, sessions=1, arrival=1):
                 result["latency"] = await latency(dsn, found)
                 print(result["latency"], flush=True)
         if not wanted or "restarts" in wanted:

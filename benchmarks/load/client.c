@@ -30,7 +30,9 @@
  * nothing, does. The times until the replies are noted by themselves. sessions=1: each connection
  * names a session of its own, as a client does that wants to be known when it comes back.
  * config=1: join with an empty config, as a member of the topic's room that gets no changes.
- * inflight=N: how many connections may be on their way at once, 64 if it is not given.
+ * inflight=N: how many connections may be on their way at once, 64 if it is not given. arrival=1:
+ * what is noted is when the system got a change, as on another machine, where nobody waits for these
+ * cores; so it is enough to read each millisecond what has come.
  *
  * The variable APIKEY holds the token that every connection shows, if any. */
 #define _GNU_SOURCE
@@ -52,7 +54,7 @@
 
 #include "common.h"
 
-enum { ROOM = 4 << 20, AWAKE_US = 300, LOOK_US = 100 };
+enum { ROOM = 4 << 20, AWAKE_US = 300, LOOK_US = 100, SELDOM_US = 1000 };
 
 typedef struct {
     int fd, joined, upgraded, stalled, probes, ref;
@@ -68,7 +70,8 @@ typedef struct {
 } Samples;
 
 static char *room;
-static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, config, port;
+static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, config, arrival,
+    port;
 static int in_flight = 64, all, opened, is_back, was_cut, discards;
 static long joined_now, leaving, missing;
 static long frames, compressed, bytes, disorder, repeated, closed_early;
@@ -130,6 +133,7 @@ static void open_connection(Connection *connection) {
     if (connection->stalled)
         setsockopt(connection->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (arrival) setsockopt(connection->fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) die("connect");
     if (sessions)
         snprintf(session, sizeof session, "session=load-client-%d-%d&", (int)getpid(),
@@ -319,19 +323,43 @@ static size_t take(Connection *connection, const char *data, size_t size, double
     return at;
 }
 
+/* Read what has come, and when; on a clock as CLOCK_REALTIME. */
+static ssize_t receive(int fd, char *data, size_t size, double *at) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(struct timespec))];
+        struct cmsghdr head;
+    } control;
+    struct iovec into = {data, size};
+    struct msghdr what = {.msg_iov = &into, .msg_iovlen = 1};
+    if (arrival) {
+        what.msg_control = control.bytes;
+        what.msg_controllen = sizeof control.bytes;
+    }
+    ssize_t got = recvmsg(fd, &what, 0);
+    struct cmsghdr *head = got > 0 ? CMSG_FIRSTHDR(&what) : NULL;
+    if (head && head->cmsg_type == SCM_TIMESTAMPNS) {
+        struct timespec time;
+        memcpy(&time, CMSG_DATA(head), sizeof time);
+        *at = microseconds(time);
+    } else {
+        *at = now(CLOCK_REALTIME);
+    }
+    return got;
+}
+
 static void readable(Connection *connection) {
+    double read_at;
     size_t kept = connection->kept_size;
     /* It was cut since it had something to read. */
     if (connection->fd < 0) return;
     if (kept) memcpy(room, connection->kept, kept);
-    ssize_t got = recv(connection->fd, room + kept, ROOM - kept, 0);
+    ssize_t got = receive(connection->fd, room + kept, ROOM - kept, &read_at);
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) {
         lost(connection);
         return;
     }
     bytes += got;
-    double read_at = now(CLOCK_REALTIME);
     read_at -= 86400e6 * (double)(long)(read_at / 86400e6);
     size_t size = kept + (size_t)got, taken = take(connection, room, size, read_at);
     if (connection->fd < 0) return;
@@ -487,6 +515,7 @@ int main(int argc, char **argv) {
             !option(argv[each], "heartbeat", &heartbeat_ms) &&
             !option(argv[each], "probe", &probe_ms) &&
             !option(argv[each], "sessions", &sessions) && !option(argv[each], "config", &config) &&
+            !option(argv[each], "arrival", &arrival) &&
             !option(argv[each], "inflight", &in_flight)) {
             fprintf(stderr, "unknown option %s\n", argv[each]);
             return 2;
@@ -520,9 +549,10 @@ int main(int argc, char **argv) {
             heartbeats.size = 0;
             if (probe_ms) start_timer(&probe_timer, probe_ms);
         }
-        int looks = discards && missing;
-        int awake = looks || (!discards && now(CLOCK_MONOTONIC) - last_at < AWAKE_US);
-        if (looks) nanosleep(&(struct timespec){.tv_nsec = LOOK_US * 1000L}, NULL);
+        int rests = arrival || discards, looks = rests && missing;
+        int awake = looks || (!rests && now(CLOCK_MONOTONIC) - last_at < AWAKE_US);
+        struct timespec look = {.tv_nsec = (arrival ? SELDOM_US : LOOK_US) * 1000L};
+        if (looks) nanosleep(&look, NULL);
         int ready = epoll_wait(epoll_fd, events, 1024, awake ? 0 : -1);
         for (int each = 0; each < ready; each++) {
             void *what = events[each].data.ptr;

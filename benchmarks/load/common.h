@@ -10,9 +10,13 @@ static inline void die(const char *what) {
     exit(1);
 }
 
+static inline double microseconds(struct timespec time) {
+    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+}
+
 /* Return the microseconds of a clock. */
 static inline double now(clockid_t clock) {
     struct timespec time;
     clock_gettime(clock, &time);
-    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+    return microseconds(time);
 }
