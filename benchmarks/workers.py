@@ -9,11 +9,11 @@ written when the last one has arrived everywhere. The clients send heartbeats as
 discard what comes, as clients on other machines cost these cores nothing; once they look into it
 instead. PostgreSQL and the clients share the cores with the servers, and what each program has
 used of the processor is given. The processor time of two workers a frame is that of all three
-processes. "Latency" is the time from COMMIT to a hundred clients, while a hundred
-rows a second are written; it ends when the system has a message for its client, as on another
-machine the client need not wait for these cores. Then a worker is killed several times, and the time is taken until
-another one in its place accepts connections; and what comes to twenty clients of the other worker
-in the three seconds that begin with the kill is compared with three before it.
+processes. "Latency" is the time from COMMIT to a hundred clients, while a hundred rows a second are
+written; it ends when the system has a message for its client, as on another machine the client need
+not wait for these cores. Then a worker is killed several times, and the time is taken until another
+one in its place accepts connections; and what comes to twenty clients of the other worker in the
+three seconds that begin with the kill is compared with three before it.
 """
 
 from __future__ import annotations
