@@ -9,7 +9,6 @@ are ended, connections break, and NATS loses the end of the log.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from copy import copy
 from functools import partial
@@ -52,6 +51,9 @@ BEGIN: Place = (0, 0, LAST_INDEX - 1)
 """Where a reader begins: before the mark that the log begins with."""
 DISK = 2.0
 """Seconds after which what NATS has taken is on its disk."""
+REPEAT = 20.0
+"""Seconds without changes after which a leader appends its place once more. Nothing else that the
+world has takes as long."""
 
 
 class World:
@@ -62,6 +64,9 @@ class World:
         self.random = random
         self.confirmed = 1
         self.holder: Source | None = None
+        self.freed = asyncio.Event()
+        """Set while nobody has the slot."""
+        self.freed.set()
         self.messages: list[tuple[float, bytes, int]] = []
         """When each was taken, what it is, and its ID."""
         self.connections: list[Connection] = []
@@ -70,14 +75,22 @@ class World:
         self.written = 0
         """How many events the database has so far."""
         self.grown = asyncio.Event()
+        """Set, and another one, when there are more, and when a walsender ends."""
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
     def write(self, count: int) -> None:
         self.written = min(self.written + count, len(self.events))
+        self._tell_walsenders()
+
+    def _tell_walsenders(self) -> None:
         self.grown.set()
         self.grown = asyncio.Event()
+
+    def free(self) -> None:
+        self.holder = None
+        self.freed.set()
 
     def break_connections(self) -> None:
         for connection in self.connections:
@@ -103,7 +116,8 @@ class World:
     def end_walsender(self) -> None:
         if self.holder is not None:
             self.holder.has_ended.set()
-            self.holder = None
+            self.free()
+            self._tell_walsenders()
 
 
 class Connection:
@@ -226,9 +240,12 @@ class Source:
         return self
 
     async def _hold_the_slot(self) -> None:
-        while self._world.holder is not None:  # noqa: ASYNC110 (as the library looks for it)
-            await asyncio.sleep(self._world.random.choice((0.3, 1.0)))
+        while self._world.holder is not None:
+            await self._world.freed.wait()
+            # The library looks for it now and then.
+            await asyncio.sleep(self._world.random.uniform(0.0, 1.0))
         self._world.holder = self
+        self._world.freed.clear()
         self.has_ended.clear()
 
     def _begin_anew(self) -> Position:
@@ -240,7 +257,7 @@ class Source:
     async def aclose(self) -> None:
         if self._world.holder is self:
             self._tell()
-            self._world.holder = None
+            self._world.free()
 
     def _tell(self) -> None:
         """Send a status update."""
@@ -259,7 +276,8 @@ class Source:
                 yield batch
             if self._world.random.random() < 0.3:
                 raise SourceError("the walsender was ended")
-            # It attaches again, as soon as nobody else has the slot.
+            # It attaches again, unless another one is faster. Some have stood still.
+            await asyncio.sleep(self._world.random.choice((0.0, 0.3, 1.0, 10.0)))
             await self._hold_the_slot()
             if self._world.confirmed > self._sequence.progress.flushed:
                 lsn, index = self._sequence.last
@@ -277,10 +295,7 @@ class Source:
             while sent >= world.written - before:
                 if self.has_ended.is_set():
                     return
-                grown = world.grown.wait()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await grown
+                await world.grown.wait()
             # One that was ended has some in its buffers.
             count = random.randint(1, min(5, world.written - before - sent))
             batch = [copy(event) for event in ready[sent : sent + count]]
@@ -318,7 +333,7 @@ class Reader:
         self._place: Place = BEGIN
         self.events: list[Event] = []
 
-    def read(self) -> None:
+    def read(self, *, to_the_end: bool = False) -> None:
         messages, random = self._world.messages, self._world.random
         if self._sequence and (
             self._sequence > len(messages)
@@ -327,7 +342,9 @@ class Reader:
             places = [decode(data).last for _, data, _ in messages]
             found = [number for number, place in enumerate(places) if place > self._place]
             self._sequence = found[0] if found else len(messages)
-        upto = random.randint(min(self._sequence, len(messages)), len(messages))
+        upto = len(messages)
+        if not to_the_end:
+            upto = random.randint(min(self._sequence, upto), upto)
         for sequence in range(self._sequence + 1, upto + 1):
             data = messages[sequence - 1][1]
             self._queue.put(sequence, decode(data, sequence))
@@ -365,7 +382,7 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
             publications=STREAM.publications,
             nodes=Nodes(10**9),
             ack_delay=ack_delay,
-            repeat=100.0,
+            repeat=REPEAT,
             clock=world.now,
         )
         for _ in range(2)
@@ -388,10 +405,10 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
         await asyncio.sleep(random.choice((0.5, 1.5)))
         world.another_copy_leads()
     # Everything comes to rest: nothing is lost from now on but late answers.
-    for _ in range(200):
-        await asyncio.sleep(3)
+    for _ in range(6):
+        await asyncio.sleep(REPEAT)
         for reader in readers:
-            reader.read()
+            reader.read(to_the_end=True)
             await reader.hand_out()
     for task in tasks:
         assert not task.done(), task
@@ -445,12 +462,10 @@ def lsn_of(event: Any) -> int:
 
 @examples(60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 3.0]), st.booleans())
-# Another server takes the slot, appends nothing, and the former one attaches again.
-@example(85, 60, 3.0, False)
 # NATS loses what the log has had for a moment when another server begins to lead.
-@example(26, 60, 3.0, True)
+@example(15, 60, 3.0, True)
 # NATS loses the end of a transaction, and the slot stands behind it.
-@example(65, 60, 0.0, True)
+@example(22, 60, 0.0, True)
 def test_readers_have_the_databases_sequence_or_a_gap(
     seed: int, steps: int, ack_delay: float, losses: bool
 ) -> None:
