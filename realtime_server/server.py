@@ -41,7 +41,7 @@ from .replay.past import Shared
 from .replay.proofs import Proofs
 from .replay.publishing import one_at_a_time
 from .replay.replay import Replay
-from .replay.setup import make_replay
+from .replay.setup import make_replay, rows_to_read
 from .replay.stats import ReplayStats
 from .rls.catch_up_publisher import CatchUpPublisher, make_catch_up_publisher
 from .rls.counters import Counters
@@ -199,8 +199,8 @@ class RealtimeServer:
             self.mode = StreamMode(
                 config, source, self.hub, self.metrics, replay=guarded, begun=attachment.begin
             )
-            if self._node is not None and not config.keeps_journal:
-                self._node.feed.pass_over_unless(self.hub.wanted.wants)
+            if self._node is not None:
+                self._node.feed.pass_over_unless(rows_to_read(self.hub.wanted, self.replay))
         # What all connections share.
         self._services = Services(
             hub=self.hub,

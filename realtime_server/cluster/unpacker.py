@@ -243,7 +243,7 @@ class Unpacker:
                 lsn, index = 0, _OUTSIDE
             else:
                 flags, at = _message_head(part) if tag == _MESSAGE else (1, 0)
-                is_within = flags & 1
+                is_within, before = flags & 1, end
                 if not is_within:
                     end = (generation, max(at - 1, 0), 0)
                 elif index < 0:
@@ -252,6 +252,11 @@ class Unpacker:
                     end = (generation, lsn, index)
                 first = first or end
                 if end > last:
+                    if is_passed:
+                        # Whoever counts only changes knows of no place behind a message.
+                        events += self._decoder.decode(batch)
+                        batch.clear()
+                        events.append(Idle(position_at(before, self.stream or envelope.stream)))
                     if is_within:
                         self._enter(frame, lsn, index, events)
                     batch.append(part)

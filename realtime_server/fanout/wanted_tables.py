@@ -7,6 +7,7 @@ what they missed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ..phoenix.joins import ANY
@@ -28,6 +29,8 @@ class WantedTables:
         self._tables: set[tuple[str, str]] = set()
         # By schema and table: whether one is wanted. Emptied when more is asked for.
         self._known: dict[tuple[str, str], bool] = {}
+        self.on_more: Callable[[], None] = lambda: None
+        """Called when more is asked for, before it is decided where the channel begins."""
 
     def note(self, subscription: Subscription) -> None:
         """Note what a channel asks for, before it is decided where its changes begin."""
@@ -43,6 +46,7 @@ class WantedTables:
             self._topics.add(topic.name)
         if len(self._topics) + len(self._tables) > before:
             self._known.clear()
+            self.on_more()
 
     def want(self, schema: str) -> None:
         """Have the rows of all tables of a schema read, whatever clients ask for."""

@@ -304,6 +304,9 @@ class CatchUp:
         is_older = one.place < self._log.floor
         if not is_older:
             await self.older.close(one)
+            if one.place < self._log.floor:
+                # Memory has given up what comes next meanwhile.
+                return 0
         elif not await self.older.fetch(one):
             return 0
         # Others may have joined meanwhile.

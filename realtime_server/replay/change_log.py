@@ -19,20 +19,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from realtime_core import (
-    Delete,
-    Event,
-    Gap,
-    GapReason,
-    Insert,
-    LogicalMessage,
-    Truncate,
-    Update,
-)
+from realtime_core import Event, Gap, GapReason, LogicalMessage
 
 from .change_size import CHANGE_BYTES, estimated_size, size_of
 from .places import BEFORE, Place, place_behind_gap, place_of
-from .segments import Logged, pack, unpack
+from .segments import Logged, changes_of, pack, unpack
 
 __all__ = ["ChangeLog"]
 
@@ -63,7 +54,6 @@ _UNPACKED: Final = 4
 
 _OF_ANOTHER_STREAM: Final = (GapReason.NEW_TIMELINE, GapReason.OTHER_CLUSTER)
 """Why places from before a gap say nothing of those behind it."""
-_CHANGES: Final = frozenset((Insert, Update, Delete, Truncate))
 
 
 class _Chunk:
@@ -141,7 +131,7 @@ class ChangeLog:
     def append(self, events: Sequence[Event]) -> None:
         """Append a batch of the stream."""
         now = self._clock()
-        changes = _changes_of(events)
+        changes = changes_of(events)
         if len(changes) == len(events) or Gap not in map(type, events):
             self._append(events, changes, now)
         else:
@@ -149,7 +139,7 @@ class ChangeLog:
                 if isinstance(event, Gap):
                     self._append_gap(event, now)
                 else:
-                    self._append((event,), _changes_of((event,)), now)
+                    self._append((event,), changes_of((event,)), now)
         self._keep_within_bounds(now)
 
     def begin_behind(self, place: Place) -> None:
@@ -190,6 +180,11 @@ class ChangeLog:
         """
         self._drop(bisect_right(self._lasts, needed))
         self._keep_within_bounds(self._clock())
+
+    def give_up(self) -> None:
+        """Give up everything that has come so far."""
+        self._drop(len(self._chunks))
+        self.floor = max(self.floor, self.end)
 
     def read(
         self, after: Place, most: int, until: Place | None = None, *, most_bytes: int | None = None
@@ -389,11 +384,6 @@ def _packed(chunks: Sequence[_Chunk]) -> _Chunk:
     packed.bytes = len(packed.data) + _PACKED_BYTES
     packed.events = None
     return packed
-
-
-def _changes_of(events: Sequence[Event]) -> list[Logged]:
-    """Return those of events that clients may get."""
-    return [event for event in events if type(event) in _CHANGES]  # type: ignore[misc]
 
 
 def _place(change: Logged) -> Place:

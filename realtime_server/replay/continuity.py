@@ -17,12 +17,14 @@ from typing import Final
 from realtime_core import LSN, Event, Gap, Idle, LogicalMessage, SourceStats
 from realtime_core.errors import RealtimeError
 
+from ..fanout.wanted_tables import WantedTables
 from .change_log import ChangeLog
 from .channel_starts import ChannelStarts
 from .durable import Durable
 from .journal_writer import Reached
 from .places import Place, place_of
 from .stream_origin import StreamOrigin
+from .unread_tables import UnreadTables
 
 __all__ = ["Continuity"]
 
@@ -86,9 +88,22 @@ class Continuity:
         self._has_passed_end = asyncio.Event()
         self.is_restored = False
         """Whether everything was read that the past has of the changes that were missed."""
+        # Which rows are passed over; None: none.
+        self._unread: UnreadTables | None = None
         channel_starts.held.marks = durable
         channel_starts.held.hold()
         durable.on_read = channel_starts.held.look
+
+    def passing_over(self, wanted: WantedTables) -> Callable[[str, str], bool]:
+        """Return what says of a table, by schema and name, whether its rows have to be read.
+
+        Call this only where the past can be read again at any time.
+
+        Args:
+            wanted: the tables of which clients of this server have asked for rows.
+        """
+        self._unread = UnreadTables(wanted, self._log, self._channel_starts.catch_up.older)
+        return self._unread.wants
 
     def note_gaps(self, batch: Sequence[Event]) -> None:
         """Count a batch's gaps before the batch is published.
@@ -149,6 +164,9 @@ class Continuity:
 
         The slots may go on to there, and a channel that has begun before may not be told yet.
         """
+        if self._unread is not None and self._unread.take_passed():
+            # The changes that are not in the batch are there for channels of other processes.
+            return
         first = next(iter(batch), None)
         if type(first) is Idle or (type(first) is LogicalMessage and first.transaction is None):
             # A transaction may commit at the end of a message.
@@ -183,6 +201,8 @@ class Continuity:
         if self._left_out:
             await self.durable.end_slots(self._left_out)
         await self._channel_starts.held.release(max((end, -1), self._log.floor))
+        if self._unread is not None:
+            self._unread.begin()
 
     def _look_for_end(self) -> None:
         if self._end is not None and self._come >= self._end:

@@ -80,12 +80,15 @@ class OlderChanges:
         self._readers: dict[CatchUpRound, _Reader] = {}
 
     @property
+    def is_readable(self) -> bool:
+        """Whether changes can be read that are not in memory."""
+        return self.read_older is not None and self._log.epoch == self._epoch
+
+    @property
     def floor(self) -> Place:
         """The place behind which changes are there, in memory or not, as far as is known."""
         floor = self._log.floor
-        if self.read_older is None or self._log.epoch != self._epoch:
-            return floor
-        return min(floor, self._lost)
+        return min(floor, self._lost) if self.is_readable else floor
 
     def lose(self, until: Place) -> None:
         """Note that what is behind lower places is not there any more."""
@@ -118,7 +121,12 @@ class OlderChanges:
     def read(
         self, one: CatchUpRound, most: int, until: Place | None, *, most_bytes: int
     ) -> tuple[list[Event], Place]:
-        """Return the next changes of the piece, as :meth:`ChangeLog.read` does."""
+        """Return the next changes of the piece, as :meth:`ChangeLog.read` does.
+
+        The piece may end behind what the live hub has got: with messages, or with other changes.
+        """
+        end = self._log.end
+        until = end if until is None else min(until, end)
         return self._readers[one].piece.read(one.place, most, until, most_bytes=most_bytes)
 
     async def close(self, one: CatchUpRound) -> None:

@@ -127,13 +127,13 @@ class Replay:
             channel_starts=self._channel_starts,
             standings=self._standings,
         )
-        # Lets clients come back after a restart; None if they cannot.
-        self._continuity: Continuity | None = None
+        self.continuity: Continuity | None = None
+        """Lets clients come back after a restart; None if they cannot."""
 
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
         rounds = self.catch_up.stats()
-        durable = None if self._continuity is None else self._continuity.durable
+        durable = None if self.continuity is None else self.continuity.durable
         return ReplayStats(
             away=len(self.memberships.absences),
             resumed=self._channel_starts.resumed,
@@ -190,7 +190,7 @@ class Replay:
             stats: returns the stream's counts and positions.
             share: what makes the server one of several that have one slot.
         """
-        self._continuity = make_continuity(
+        self.continuity = make_continuity(
             config,
             secret=secret,
             attached=attached,
@@ -203,27 +203,27 @@ class Replay:
             clock=self.proofs.clock,
             share=share,
         )
-        self.needs.journal = self._continuity.durable.journal
+        self.needs.journal = self.continuity.durable.journal
 
     # What the broadcaster calls
 
     def note_gaps(self, batch: Sequence[Event]) -> None:
         """Count the gaps of a batch that is about to be published, also after a failure."""
-        if self._continuity is not None:
-            self._continuity.note_gaps(batch)
+        if self.continuity is not None:
+            self.continuity.note_gaps(batch)
 
     def before(self, batch: Sequence[Event]) -> None:
         """Prepare for a batch that is about to be published to the live hub."""
-        if self._continuity is not None:
-            self._continuity.before(batch)
+        if self.continuity is not None:
+            self.continuity.before(batch)
         self.catch_up.before(batch)
         self._notices.read(batch)
 
     def after(self) -> None:
         """Note that a batch is in every outbox."""
         self.catch_up.after()
-        if self._continuity is not None:
-            self._continuity.after()
+        if self.continuity is not None:
+            self.continuity.after()
         if self.log.epoch != self._channel_starts.epoch:
             self._begin_anew()
         self.proofs.note(self.catch_up.handed)
@@ -231,8 +231,8 @@ class Replay:
     def tasks(self) -> Iterator[Callable[[], Awaitable[None]]]:
         """Yield what has to run all the time, beside :meth:`.CatchUp.run`; none of it returns."""
         yield self._tick_for_ever
-        if self._continuity is not None:
-            yield partial(self._continuity.run, self.needs)
+        if self.continuity is not None:
+            yield partial(self.continuity.run, self.needs)
 
     def close_liveness_checks(self) -> None:
         """Decide on no more channels, since the server stops."""
@@ -249,13 +249,13 @@ class Replay:
         self.log.begin_anew_behind(place)
         self.catch_up.begin_anew()
         self._begin_anew()
-        if self._continuity is not None:
-            self._continuity.begin_anew()
+        if self.continuity is not None:
+            self.continuity.begin_anew()
 
     async def aclose(self) -> None:
         """Write into the journal where all clients are, when all connections have ended."""
-        if self._continuity is not None:
-            await self._continuity.durable.aclose()
+        if self.continuity is not None:
+            await self.continuity.durable.aclose()
 
     # What connections call
 
@@ -383,9 +383,9 @@ class Replay:
         for _ in self._standings.settling(now, highest=highest):
             await turn.give_way()
         self._notices.log_gaps()
-        if self._continuity is not None:
-            self._continuity.durable.journal.low(self.needs.lasting_here())
-            if not self._continuity.is_restored:
+        if self.continuity is not None:
+            self.continuity.durable.journal.low(self.needs.lasting_here())
+            if not self.continuity.is_restored:
                 return
         if self.log.epoch == self._channel_starts.epoch:
             self.log.trim(self.needs.lowest())
@@ -397,6 +397,6 @@ class Replay:
         self.queues.begin_anew(self.log.floor, self._notices.stream)
         self.memberships.absences.lose_all(LostReason.LOST)
         self._standings.begin_anew()
-        if self._continuity is not None:
-            self._continuity.durable.begin_anew()
+        if self.continuity is not None:
+            self.continuity.durable.begin_anew()
         self.needs.begin_anew(self.log.floor)

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from realtime_core import (
     LSN,
     Delete,
+    Event,
     Insert,
     Record,
     Relation,
@@ -28,7 +29,7 @@ from realtime_core import (
     Update,
 )
 
-__all__ = ["Logged", "pack", "unpack"]
+__all__ = ["Logged", "changes_of", "pack", "unpack"]
 
 Logged: TypeAlias = RowChange | Truncate
 """A change that clients may get."""
@@ -40,6 +41,14 @@ _TRUNCATE: Final = 3
 
 _EXACT: Final = 4e9
 """Seconds since 1970 up to which a float tells microseconds apart."""
+
+
+_CHANGES: Final = frozenset((Insert, Update, Delete, Truncate))
+
+
+def changes_of(events: Sequence[Event]) -> list[Logged]:
+    """Return those of events that clients may get."""
+    return [event for event in events if type(event) in _CHANGES]  # type: ignore[misc]
 
 
 class _Shared:

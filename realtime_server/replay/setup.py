@@ -10,6 +10,7 @@ from realtime_core import SourceStats
 
 from ..config import ServerConfig
 from ..fanout.hub import Hub
+from ..fanout.wanted_tables import WantedTables
 from .identity import Identifier
 from .past import Shared
 from .proofs import Proofs
@@ -17,7 +18,7 @@ from .publishing import Publish
 from .records import journal_secret
 from .replay import Replay
 
-__all__ = ["make_replay"]
+__all__ = ["make_replay", "rows_to_read"]
 
 _MEGABYTE: Final = 1_000_000
 
@@ -63,3 +64,16 @@ def make_replay(
     if config.keeps_journal:
         replay.continue_with(config, secret=secret, attached=attached, stats=stats, share=share)
     return replay
+
+
+def rows_to_read(wanted: WantedTables, replay: Replay | None) -> Callable[[str, str], bool]:
+    """Return what says of a table, by schema and name, whether a server has to read its rows, which
+    it gets from a log that several servers share.
+
+    Args:
+        wanted: the tables of which clients of the server have asked for rows.
+        replay: of the server; None if nothing is replayed.
+    """
+    if replay is None or replay.continuity is None:
+        return wanted.wants
+    return replay.continuity.passing_over(wanted)

@@ -3,7 +3,7 @@ tests/property/test_cluster_envelopes.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from realtime_core import (
@@ -13,6 +13,7 @@ from realtime_core import (
     Event,
     Idle,
     Insert,
+    LogicalMessage,
     Position,
     RawEvent,
     RawRows,
@@ -50,15 +51,25 @@ class Stream:
 
     def transaction(self, *relations: Relation) -> bytes:
         """Pack a transaction with a row of each table."""
+        return self._pack(self._events(relations))
+
+    def transaction_and_message(self, relation: Relation) -> bytes:
+        """Pack a transaction, and a message behind it."""
+        events = self._events((relation,))
+        return self._pack([*events, LogicalMessage(LSN(self._lsn + 5), "a", b"", None, 0, STREAM)])
+
+    def _events(self, relations: Sequence[Relation]) -> list[RawEvent]:
         self._lsn += 10
         transaction = Transaction(
             self._lsn, LSN(self._lsn), datetime(2026, 11, 24, tzinfo=UTC), None, STREAM, None
         )
-        events: list[RawEvent] = [
+        rows = [
             RawRows(transaction, index, relation, (row(relation, index),))
             for index, relation in enumerate(relations)
         ]
-        events += [Commit(transaction, LSN(self._lsn + 1), len(relations))]
+        return [*rows, Commit(transaction, LSN(self._lsn + 1), len(relations))]
+
+    def _pack(self, events: list[RawEvent]) -> bytes:
         packed = [one for event in events for one in self._packer.feed(event)]
         (one,) = [*packed, *self._packer.flush()]
         return one.data
@@ -69,7 +80,7 @@ class Stream:
 
 
 def shown(events: list[Event]) -> list[str]:
-    names = {Begin: "begin", Commit: "commit", Idle: "idle"}
+    names = {Begin: "begin", Commit: "commit", Idle: "idle", LogicalMessage: "message"}
     return [
         f"{event.relation.table} {event.index}" if isinstance(event, Insert) else names[type(event)]  # type: ignore[index]
         for event in events
@@ -98,6 +109,19 @@ def test_of_a_transaction_that_nobody_wants_its_end_is_told() -> None:
     data = [stream.transaction(ORDER, ORDER) for _ in range(2)]
     assert stream.read(data[0], only_items) == [Idle(Position(LSN(20), LAST_INDEX, STREAM))]
     assert stream.read(data[1], only_items) == [Idle(Position(LSN(30), LAST_INDEX, STREAM))]
+
+
+def test_before_a_message_the_end_of_what_was_passed_over_is_told() -> None:
+    """Whoever counts only changes knows of no place behind a message."""
+    stream = Stream()
+    stream.read(stream.transaction(ORDER), only_items)
+    found = stream.read(stream.transaction_and_message(ORDER), only_items)
+    assert shown(found) == ["idle", "message"]
+    assert found[0] == Idle(Position(LSN(20), LAST_INDEX, STREAM))
+    # Where nothing was passed over, it is not.
+    assert shown(stream.read(stream.transaction_and_message(ITEM), only_items)) == [
+        *("begin", "item 0", "commit", "message")
+    ]
 
 
 def test_a_table_that_was_altered_is_read_once() -> None:

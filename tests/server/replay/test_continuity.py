@@ -13,6 +13,7 @@ import pytest
 
 from realtime_core import LSN, Begin, Event, Idle, LogicalMessage, Position, SourceStats
 from realtime_server.config import ServerConfig
+from realtime_server.fanout.wanted_tables import WantedTables
 from realtime_server.replay import continuity, continuity_setup
 from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.continuity import Continuity
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.asyncio
 
 START = LSN(100)
 END = LSN(500)
+OLDER = SimpleNamespace(is_readable=True)
 
 
 @attrs.define
@@ -72,6 +74,7 @@ class HeldChannels:
     is_holding: bool = False
     released_new: list[Place] = attrs.field(factory=list)
     released: list[Place] = attrs.field(factory=list)
+    catch_up: Any = attrs.field(factory=lambda: SimpleNamespace(older=OLDER))
 
     marks: Any = None
 
@@ -166,6 +169,24 @@ async def test_channels_are_taken_over_what_holds_no_changes_before_there_are_so
         ((START, -1), (START + 8, -1)),
         ((START, -1), (END + 16, -1)),
     ]
+    await world.end()
+
+
+async def test_what_was_passed_over_is_no_empty_stretch() -> None:
+    """The rows are there for channels that others serve, and that may come here."""
+    world = World()
+    unread = world.continuity.passing_over(WantedTables())
+    world.durable.end.set_result(END)
+    world.attached.set()
+    world.durable.caught_up.set()
+    await eventually(lambda: world.channel_starts.released == [(END, -1)])
+    world.continuity.before([Idle(Position(LSN(END + 16), 0, STREAM))])
+    assert world.durable.lifted.pop() == ((START, -1), (END + 16, -1))
+    assert not unread("public", "item")
+    world.continuity.before([Idle(Position(LSN(END + 32), 0, STREAM))])
+    assert world.durable.lifted == []
+    world.continuity.before([Idle(Position(LSN(END + 48), 0, STREAM))])
+    assert len(world.durable.lifted) == 1
     await world.end()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import attrs
 import pytest
@@ -35,6 +35,9 @@ class Elsewhere:
     asked: list[int] = attrs.field(factory=list)
     """The pieces that were asked for."""
     closed: int = 0
+    behind: list[list[Event]] = attrs.field(factory=list)
+    """What the last piece has besides."""
+    on_close: Callable[[], None] = lambda: None
     may_go_on: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     async def read(self, after: Place) -> AsyncGenerator[Sequence[Event], None]:
@@ -45,9 +48,11 @@ class Elsewhere:
                     await self.may_go_on.wait()
                     if self.errors:
                         raise self.errors.pop(0)
-                    yield batch(lsn, str(lsn))
+                    more = self.behind if lsn == LSNS[-1] else []
+                    yield [event for events in (batch(lsn, str(lsn)), *more) for event in events]
         finally:
             self.closed += 1
+            self.on_close()
 
 
 def publish(server: Server) -> Elsewhere:
@@ -125,6 +130,49 @@ async def test_what_is_not_there_any_more_is_told_as_a_gap(
         assert ids(outbox) == found
         # Nobody asks for it again.
         assert server.catch_up.older.floor == floor
+
+
+async def test_what_memory_gives_up_under_way_is_read_elsewhere() -> None:
+    async with open_server() as server:
+        elsewhere = publish(server)
+        elsewhere.may_go_on.set()
+        _, one = server.come_back((48, LAST_INDEX))
+        await until(lambda: server.catch_up.stats().running == 1)
+        server.log.give_up()
+        _, other = server.come_back((64, LAST_INDEX))
+        # It misses nothing.
+        _, live = server.come_back((80, LAST_INDEX))
+        await until(lambda: len(server.live) == 3)
+        server.publish(batch(96, "96"))
+        assert ids(one) == ["64", "80", "96"]
+        assert ids(other) == ["80", "96"]
+        assert ids(live) == ["96"]
+        assert server.gaps == []
+
+
+async def test_memory_may_be_given_up_while_a_reader_is_closed() -> None:
+    async with open_server() as server:
+        elsewhere = publish(server)
+        elsewhere.may_go_on.set()
+        elsewhere.on_close = server.log.give_up
+        _, one = server.come_back((16, LAST_INDEX))
+        await until(lambda: server.live)
+        assert ids(one) == ["32", "48", "64", "80"]
+        assert (server.gaps, server.lost, elsewhere.closed) == ([], [], 2)
+
+
+async def test_a_piece_that_ends_behind_what_is_live_is_read_no_further() -> None:
+    """It may have messages behind the last change, and changes that are still to come here."""
+    async with open_server() as server:
+        elsewhere = publish(server)
+        elsewhere.behind = [batch(96, "96")]
+        elsewhere.may_go_on.set()
+        server.log.give_up()
+        _, one = server.come_back((64, LAST_INDEX))
+        await until(lambda: server.live)
+        assert ids(one) == ["80"]
+        server.publish(batch(96, "96"))
+        assert ids(one) == ["80", "96"]
 
 
 async def test_another_stream_ends_it() -> None:
