@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from realtime_core import Insert
 from realtime_server.cluster import node, nodes
 from realtime_server.cluster.connection import NatsConnection
 from realtime_server.replay.journal import Journal
@@ -148,6 +149,53 @@ async def test_a_client_goes_on_at_every_server(item: Database, nats: NatsServer
             await client.close()
     assert client.ids == list(range(1, 12))
     assert client.gaps == []
+
+
+async def test_rows_that_nobody_wanted_are_there_for_who_comes_from_another_server(
+    item: Database, shared: dict[str, str]
+) -> None:
+    item.execute("create table other (id int primary key)")
+    item.execute("alter publication shop add table other")
+    client = ReplayClient(0, session=f"{SESSION}a")
+    binding = {"event": "*", "schema": "public", "table": "other"}
+    witness = ReplayClient(0, session=f"{SESSION}b", binding=binding)
+    async with serve(item, shared) as one, serve(item, shared) as two:
+        assert not await come_back(client, one.port)
+        assert not await come_back(witness, two.port)
+        # The first row behind a description is read.
+        await write(item, 1)
+        await client.until(1)
+        journal = journal_of(two)
+        await eventually(lambda: journal.slots and not parts(one).needs.without_proof())
+        await client.cut()
+        await eventually(lambda: not journal.slots)
+        for number in range(2, 6):
+            await write(item, number)
+            await asyncio.to_thread(item.execute, "insert into other values (%s)", (number,))
+        await witness.until(5)
+        log = parts(two).log
+        kept, _ = log.read(log.floor, 1000)
+        assert [change for change in kept if isinstance(change, Insert)]
+        assert not [
+            change
+            for change in kept
+            if isinstance(change, Insert)
+            and change.relation.table == "item"
+            and change.record["id"] != 1
+        ]
+        writing = asyncio.create_task(write(item, *range(6, 30)))
+        assert await come_back(client, two.port)
+        await client.until(29)
+        await writing
+        await cut(client, two)
+        await eventually(lambda: len(parts(two).memberships.absences))
+        await write(item, 30)
+        assert await come_back(client, two.port)
+        await client.until(30)
+        for each in (client, witness):
+            await each.close()
+    assert (client.ids, client.gaps) == (list(range(1, 31)), [])
+    assert (witness.ids, witness.gaps) == (list(range(2, 6)), [])
 
 
 async def test_whoever_is_back_at_another_server_at_once_has_one_place(
