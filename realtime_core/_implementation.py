@@ -74,7 +74,15 @@ def installed(wanted: str | None) -> str | None:
             import realtime_core_c.rows
 
             # These are loaded later, by what uses them.
-            for part in ("changes", "copy_data", "loaders", "steps", "stream", "values"):
+            for part in (
+                "changes",
+                "copied_rows",
+                "copy_data",
+                "loaders",
+                "steps",
+                "stream",
+                "values",
+            ):
                 name = f"realtime_core_c.{part}"
                 if find_spec(name) is None:
                     raise ImportError(f"there is no {name}", name=name)

@@ -167,6 +167,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_core._row_loader",
         "realtime_core.pgoutput._tuples",
         "realtime_core.pgoutput.change_decoder",
+        "realtime_core.snapshot.row_events",
         "realtime_core.sources._copy_data",
         "realtime_core.sources._live_stream",
         "realtime_core.sources._queue",

@@ -28,6 +28,8 @@ _NOT_UTF8: Final = ("22021", "22P05")
 """SQLSTATEs for text that is not in the database's encoding, or that UTF-8 cannot have."""
 _BYTES: Final = 64 * 1024
 """A read returns when it has so many bytes, if not before."""
+_READS: Final = 4
+"""How many times a read asks the socket for more at most, 16 KB or more each time."""
 
 
 class CopyOut:
@@ -65,11 +67,21 @@ class CopyOut:
             SourceError: if a row has text that is not UTF-8.
         """
         rows: list[bytes] = []
-        while not (rows or self._is_over):
+        reads = 0
+        while not self._is_over:
+            known = len(rows)
             status = self._take(rows, _BYTES)
             if status < 0:
                 self._is_over = True
-            elif not rows:
+            elif status > 0 or reads == _READS:
+                break
+            elif len(rows) > known:
+                # libpq takes no more than its buffer holds, and there may be more.
+                self._pgconn.consume_input()
+                reads += 1
+            elif rows:
+                break
+            else:
                 await self._more()
         if not rows:
             await self._end()

@@ -22,6 +22,7 @@ TESTS = (
     "tests/core/pgoutput/test_captures_forms.py",
     "tests/core/pgoutput/test_change_decoder.py",
     "tests/core/pgoutput/test_decoder.py",
+    "tests/core/snapshot",
     "tests/core/types",
     "tests/core/sources/test_copy_data.py",
     "tests/core/sources/test_live_stream.py",

@@ -12,6 +12,9 @@ import pytest
 from realtime_core import __version__
 from realtime_core._implementation import choose, installed
 
+# What is loaded later, by what uses it.
+PARTS = ("changes", "copied_rows", "copy_data", "loaders", "steps", "stream", "values")
+
 
 @pytest.mark.parametrize("wanted", [None, ""])
 def test_the_compiled_one_is_used_where_it_is_installed(wanted: str | None) -> None:
@@ -65,9 +68,7 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "realtime_core_c.rows", None)
 
 
-@pytest.mark.parametrize(
-    "missing", ["changes", "copy_data", "loaders", "steps", "stream", "values"]
-)
+@pytest.mark.parametrize("missing", PARTS)
 def test_one_of_which_a_part_is_missing_is_not_used(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,9 +76,7 @@ def test_one_of_which_a_part_is_missing_is_not_used(
     package = ModuleType("realtime_core_c")
     package.__version__ = __version__  # type: ignore[attr-defined]
     package.__path__ = [str(tmp_path)]
-    for name in {"changes", "copy_data", "loaders", "rows", "steps", "stream", "values"} - {
-        missing
-    }:
+    for name in {"rows", *PARTS} - {missing}:
         (tmp_path / f"{name}.py").touch()
     for name in list(sys.modules):
         if name.startswith("realtime_core_c"):

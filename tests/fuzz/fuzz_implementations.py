@@ -9,7 +9,7 @@ what this compares.
 An input is one of these: a stream as fuzz_pgoutput makes them; a captured row's message between
 its Begin and its Commit, mutated, behind one that was not; the fields of such a row alone; texts of
 some types, mutated, as one row that becomes Python values, once by itself and once out of its
-message.
+message; rows in the text format of COPY, mutated, as events.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from realtime_core import LSN, UNCHANGED, Column, Record, Shape, Update, _row_loader
+from realtime_core import (
+    LSN,
+    UNCHANGED,
+    Column,
+    Record,
+    Relation,
+    ReplicaIdentity,
+    Shape,
+    SnapshotProgress,
+    Update,
+    _row_loader,
+)
 from realtime_core.oids import BUILTIN_TYPES
 from realtime_core.pgoutput import (
     BeginMessage,
@@ -38,6 +49,7 @@ from realtime_core.pgoutput import (
     change_decoder,
     decoder,
 )
+from realtime_core.snapshot import row_events
 from realtime_core.types import python_values
 from tests.core.captures import decoder_for, payloads
 from tests.fuzz.command_line import main
@@ -138,6 +150,7 @@ def _outcome(make: Callable[[], Any], implementation: str) -> tuple[str, Any]:
         patch.object(decoder, "fields_reader", READERS[implementation]),
         patch.object(python_values, "IMPLEMENTATION", implementation),
         patch.object(_row_loader, "IMPLEMENTATION", implementation),
+        patch.object(row_events, "IMPLEMENTATION", implementation),
     ):
         try:
             return "taken", make()
@@ -243,7 +256,46 @@ def _message_values(
     return [repr(values), *(type(value).__name__ for value in values.values())]
 
 
-_INPUTS = (_try_stream, *(_try_row,) * 6, *(_try_tuple,) * 3, *(_try_values,) * 10)
+def _try_copied(random: Random) -> str:
+    types = [random.choice(list(TEXTS)) for _ in range(random.choice((1, 2, 5)))]
+    lines = [
+        "\t".join([_copied(random, name) for name in types])
+        for _ in range(random.choice((0, 1, 3)))
+    ]
+    data = mutated(random, "".join([f"{line}\n" for line in lines]).encode())
+    columns = [
+        Column(f"c{place}", OIDS[name], name, "pg_catalog", -1, False)
+        for place, name in enumerate(types)
+    ]
+
+    def found() -> list[str]:
+        # The table is a new one, as it keeps what has loaded its rows.
+        table = Relation(1, "s", "t", ReplicaIdentity.DEFAULT, tuple(columns))
+        events = row_events.row_events(table, data, SnapshotProgress(table, 0, 0, 0, 0, 0, 0, 0))
+        values = [event.record.as_python(on_error="text") for event in events]
+        return [repr(values), *(repr(event.record.fields) for event in events)]
+
+    outcome, _ = _both((types, data), found)
+    return f"copied: {outcome}"
+
+
+def _copied(random: Random, name: str) -> str:
+    """Return a field as COPY writes it, or almost."""
+    text = random.choice(TEXTS[name])
+    if random.random() < 0.3:
+        text += random.choice("\\\t\n\b\f\v\r\x01")
+    if random.random() < 0.8:
+        text = text.replace("\\", r"\\").replace("\t", r"\t").replace("\n", r"\n")
+    return random.choice((text, text, text, r"\N"))
+
+
+_INPUTS = (
+    _try_stream,
+    *(_try_row,) * 6,
+    *(_try_tuple,) * 3,
+    *(_try_values,) * 10,
+    *(_try_copied,) * 3,
+)
 
 
 def _changes(stream: list[bytes], parallel: bool) -> list[Any]:

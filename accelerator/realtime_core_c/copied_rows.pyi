@@ -1,0 +1,3 @@
+from typing import Any
+
+def row_events(relation: Any, data: bytes, progress: Any) -> list[Any] | None: ...
