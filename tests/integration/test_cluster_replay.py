@@ -222,6 +222,30 @@ async def test_whoever_is_back_at_another_server_at_once_has_one_place(
     assert "several clients have the same session" not in caplog.text
 
 
+async def test_who_comes_from_another_server_while_nats_is_away_gets_nothing_twice(
+    item: Database, new_nats: Callable[..., NatsServer]
+) -> None:
+    nats = await asyncio.to_thread(new_nats)
+    shared = {"NATS_URL": nats.url, "SLOT_NAME": unique_name("cluster"), **SETTINGS}
+    client = ReplayClient(0, session=f"{SESSION}a")
+    async with serve(item, shared) as one, serve(item, shared) as two:
+        assert not await come_back(client, one.port)
+        await eventually(lambda: bool(journal_of(two).slots))
+        await write(item, 1)
+        await client.until(1)
+        await eventually(lambda: not parts(one).needs.without_proof())
+        await asyncio.to_thread(nats.kill)
+        await client.cut()
+        coming = asyncio.create_task(come_back(client, two.port))
+        await eventually(lambda: any(visit.standings for visit in parts(two).needs.visits))
+        await asyncio.to_thread(nats.start)
+        assert await coming
+        await write(item, 2)
+        await client.until(2)
+        await client.close()
+    assert (client.ids, client.gaps) == ([1, 2], [])
+
+
 async def test_all_servers_may_stop_and_nats_start_again(
     item: Database, new_nats: Callable[..., NatsServer]
 ) -> None:
