@@ -35,6 +35,9 @@ DRIVER_ERRORS: Final = (psycopg.Error, sqlite3.Error, OverflowError)
 CHECKPOINTS: Final = "realtime_copy"
 """The table with the positions, by name."""
 
+_ROWS: Final = frozenset((Snapshot, Insert, Update, Delete))
+"""The events that are written row by row."""
+
 logger = logging.getLogger("realtime.source")
 
 
@@ -104,8 +107,8 @@ class Target(abc.ABC):
         self._former: str | None = None
         # The tables of a snapshot of which no row has come yet.
         self._begun: Sequence[Relation] | None = None
-        # Each table as it was described last, by its OID, and the statements for it.
-        self._plans: dict[int, tuple[Relation, RowStatements | None]] = {}
+        # Each table as it was described last, by schema and name, and the statements for it.
+        self._plans: dict[tuple[str, str], tuple[Relation, RowStatements | None]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -214,23 +217,32 @@ class Target(abc.ABC):
             TargetError: if a row is not there that has to be changed.
         """
         steps: Steps = []
+        relation: Relation | None = None
+        plan: RowStatements | None = None
+        event: Any
         for event in events:
-            if self._begun is not None and isinstance(event, Snapshot | SnapshotComplete):
+            # By class, and not by isinstance: this runs for every row.
+            kind = type(event)
+            if self._begun is not None and (kind is Snapshot or kind is SnapshotComplete):
                 # Not at the SnapshotBegin, behind which a snapshot of the same server may wait.
                 steps = self._begin_anew(self._begun)
-            if isinstance(event, Insert | Update | Delete | Snapshot):
-                plan = self._plan(event.relation)
+            if kind in _ROWS:
+                if event.relation is not relation:
+                    relation = event.relation
+                    plan = self._plan(relation)
                 if plan is not None:
                     statement, values = plan.step(event)
                     if not steps or steps[-1][0] is not statement:
                         steps.append((statement, []))
                     steps[-1][1].append(values)
-                    self.rows += isinstance(event, Snapshot)
-                    self.changes += not isinstance(event, Snapshot)
-            elif isinstance(event, SnapshotBegin):
+                    if kind is Snapshot:
+                        self.rows += 1
+                    else:
+                        self.changes += 1
+            elif kind is SnapshotBegin:
                 self.rollback()
                 self.rows, self._begun, steps = 0, event.tables, []
-            elif isinstance(event, Truncate):
+            elif kind is Truncate:
                 steps += self._emptied(event.relations)
                 self.changes += 1
         self._execute(steps)
@@ -276,7 +288,8 @@ class Target(abc.ABC):
 
     def _plan(self, relation: Relation) -> RowStatements | None:
         """Return the statements for a table; None if it is not written."""
-        former, plan = self._plans.get(relation.oid, (None, None))
+        name = relation.schema, relation.table
+        former, plan = self._plans.get(name, (None, None))
         if relation is not former:
             plan = None
             if self._tables is not None and str(relation) not in self._tables:
@@ -287,7 +300,7 @@ class Target(abc.ABC):
                     raise ConfigError(problems)
                 key = [column.name for column in columns if column.is_key]
                 plan = self._statements(relation, key)
-            self._plans[relation.oid] = relation, plan
+            self._plans[name] = relation, plan
         return plan
 
     def _compare(
