@@ -57,7 +57,9 @@ def arrow_type(column: Column) -> Any:
     return _scalar_type(name, column.type_modifier)
 
 
-def to_array(column: Column, kind: Any, fields: Sequence[Field], on_error: str) -> Any:
+def to_array(
+    column: Column, kind: Any, fields: Sequence[Field], on_error: str, *, table: str
+) -> Any:
     """Make an Arrow array of a column's fields; UNCHANGED becomes null.
 
     Args:
@@ -65,6 +67,7 @@ def to_array(column: Column, kind: Any, fields: Sequence[Field], on_error: str) 
         kind: its Arrow type, or the type of strings.
         fields: its field of each row.
         on_error: what is done with a value that the type cannot hold: ``"raise"`` or ``"null"``.
+        table: the table's name, for errors.
 
     Raises:
         ValueConversionError: if a field is binary, or is a value that the type cannot hold.
@@ -72,7 +75,7 @@ def to_array(column: Column, kind: Any, fields: Sequence[Field], on_error: str) 
     kinds = set(map(type, fields))
     if bytes in kinds:
         reason = "a binary field cannot be put into Arrow; start the stream without binary"
-        raise ValueConversionError(column.name, column.type_name, None, reason)
+        raise ValueConversionError(column.name, column.type_name, None, reason, table=table)
     texts: Any = fields
     if Unchanged in kinds:
         texts = [None if type(field) is Unchanged else field for field in fields]
@@ -80,18 +83,20 @@ def to_array(column: Column, kind: Any, fields: Sequence[Field], on_error: str) 
     try:
         return read(texts)
     except ValueError:
-        parts = [_one(column, read, text, on_error) for text in texts]
+        parts = [_one(column, read, text, on_error, table) for text in texts]
         return _together(kind, parts)
 
 
-def _one(column: Column, read: Reader, text: str | None, on_error: str) -> Any:
+def _one(column: Column, read: Reader, text: str | None, on_error: str, table: str) -> Any:
     try:
         return read((text,))
     except ValueError as exc:
         if on_error == "null":
             return read((None,))
         reason = f"Arrow's type for it cannot hold the value: {exc}"
-        raise ValueConversionError(column.name, column.type_name, text, reason) from exc
+        raise ValueConversionError(
+            column.name, column.type_name, text, reason, table=table
+        ) from exc
 
 
 def _together(kind: Any, parts: Sequence[Any]) -> Any:

@@ -192,7 +192,9 @@ class _Rows:
             for column, values in zip(columns_of, by_column, strict=True):
                 text = f"{self.relation}.{column.name}" in as_text
                 kind = pa.string() if text else columns.arrow_type(column)
-                arrays[column.name] = columns.to_array(column, kind, values, on_error)
+                arrays[column.name] = columns.to_array(
+                    column, kind, values, on_error, table=str(self.relation)
+                )
             return arrays
 
         arrays = typed(self.relation.columns, self._fields)

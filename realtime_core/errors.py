@@ -192,9 +192,13 @@ class ValueConversionError(RealtimeError, ValueError):
         column: the name of the column.
         type_name: PostgreSQL's name of the column's type.
         text: the text that PostgreSQL sent; None for a binary field.
+        table: the table, with its schema; empty where it is not known.
     """
 
-    def __init__(self, column: str, type_name: str, text: str | None, reason: str) -> None:
+    def __init__(
+        self, column: str, type_name: str, text: str | None, reason: str, *, table: str = ""
+    ) -> None:
+        self.table = table
         self.column = column
         self.type_name = type_name
         self.text = text
@@ -203,7 +207,8 @@ class ValueConversionError(RealtimeError, ValueError):
             if text is not None
             else f"it was sent in binary, row.raw({column!r}) has its bytes"
         )
-        super().__init__(f"column {column!r} of type {type_name}: {reason}; {remedy}")
+        place = f"table {table}, " if table else ""
+        super().__init__(f"{place}column {column!r} of type {type_name}: {reason}; {remedy}")
 
 
 class RowStructureError(RealtimeError, ValueError):

@@ -152,7 +152,8 @@ class Shape:
 
             column = self.columns[place]
             converter = make_converter(
-                column.name, column.type_oid, column.type_name, column.type_schema
+                *(column.name, column.type_oid, column.type_name, column.type_schema),
+                table=self.table,
             )
             self.converters[place] = converter
         return converter(value)
@@ -351,5 +352,6 @@ class Record(Mapping[str, Any]):
                 column.type_name,
                 None,
                 "a binary field has no text; start the stream without binary",
+                table=self.shape.table,
             )
         return value

@@ -123,6 +123,7 @@ def _row(columns: _Columns, record: Record) -> bytes:
             raise ValueConversionError(
                 *(column.name, column.type_name, None),
                 "a binary field has no JSON; start the stream without binary",
+                table=record.shape.table,
             )
     return f"{{{','.join(parts)}}}".encode()
 

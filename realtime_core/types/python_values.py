@@ -77,7 +77,9 @@ _has_escapes_in_quotes: Final = re.compile(
 _unpack_interval: Final = Struct("!qii").unpack
 
 
-def make_converter(column: str, type_oid: int, type_name: str, type_schema: str) -> Converter:
+def make_converter(
+    column: str, type_oid: int, type_name: str, type_schema: str, *, table: str = ""
+) -> Converter:
     """Return the function that converts the fields of one column.
 
     Values of a domain are converted as those of its base type, whose name the stream gives. Values
@@ -88,6 +90,7 @@ def make_converter(column: str, type_oid: int, type_name: str, type_schema: str)
         type_oid: the OID of its type; of a domain, the domain's.
         type_name: ``pg_type.typname``; of a domain, its base type's.
         type_schema: the schema of the type that ``type_name`` names.
+        table: the table's name, for errors.
     """
     from psycopg.pq import Format
 
@@ -112,8 +115,9 @@ def make_converter(column: str, type_oid: int, type_name: str, type_schema: str)
             # psycopg's Error is not the only one: deeply nested JSON raises RecursionError, an
             # interval too long for timedelta OverflowError, a binary field too short struct.error.
             text = value if isinstance(value, str) else None
-            raise ValueConversionError(column, type_name, text, str(exc)) from exc
-        raise ValueConversionError(column, type_name, None, "no binary loader for this type")
+            raise ValueConversionError(column, type_name, text, str(exc), table=table) from exc
+        reason = "no binary loader for this type"
+        raise ValueConversionError(column, type_name, None, reason, table=table)
 
     return convert
 

@@ -243,7 +243,9 @@ def test_events_without_rows_are_left_out() -> None:
 def test_a_value_that_does_not_fit_is_an_error_or_null_or_text(
     type_name: str, modifier: int, text: str
 ) -> None:
-    with pytest.raises(ValueConversionError, match=r"column 'c' of type .*; row\.text") as caught:
+    with pytest.raises(
+        ValueConversionError, match=r"orders, column 'c' of type .*; row\.t"
+    ) as caught:
         value_of(type_name, text, modifier=modifier)
     assert caught.value.text == text
     assert value_of(type_name, text, modifier=modifier, on_error="null") is None

@@ -64,7 +64,7 @@ EXAMPLES = [
     UnknownMessageError(0x7A),
     UnknownRelationError(16385),
     UnknownTypeError(16400, column="mood", relation="public.people"),
-    ValueConversionError("born", "date", "infinity", "date too large"),
+    ValueConversionError("born", "date", "infinity", "date too large", table="public.users"),
     WalLevelError("replica"),
 ]
 
@@ -139,6 +139,9 @@ def test_value_conversion_error_of_a_text_field_says_where_its_text_is() -> None
     assert str(error) == (
         "column 'born' of type date: date too large; row.text('born') has its text"
     )
+    error = ValueConversionError("born", "date", "infinity", "too large", table="public.users")
+    assert error.table == "public.users"
+    assert str(error).startswith("table public.users, column 'born' of type date: too large; ")
 
 
 def test_value_conversion_error_of_a_binary_field_does_not_promise_a_text() -> None:

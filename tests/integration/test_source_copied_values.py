@@ -95,8 +95,8 @@ async def test_typed_rows_of_a_snapshot_say_which_value_does_not_fit(table: Data
         found = await until(source, SnapshotComplete)
     assert [found[0].id, found[2].id] == [1, 3]
     assert found[1] == (
-        "column 'v' of type date: date too large (after year 10K): 'infinity'; row.text('v') has "
-        "its text"
+        "table public.v, column 'v' of type date: date too large (after year 10K): 'infinity'; "
+        "row.text('v') has its text"
     )
 
 
