@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from realtime_core import (
     BackfillStep,
     Delete,
     Insert,
+    LogicalMessage,
     PgoutputSource,
     Severity,
     Snapshot,
@@ -30,11 +32,18 @@ from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import RlsClient, open_rls_stage
-from tests.integration.source_helpers import ids, kill_walsenders, open_source, take
+from tests.integration.source_helpers import (
+    confirmed,
+    ids,
+    kill_walsenders,
+    open_source,
+    take,
+    wal_position,
+)
 from tests.integration.test_cli_copy import ORDERS, Copied, follow, made_copy
 from tests.receiver import Receiver
 from tests.server_helpers import dev_config, open_client
-from tests.waiting import eventually
+from tests.waiting import eventually, eventually_sync
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -149,6 +158,45 @@ def keep(rows: dict[int, Any], event: object) -> None:
             rows[row["id"]] = row["name"]
         case Delete(old_record=row):
             rows.pop(row["id"], None)
+
+
+@dataclass
+class Item:
+    id: int
+    name: str
+    tags: list[str] | None
+
+
+def test_threads_read_rows_as_objects_each_at_its_own_pace(shop: Database) -> None:
+    slot = unique_name("slot")
+    with PgoutputSource.sync(shop.dsn, publications=["shop"], slot=slot) as source:
+        fan_out = source.typed({"public.item": Item}).fan_out()
+        quick, slow = fan_out.consumer("quick"), fan_out.consumer("slow")
+        shop.execute("insert into item values (1, 'a', null, '{x,y}')")
+        insert_names(shop, 2)
+        written = wal_position(shop)
+        rows = [Item(1, "a", ["x", "y"]), Item(2, "name 2", None)]
+        for consumer in (quick, slow):
+            changes = [consumer.next(30) for _ in range(2)]
+            assert [change.record for change in changes if isinstance(change, Insert)] == rows
+            # The slot moves to what both have acknowledged.
+            assert confirmed(shop, slot) < written
+            consumer.ack(changes[-1])
+        eventually_sync(lambda: confirmed(shop, slot) >= written)
+
+
+def test_a_heartbeat_moves_the_slot_of_a_quiet_database(shop: Database) -> None:
+    slot = unique_name("slot")
+    options = {"slot": slot, "heartbeat_interval": 0.05, "messages": True}
+    with PgoutputSource.sync(shop.dsn, publications=["shop"], **options) as source:
+        first, second = source.next(30), source.next(30)
+        for beat in (first, second):
+            assert isinstance(beat, LogicalMessage)
+            assert (beat.prefix, beat.content) == ("realtime_core.heartbeat", slot.encode())
+        position = source.position
+        assert position is not None
+        source.ack(second)
+        eventually_sync(lambda: confirmed(shop, slot) >= position.lsn)
 
 
 def test_tables_are_copied_and_follow(shop: Database) -> None:

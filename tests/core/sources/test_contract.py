@@ -323,6 +323,21 @@ async def test_batches_are_bounded_in_rows_and_time(world: World) -> None:
         assert ids(await soon(anext(late))) == [8, 9]
 
 
+async def test_batches_are_bounded_in_bytes(world: World) -> None:
+    async with world.source() as source:
+        for number in (1, 2, 3, 4):
+            world.write(("insert", number, "x" * 1000))
+        world.write(("insert", 5, "x" * 9000))
+        world.write(("insert", 6, "x"))
+        batches = source.batches(max_bytes=2500, max_wait=60)  # type: ignore[call-arg]
+        assert ids(await soon(anext(batches))) == [1, 2]
+        assert ids(await soon(anext(batches))) == [3, 4]
+        # What is larger comes alone.
+        assert ids(await soon(anext(batches))) == [5]
+        late = source.batches(max_bytes=2500, max_wait=0.01)  # type: ignore[call-arg]
+        assert ids(await soon(anext(late))) == [6]
+
+
 async def test_small_transactions_are_whole_in_batches(world: World) -> None:
     async with world.source() as source:
         batches = source.batches()
