@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from tests.fix_postgres import Database
 from tests.waiting import eventually_sync
@@ -34,7 +34,7 @@ _QUERIES = """
 
 
 def kill_in_some_phase(
-    process: subprocess.Popen[bytes], database: Database, name: str, random: Random, last: str
+    process: subprocess.Popen[Any], database: Database, name: str, random: Random, last: str
 ) -> str:
     """Kill a program once it has come to a phase, and a moment later; return what it did then.
 

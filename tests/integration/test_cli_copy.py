@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -34,6 +35,7 @@ from realtime_core._copy import Copy
 from realtime_core.sources._described import create_publication, described_tables
 from realtime_core.targets import PostgresTarget, Target, TargetError
 from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.kill_phases import kill_in_some_phase
 from tests.integration.source_helpers import drop_slot_of
 from tests.integration.test_source_gaps import remove_wal
 from tests.integration.writers import writing
@@ -97,7 +99,8 @@ def copying(
     stderr: int = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[str]]:
     """Have it run; it is killed at the end, if it still runs."""
-    words = [*COMMAND, shop.dsn, copied.argument, "--name", shop.name, "--tables", tables]
+    source = make_conninfo(shop.dsn, application_name=shop.name)
+    words = [*COMMAND, source, copied.argument, "--name", shop.name, "--tables", tables]
     with subprocess.Popen([*words, *arguments], stderr=stderr, text=True) as process:
         try:
             yield process
@@ -117,7 +120,13 @@ def test_a_copy_that_is_killed_at_any_time_equals_the_source_at_the_end(
         f"insert into orders select g, g / 10.0, case when g % 100 = 0 then {large} end"
         f" from generate_series(1, {ROWS}) g"
     )
+    shop.execute("create table item (id int primary key, name text not null)")
+    shop.execute("insert into item select g, 'item ' || g from generate_series(1, 5000) g")
     copied.execute(LITE_ORDERS if is_lite(copied) else ORDERS)
+    copied.execute("create table item (id integer primary key, name text not null)")
+    both = ("--tables", "public.item")
+    first_copies = max(KILLS // 3, 2)
+    phases: Counter[str] = Counter()
 
     def stored() -> list[tuple[Any, ...]]:
         try:
@@ -128,18 +137,23 @@ def test_a_copy_that_is_killed_at_any_time_equals_the_source_at_the_end(
     with writing(shop, random, ROWS):
         for number in range(KILLS):
             before = stored()
-            with copying(shop, copied) as process:
-                # The first ones are killed within the first copy.
-                if number >= KILLS // 4:
-                    eventually_sync(lambda before=before: stored() != before, within=60)
+            if number < first_copies:
+                # Within a first copy, or within one that is taken instead of a whole one.
+                with copying(shop, copied, *both, "--overwrite") as process:
+                    last = "going on behind the snapshot"
+                    phases[kill_in_some_phase(process, shop, shop.name, random, last)] += 1
+                continue
+            with copying(shop, copied, *both) as process:
+                eventually_sync(lambda before=before: stored() != before, within=60)
                 time.sleep(random.uniform(0, 0.4))
                 assert process.poll() is None, process.communicate()
+    print(*phases.most_common(), sep="\n")
     assert stored()
-    query = "select id, {}, note from orders order by id"
-    rows = shop.execute(query.format("amount::text"))
-    with copying(shop, copied):
-        wanted = query.format("amount" if is_lite(copied) else "amount::text")
-        eventually_sync(lambda: copied.execute(wanted) == rows, within=60)
+    orders, items = "select id, {} from orders order by id", "select * from item order by id"
+    rows = [shop.execute(orders.format("amount::text, note")), shop.execute(items)]
+    with copying(shop, copied, *both):
+        wanted = orders.format("amount, note" if is_lite(copied) else "amount::text, note"), items
+        eventually_sync(lambda: [copied.execute(each) for each in wanted] == rows, within=60)
 
 
 ODD = 'public."odd ""table\' $1"'
