@@ -38,7 +38,7 @@ from benchmarks.fanout import WRITER
 from benchmarks.load.programs import Client, compile_programs, cpu_time
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.raw_client import RawClient
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, child_pids, worker_pids
 
 COUNTS = (1, 2)
 CLIENTS = 1000
@@ -63,10 +63,6 @@ OTHERS = ("clients", "PostgreSQL", "writer")
 Row: TypeAlias = dict[str, Any]
 
 
-def children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
@@ -89,7 +85,7 @@ class Servers:
         self.shares: list[dict[str, float]] = []
 
     def workers(self) -> list[int]:
-        return children(self.server.process.pid)
+        return worker_pids(self.server.process.pid)
 
     def _times(self, postgres: int) -> dict[str, float]:
         """Return the processor time that each program has used."""
@@ -98,7 +94,7 @@ class Servers:
             "supervisor" if workers else "server": cpu_time(self.server.process.pid),
             **{f"worker {n}": cpu_time(pid) for n, pid in enumerate(workers, 1)},
             "clients": cpu_time(self.client.pid),
-            "PostgreSQL": sum(cpu_time(pid) for pid in (postgres, *children(postgres))),
+            "PostgreSQL": sum(cpu_time(pid) for pid in (postgres, *child_pids(postgres))),
             "writer": time.process_time(),
         }
 

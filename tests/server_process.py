@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,14 +10,31 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from psycopg.conninfo import conninfo_to_dict
 
-__all__ = ["ServerProcess"]
+__all__ = ["ServerProcess", "child_pids", "worker_pids"]
 
 _LISTENING = re.compile(r"listening on .*, port (\d+)")
+
+
+def worker_pids(supervisor: int) -> list[int]:
+    """Return the process IDs of a supervisor's workers (Linux)."""
+    found = []
+    for child in child_pids(supervisor):
+        with contextlib.suppress(FileNotFoundError):
+            # One child is the process that they are forked from.
+            if Path(f"/proc/{child}/comm").read_text().startswith("worker "):
+                found.append(child)
+    return found
+
+
+def child_pids(pid: int) -> list[int]:
+    """Return the process IDs of a process's children (Linux)."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class ServerProcess:

@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from itertools import count as itertools_count
 from typing import Any, Final
@@ -19,6 +19,7 @@ import attrs
 from realtime_core.errors import ServerError
 
 from .control import ControlLink
+from .forks import Start, WorkerProcess
 from .links import Links
 from .metric_sums import MetricSums
 from .room_switch import RoomSwitch
@@ -69,7 +70,7 @@ class Pace:
 class _Running:
     """A worker's process."""
 
-    process: asyncio.subprocess.Process
+    process: WorkerProcess
     control: ControlLink
     has_started: bool = False
     """Whether it accepts connections."""
@@ -86,8 +87,7 @@ class Processes:
 
     Args:
         count: how many.
-        command: what starts one, without the arguments that say which one it is.
-        environment: of the workers.
+        start: starts a process.
         links: serves the links that bring the changes.
         rooms: serves the links for what clients broadcast.
         names: gets a name for each process, 16 hexadecimal digits, for as long as it runs.
@@ -98,16 +98,14 @@ class Processes:
         self,
         count: int,
         *,
-        command: Sequence[str],
-        environment: Mapping[str, str],
+        start: Start,
         links: Links[Any],
         rooms: RoomSwitch,
         names: set[str],
         metrics: Callable[[], bytes],
     ) -> None:
         self._count = count
-        self._command = command
-        self._environment = environment
+        self._start = start
         self._links = links
         self._rooms = rooms
         self._names = names
@@ -270,6 +268,8 @@ class Processes:
             try:
                 code = await self._run(worker)
             except OSError as exc:
+                if self._stopping.is_set():
+                    return
                 # There may be too many processes, or too little memory, for a while.
                 least = _RETRY
                 logger.error("worker %d cannot be started, and is tried again: %s", worker, exc)
@@ -305,13 +305,7 @@ class Processes:
             files = [link.fileno() for link in theirs]
             control_link = await ControlLink.over(control.dup())
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    "--worker",
-                    ",".join(map(str, (worker, *files, name))),
-                    env=dict(self._environment),
-                    pass_fds=files,
-                )
+                process = await self._start(worker, files, name)
             except OSError:
                 control_link.close()
                 raise
@@ -348,7 +342,7 @@ class Processes:
             self._sums.end(worker)
 
     async def _talk(
-        self, worker: int, process: asyncio.subprocess.Process, talk: Coroutine[Any, Any, None]
+        self, worker: int, process: WorkerProcess, talk: Coroutine[Any, Any, None]
     ) -> None:
         """Serve one of a process's links; if that fails, end the process."""
         try:
@@ -385,7 +379,7 @@ def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+def _send(process: WorkerProcess, number: signal.Signals) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -31,6 +30,7 @@ from ..net.slow_clients import Backlog, OutboxLimits
 from ..replay.check import warn_of_leftovers
 from ..webhooks.service import Webhooks, make_webhooks
 from ..webhooks.stats import WebhookStats
+from .forks import Forks
 from .in_flight import InFlight
 from .links import EnvelopeSource, Links
 from .processes import Processes
@@ -113,7 +113,8 @@ class Supervisor:
             clock=time.monotonic,
             stalled=None if is_rls else lambda worker: self._processes.kill(worker),
         )
-        # Made when the port is known.
+        # Made when the port is known: what starts the workers, and what keeps them.
+        self._forks: Forks
         self._processes: Processes
         # The task that reads changes, and the one that tells the workers of the source.
         self._reading: asyncio.Task[None]
@@ -142,10 +143,12 @@ class Supervisor:
         environment = {
             name: value for name, value in self._environ.items() if name not in _NOT_FOR_WORKERS
         }
+        self._forks = Forks(
+            ("--dev",) if self._dev else (), {**environment, "PORT": str(self.port)}
+        )
         self._processes = Processes(
             config.worker_count,
-            command=(sys.executable, "-m", "realtime_server", *(("--dev",) if self._dev else ())),
-            environment={**environment, "PORT": str(self.port)},
+            start=self._forks.start,
             links=self._links,
             rooms=self._rooms,
             names=self._node.writers if self._node and config.keeps_journal else set(),
@@ -174,6 +177,7 @@ class Supervisor:
         What the workers have handed out until they end is acknowledged.
         """
         self._reading.cancel()
+        self._forks.close()
         closing = asyncio.create_task(self._close_webhooks())
         # Another server reads the database from now on.
         leaving = asyncio.create_task(self._leave())

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +19,7 @@ from tests.e2e.test_todays_clients import start as start
 from tests.e2e.test_todays_clients_rls import notes as notes
 from tests.e2e.test_todays_clients_rls import token as token
 from tests.fix_postgres import Database, Server, unique_name
+from tests.server_process import worker_pids
 from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.pg17]
@@ -77,19 +77,14 @@ def test_clients_of_a_killed_worker_come_back_and_get_what_they_missed(
         shop.execute("insert into users values (1, 'all are here')")
         for program in programs:
             program.wait_until(lambda program=program: len(changes(program)) >= 1)  # type: ignore[misc]
-        workers = worker_pids(server)
+        workers = worker_pids(server.pid)
         os.kill(workers[0], signal.SIGKILL)
         shop.execute("insert into users values (2, 'one is killed')")
-        eventually_sync(lambda: len({*worker_pids(server)} - {*workers}) == 1)
+        eventually_sync(lambda: len({*worker_pids(server.pid)} - {*workers}) == 1)
         os.kill(workers[1], signal.SIGKILL)
         shop.execute("insert into users values (3, 'so is the other')")
         for program in programs:
             wait_for_rows(program, [1, 2, 3])
-
-
-def worker_pids(server: ServerProcess) -> list[int]:
-    pid = server.pid
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for_rows(program: Program, expected: list[int]) -> None:

@@ -28,7 +28,7 @@ from tests.integration.conftest import fresh_database, until_streaming
 from tests.integration.replay_client import ReplayClient
 from tests.integration.rls_stage import OWN
 from tests.rls_helpers import roles
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, child_pids, worker_pids
 from tests.tokens import SECRET, make_token, sign
 from tests.waiting import eventually
 
@@ -58,8 +58,7 @@ class Workers(ServerProcess):
 
     def pids(self) -> list[int]:
         """Return the process IDs of the workers."""
-        pid = self.process.pid
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return worker_pids(self.process.pid)
 
     def clients_of(self, pid: int) -> set[int]:
         """Return the ports of the clients that a worker has connections to."""
@@ -354,7 +353,7 @@ async def test_sigterm_drains_all_and_a_new_start_goes_on_from_there(item: Datab
 UNREADABLE = """\
 import sys
 
-if "--worker" in sys.argv:
+if "realtime_server.workers.template" in sys.orig_argv:
     from realtime_core import DecodeError
     from realtime_server.cluster.unpacker import Unpacker
 
@@ -486,11 +485,21 @@ async def test_with_fewer_workers_than_before_everybody_is_told_that_the_others_
     assert await asyncio.to_thread(boots) == before + 1
 
 
-async def test_a_signal_to_a_worker_alone_restarts_it(item: Database) -> None:
+async def test_a_signal_to_a_worker_alone_restarts_it_and_so_it_is_without_a_template(
+    item: Database,
+) -> None:
     async with serve(item, unique_name("slot")) as server:
-        pids = server.pids()
-        os.kill(pids[0], signal.SIGTERM)
-        await eventually(lambda: len({*server.pids()} - {*pids}) == 1)
+        first = server.pids()
+        os.kill(first[0], signal.SIGTERM)
+        await eventually(lambda: len({*server.pids()} - {*first}) == 1)
+        # What the next one would be forked from; the workers go on without it.
+        second = server.pids()
+        [template] = {*child_pids(server.process.pid)} - {*second}
+        os.kill(template, signal.SIGKILL)
+        await eventually(lambda: template not in child_pids(server.process.pid))
+        assert server.pids() == second
+        os.kill(first[1], signal.SIGKILL)
+        await eventually(lambda: len({*server.pids()} - {*second}) == 1)
         assert server.process.poll() is None
 
 

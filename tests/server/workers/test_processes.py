@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from realtime_core import LSN, SourceStats, StreamIdentity
 from realtime_core.errors import ServerError
 from realtime_server.cluster.source_stats import stats_from_json, stats_to_json
 from realtime_server.workers.control import ControlLink
+from realtime_server.workers.forks import WorkerProcess
 from realtime_server.workers.in_flight import InFlight
 from realtime_server.workers.links import Links
 from realtime_server.workers.processes import Pace, Processes
@@ -66,11 +67,15 @@ async def one_worker(directory: Path, names: set[str] | None = None) -> AsyncIte
     program = directory / "worker"
     program.write_text(f"#!{sys.executable}\n{WORKER}")
     program.chmod(0o755)
+
+    async def start(worker: int, files: Sequence[int], name: str) -> WorkerProcess:
+        links = ",".join(map(str, (worker, *files, name)))
+        return await asyncio.create_subprocess_exec(program, "--worker", links, pass_fds=files)
+
     source: Any = None
     processes = Processes(
         1,
-        command=[str(program)],
-        environment=os.environ,
+        start=start,
         links=Links(source, InFlight[Any](), clock=time.monotonic, stalled=lambda _: None),
         rooms=RoomSwitch(),
         names=set() if names is None else names,
