@@ -47,6 +47,15 @@ ACCELERATOR = ROOT / "build" / "accelerator"
 PEERS = Path(__file__).parent / "peers"
 CAPTURE = "mixed_v1_text.bin.gz"
 
+# What a source does with CopyData: each stage with those before it.
+STAGES = {
+    "messages": "messages out of CopyData",
+    "changes": "changes",
+    "accepted": "whether they are new, and counting them",
+    "handed over": "handing over by async for",
+    "values": "all columns typed",
+}
+
 # (contender, case): one pass in each round, in this order.
 CASES = [
     ("pypgoutput", "decode"),
@@ -80,6 +89,7 @@ CASES = [
     ("hot path", "decode bare rows"),
     ("hot path", "make messages"),
     ("hot path", "begin and commit"),
+    *((name, case) for name in ("source", "source in c") for case in STAGES),
 ]
 
 # (what, our case, contender, its case, clock, the floor to reach)
@@ -226,6 +236,10 @@ def start_workers(capture: Path, left_out: dict[str, str]) -> dict[str, Worker]:
         left_out["wal2json"] = f"there is no capture of it beside {capture.name}"
     if capture.with_name("mixed_v1_copydata.bin.gz").is_file():
         workers["hot path"] = Worker(sys.executable, PEERS / "hot_path.py", capture)
+        workers["source"] = Worker(sys.executable, PEERS / "source_stages.py", capture)
+        if "ours in c" in workers:
+            script = PEERS / "source_stages.py"
+            workers["source in c"] = Worker(sys.executable, script, capture, in_c=True)
     else:
         left_out["hot path"] = f"there is no capture of CopyData beside {capture.name}"
     return workers
@@ -236,7 +250,7 @@ def check(workers: Mapping[str, Worker]) -> dict[str, Any]:
     counts = {
         name: worker.run("check")["result"]
         for name, worker in workers.items()
-        if name not in ("wal2json", "hot path")
+        if name not in ("wal2json", "hot path", "source", "source in c")
     }
     for name, count in counts.items():
         for key in ("rows", "texts", "bytes"):
@@ -352,6 +366,16 @@ def hot_path(times: Mapping[str, list[Times]], messages: int) -> dict[str, float
         "then: typed JSON payload bytes": ours["typed json"] - ours["changes"],
     }
     return {stage: round(seconds / messages * 1e6, 3) for stage, seconds in stages.items()}
+
+
+def source_stages(times: Mapping[str, list[Times]], name: str, messages: int) -> dict[str, float]:
+    """Return what each stage of a source takes, in µs for an average message of the capture."""
+    stages, before = {}, 0.0
+    for case, stage in STAGES.items():
+        best = min(one["cpu"] for one in times[f"{name}: {case}"])
+        stages[stage] = round((best - before) / messages * 1e6, 3)
+        before = best
+    return stages
 
 
 def _verdict(
@@ -491,6 +515,9 @@ def show(result: Mapping[str, Any]) -> None:
     print()
     for stage, microseconds in result["hot_path_us_per_message"].items():
         print(f"{stage:42} {microseconds:>7.3f} µs/message")
+    for name, stages in result["source_us_per_message"].items():
+        for stage, microseconds in stages.items():
+            print(f"{f'{name}: {stage}':52} {microseconds:>7.3f} µs/message")
     print("\ndecoding's share of the time of", end="")
     print(*(f" {case}: {share:.0%}" for case, share in result["decoding_as_share_of"].items()))
     for name, reason in result["left_out"].items():
@@ -531,9 +558,14 @@ def main() -> None:
         "cases": {
             case: summary(passes, counted(case))
             for case, passes in times.items()
-            if not case.startswith("hot path")
+            if not case.startswith(("hot path", "source"))
         },
         "ratios": ratios(times),
+        "source_us_per_message": {
+            name: source_stages(times, name, counts["ours"]["messages"])
+            for name in ("source", "source in c")
+            if name in workers
+        },
         "decoding_as_share_of": shares(times),
         "hot_path_us_per_message": hot_path(times, counts["ours"]["messages"]),
         "left_out": left_out,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from row_values import read_values
 from worker import read_capture, serve
 
 from realtime_core import Change, Delete, Insert, Record, Update
@@ -82,16 +83,6 @@ def texts(change: Any) -> None:
         change.old_record.as_text()
 
 
-def values(change: Any) -> None:
-    """Read every field of every row that came, old ones included, as a Python value.
-
-    Every row of shop.wide has an infinite date, which Python cannot hold, and stays a text.
-    """
-    new_or_old(change).as_python(on_error="text")
-    if type(change) is Update and change.old_record is not None:
-        change.old_record.as_python(on_error="text")
-
-
 def payload_bytes(of: Callable[[RowPayload], bytes]) -> int:
     """Make the payloads that the server sends; return their bytes."""
     plans: dict[tuple[str, str], RelationPlan] = {}
@@ -142,7 +133,7 @@ cases: dict[str, Callable[[], object]] = {
     "changes": lambda: changes(payloads),
     "texts": lambda: rows(payloads, texts),
     "two columns": two_columns,
-    "values": lambda: rows(payloads, values),
+    "values": lambda: rows(payloads, read_values),
     "v1 json": lambda: payload_bytes(lambda row: row.payload),
     "typed json": lambda: payload_bytes(lambda row: row.typed(row.event)),
 }
@@ -152,7 +143,7 @@ cases |= {
     "check without arrays": lambda: count(some),
     "messages without arrays": lambda: messages(some),
     "changes without arrays": lambda: changes(some),
-    "values without arrays": lambda: rows(some, values),
+    "values without arrays": lambda: rows(some, read_values),
 }
 
 serve(cases)
