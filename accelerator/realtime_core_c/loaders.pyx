@@ -40,6 +40,24 @@ from realtime_core.records import UNCHANGED, Record
 
 __all__ = ["RowLoader", "as_python"]
 
+cdef extern from "Python.h":
+    """
+    /* A try statement takes longer for each field than most parsers do. */
+    static PyObject *value_or(PyObject *value, PyObject *missed) {
+        if (value == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+            PyErr_Clear();
+            Py_INCREF(missed);
+            return missed;
+        }
+        return value;
+    }
+    """
+    object value_or(PyObject *value, object missed)
+
+# The parsers, as functions whose errors are looked at here.
+ctypedef PyObject *(*ParseBytes)(Kind, const unsigned char *, Py_ssize_t) noexcept
+ctypedef PyObject *(*Parse)(Kind, Kind, PyObject *) noexcept
+
 cdef object unchanged = UNCHANGED
 cdef object RecordClass = Record
 # Where a record has its fields, or the message of which they are cut when they are asked for.
@@ -136,10 +154,10 @@ cdef class RowLoader:
             value = missed
             if form == c't':
                 if not is_textual(<Kind>kinds[place]):
-                    try:
-                        value = parse_bytes(<Kind>kinds[place], start + at, length)
-                    except Exception:
-                        pass
+                    value = value_or(
+                        (<ParseBytes><void *>parse_bytes)(<Kind>kinds[place], start + at, length),
+                        missed,
+                    )
                 if value is missed:
                     field = PyUnicode_DecodeUTF8(<const char *>start + at, length, NULL)
                     if is_textual(<Kind>kinds[place]):
@@ -157,14 +175,14 @@ cdef class RowLoader:
 
     cdef inline object value(self, Py_ssize_t place, object text):
         """Return the value of a text; ``missed`` if this cannot tell."""
-        try:
-            return parse(
+        return value_or(
+            (<Parse><void *>parse)(
                 <Kind>(<const unsigned char *>PyBytes_AS_STRING(self.kinds))[place],
                 <Kind>(<const unsigned char *>PyBytes_AS_STRING(self.elements))[place],
-                text,
-            )
-        except Exception:
-            return missed
+                <PyObject *>text,
+            ),
+            missed,
+        )
 
     cdef inline int put_unchanged(self, dict values, Py_ssize_t place, bint omit) except -1:
         cdef object name = <object>PyTuple_GET_ITEM(self.names, place)
@@ -200,8 +218,7 @@ def as_python(self, *, omit_unchanged=False, on_error="raise"):
         raise ValueError(f"on_error must be 'raise', 'text' or a function, not {on_error!r}")
     if not isinstance(self, RecordClass):
         raise TypeError(f"{type(self).__name__} is no Record")
-    cdef object shape = self.shape
-    cdef object load = shape.load
+    cdef object load = self.shape.load
     cdef PyObject *fields = place_of(self, RECORD_FIELDS)[0]
     cdef dict values
     if type(load) is RowLoader and fields is not NULL and PyBytes_CheckExact(<object>fields):

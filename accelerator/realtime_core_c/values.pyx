@@ -234,7 +234,8 @@ cdef object parse_float(const unsigned char *at, Py_ssize_t size):
         return missed
     memcpy(copy, at, size)
     copy[size] = 0
-    return PyOS_string_to_double(copy, NULL, NULL)
+    # What is too large for a float is looked at in Python.
+    return PyOS_string_to_double(copy, NULL, <PyObject *>ValueError)
 
 
 # Values of all kinds
