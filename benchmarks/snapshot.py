@@ -6,10 +6,12 @@ A table of 1,000,000 rows of six columns, analyzed. Each contender reads it in a
 and in turns: psql's COPY writes to /dev/null (``copy``, and ``copy_in_order`` as a snapshot's
 statement has it), psycopg2's named cursor hands over tuples of Python values, ours a snapshot: by
 batches, by events, or ``typed`` with all values as Python's. ``receive`` and ``decode`` are its
-stages. A figure is the best of the rounds, a ratio that of two such figures, of rows per second of
-the wall clock, from before connecting to the last row. Of ours, the resident memory before
-connecting and at its peak is told, too: the peak does not depend on the number of rows. psycopg2
-gets an environment of its own below ``build/peers``.
+stages. Those "in c" run with what `make accelerator` compiles, the others in Python alone.
+
+A figure is the best of the rounds, a ratio that of two such figures, of rows per second of the wall
+clock, from before connecting to the last row. Of ours, the resident memory before connecting and at
+its peak is told, too: the peak does not depend on the number of rows. psycopg2 gets an environment
+of its own below ``build/peers``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,18 @@ COPIES = {
     "copy_in_order": "COPY (SELECT * FROM orders ORDER BY id) TO STDOUT",
 }
 OURS = ("receive", "decode", "batches", "events", "typed")
-REACHES = (("batches", "copy", 0.7), ("batches", "psycopg2", 3.0), ("typed", "psycopg2", 3.0))
+ACCELERATOR = ROOT / "build" / "accelerator"
+IN_C = ("receive in c", "batches in c", "events in c", "typed in c")
+REACHES = tuple(
+    (f"{case}{how}", peer, reach)
+    for how in ("", " in c")
+    for case, peer, reach in (
+        ("batches", "copy", 0.7),
+        ("batches", "copy_in_order", 0.7),
+        ("batches", "psycopg2", 3.0),
+        ("typed", "psycopg2", 3.0),
+    )
+)
 """Ours has to reach so many times a peer's rows per second."""
 
 Passes = dict[str, list[dict[str, float]]]
@@ -70,8 +83,17 @@ def copy_with_psql(server: EmbeddedPostgres, statement: str) -> dict[str, float]
     return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime}
 
 
-def read_with_python(command: list[str | Path], rows: int) -> dict[str, float]:
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=1800, cwd=ROOT)
+def read_with_python(
+    command: list[str | Path], rows: int, *, in_c: bool = False
+) -> dict[str, float]:
+    surroundings = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ACCELERATOR}" if in_c else str(ROOT),
+        "REALTIME_CORE_IMPL": "c" if in_c else "python",
+    }
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, timeout=1800, cwd=ROOT, env=surroundings
+    )
     result: dict[str, float] = json.loads(done.stdout)
     assert result["rows"] == rows, command
     return result
@@ -80,8 +102,14 @@ def read_with_python(command: list[str | Path], rows: int) -> dict[str, float]:
 def run_rounds(
     rows: int, rounds: int, only: Sequence[str] | None, left_out: dict[str, str]
 ) -> Passes:
+    cases = OURS
+    if (ACCELERATOR / ".done").is_file():
+        cases += IN_C
+    else:
+        left_out["in c"] = "it is not compiled: make accelerator"
+    reader = [sys.executable, "-m", "benchmarks.peers.snapshot_reader"]
     readers: dict[str, list[str | Path]] = {
-        case: [sys.executable, "-m", "benchmarks.peers.snapshot_reader", case] for case in OURS
+        case: [*reader, case.removesuffix(" in c")] for case in cases
     }
     copies = dict(COPIES)
     if only is None or "psycopg2" in only:
@@ -101,7 +129,7 @@ def run_rounds(
                 passes.setdefault(contender, []).append(copy_with_psql(server, statement))
             for contender, command in readers.items():
                 place = [server.dsn] if contender == "psycopg2" else [server.dsn, PUBLICATION]
-                one = read_with_python([*command, *place], rows)
+                one = read_with_python([*command, *place], rows, in_c=contender in IN_C)
                 passes.setdefault(contender, []).append(one)
     return passes
 
@@ -142,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.snapshot", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=[*COPIES, *OURS, "psycopg2"])
+    parser.add_argument("--only", nargs="+", choices=[*COPIES, *OURS, *IN_C, "psycopg2"])
     arguments = parser.parse_args()
     left_out: dict[str, str] = {}
     load = os.getloadavg()[0]

@@ -20,6 +20,8 @@ __all__ = ["PLACELESS", "BatchBounds", "GrowingBatch", "last_placed"]
 PLACELESS: Final = frozenset((BackfillStep, Gap, Snapshot, SnapshotBegin))
 """The kinds of events that are handed over and have no position, besides Begin."""
 
+_ROWS_ALONE: Final = {Snapshot}
+
 
 @attrs.frozen
 class BatchBounds:
@@ -120,6 +122,9 @@ def last_placed(batch: list[Any], former: Any) -> Any:
         batch: events that are handed over.
         former: the last one before them.
     """
+    if batch and type(batch[-1]) is Snapshot and set(map(type, batch)) == _ROWS_ALONE:
+        # Rows come in many thousands: a loop here takes as long as making their objects.
+        return former
     for event in reversed(batch):
         kind = type(event)
         if kind is SnapshotBegin:
