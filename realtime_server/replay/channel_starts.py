@@ -144,7 +144,9 @@ class ChannelStarts:
             on_start: called once, before anything is sent to the channel.
         """
         self._starting[standing.member] = on_start
-        if not self.held.take(standing):
+        visit = standing.member.client
+        assert isinstance(visit, Visit)
+        if not self.held.take(standing, is_new=visit.is_new):
             # A channel of a connection that has left it before may have waited since then.
             self._joining = standing.member if standing.began == self.catch_up.handed else None
             self._liveness_checks.add(standing.member)

@@ -137,13 +137,18 @@ class HeldChannels:
 
     # Channels
 
-    def take(self, standing: Standing) -> bool:
-        """Hold a channel that was joined, if it has to wait; return whether it has."""
+    def take(self, standing: Standing, *, is_new: bool) -> bool:
+        """Hold a channel that was joined, if it has to wait; return whether it has.
+
+        Args:
+            standing: the place of the channel.
+            is_new: whether its client has begun on this connection.
+        """
         member = standing.member
         if self._early is not None and not (self._releases_new and member.ref == FIRST_REF):
             self._early[member] = standing
             return True
-        wait = self._wait() if member.ref != FIRST_REF and self._has_to_wait(member) else None
+        wait = None if is_new or not self._has_to_wait(member) else self._wait()
         if wait is not None:
             self._waiting[member] = wait
         return wait is not None

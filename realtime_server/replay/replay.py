@@ -28,7 +28,7 @@ from .continuity import Continuity
 from .continuity_setup import make_continuity
 from .identity import Identifier
 from .lost_reasons import LostReason
-from .membership import Membership
+from .membership import FIRST_REF, Membership
 from .memberships import Memberships
 from .needs import Needs
 from .notices import Notices
@@ -299,6 +299,7 @@ class Replay:
             claims: the claims of the channel's token.
             on_start: called once, now or within a second or so, before anything is sent.
         """
+        visit.is_new = visit.is_new or ref == FIRST_REF
         parked = self._parking.take(visit, subscription.topic.name)
         key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
         if parked is not None and parked.member.key != key:

@@ -37,6 +37,7 @@ class Visit:
         "_owes_since",
         "_proven",
         "charge",
+        "is_new",
         "proof",
         "standings",
         "visitor",
@@ -55,6 +56,9 @@ class Visit:
         """What the client is proven to have received."""
         self.charge: Callable[[int], None] = lambda asked: None
         """Called with the number of other clients that are asked because of a join of this one."""
+        self.is_new = False
+        """Whether the client has sent its first message here, so that it was on no other connection
+        before."""
         self.standings: dict[Subscription, Standing] = {}
         """The standings of the joined channels that have a key."""
 

@@ -105,6 +105,19 @@ async def test_nobody_waits_for_a_journal_that_nobody_else_writes_nor_with_a_fir
     assert [one.resumed for one in client.starts] == [False]
 
 
+async def test_no_channel_waits_whose_client_has_begun_on_its_connection() -> None:
+    world = World()
+    client = world.come(ref=1)
+    client.topic = "realtime:public:todos"
+    client.join()
+    assert client.ref == 2
+    assert len(client.starts) == 2
+    client.leave()
+    client.connect()
+    client.join()
+    assert len(client.starts) == 2
+
+
 async def test_whose_token_or_address_is_known_to_no_other_server_does_not_wait() -> None:
     world = World()
     client = world.come(session=False)
@@ -174,7 +187,7 @@ def test_nobody_waits_for_ever_for_a_record_that_does_not_come() -> None:
         await asyncio.sleep(0)
         standings = [standing_of(number) for number in (3, 4, 5)]
         for standing in standings:
-            assert held.take(standing)
+            assert held.take(standing, is_new=False)
             await asyncio.sleep(1)
         held.discard(standings[1].member)
         assert held.put_off(standings[1])
