@@ -26,7 +26,7 @@ from realtime_server.cluster.log import Log
 from realtime_server.cluster.setup import log_settings
 from realtime_server.config import ServerConfig
 from tests.nats_server import NatsServer
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, worker_pids
 
 __all__ = [
     "LOG",
@@ -125,8 +125,7 @@ def two_workers(dsn: str) -> Iterator[Way]:
     """Serve by two workers and their supervisor."""
     with _serve(dsn, "item_two", WORKERS="2") as server:
         pid = server.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        processes = {"supervisor": [pid], "workers": list(map(int, children))}
+        processes = {"supervisor": [pid], "workers": worker_pids(pid)}
         yield Way(WORKERS, "item_two", server, processes)
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from realtime_server.cluster.log import Log
 from realtime_server.cluster.unpacker import Unpacker
 from tests.fix_postgres import Database
 from tests.nats_server import free_port
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, worker_pids
 
 __all__ = ["ClusterServer", "Returner", "Watcher", "Writer", "leader_of", "rows_in_log"]
 
@@ -74,10 +73,9 @@ class ClusterServer:
             self._process.__exit__(None, None, None)
             self._process = None
 
-    def children(self) -> list[int]:
+    def workers(self) -> list[int]:
         """Return the process IDs of its workers."""
-        pid = self.process.process.pid
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return worker_pids(self.process.process.pid)
 
     def leads(self) -> bool:
         """Whether it says so; False if it does not answer."""

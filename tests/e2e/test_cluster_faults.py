@@ -151,7 +151,7 @@ class Faults:
             list(threads.map(ClusterServer.start, servers))
 
     def _end_worker(self) -> None:
-        pids = self._random.choice(self._servers).children()
+        pids = self._random.choice(self._servers).workers()
         if pids:
             os.kill(self._random.choice(pids), signal.SIGKILL)
 

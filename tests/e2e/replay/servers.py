@@ -10,12 +10,12 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database, unique_name
+from tests.server_process import worker_pids
 from tests.waiting import eventually_sync
 
 __all__ = ["Servers", "Stop"]
@@ -152,9 +152,8 @@ class Servers:
         self._running[which] = server
 
     def _kill_worker(self, pid: int) -> None:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if children:
-            os.kill(int(self._random.choice(children)), signal.SIGKILL)
+        if workers := worker_pids(pid):
+            os.kill(self._random.choice(workers), signal.SIGKILL)
 
     def _stop_all(self) -> None:
         for server in self._running.values():
