@@ -45,6 +45,8 @@ logger = logging.getLogger("realtime.cluster")
 
 _PAUSES: Final = (0.3, 5.0)
 """The least and the most seconds until a server tries to lead again."""
+_LISTENS: Final = 2.0
+"""Seconds after which a server that leads has been heard: each says something each second."""
 _HEADERS: Final = 512
 """How many bytes a message's headers may take."""
 
@@ -65,6 +67,7 @@ class Leader:
         log: makes the log's view of a connection.
         make_source: makes the source, of which the argument is what it asks for its start.
         publications: the names of the publications that it reads.
+        slot: the name of the slot that it reads.
         nodes: the servers that read the log.
         ack_delay: seconds for which the slot keeps what the log has taken.
         repeat: seconds after which the last place is appended once more while there are no changes.
@@ -79,6 +82,7 @@ class Leader:
         make_source: Callable[[AskStart], RawPgoutputSource],
         *,
         publications: tuple[str, ...],
+        slot: str,
         nodes: Nodes,
         ack_delay: float,
         repeat: float,
@@ -87,6 +91,11 @@ class Leader:
     ) -> None:
         self.stats = LeaderStats()
         """Counts."""
+        self.slot = slot
+        """The name of the slot."""
+        self.foreign: str | None = None
+        """Why this server must not lead: the log is that of another database, a server of which
+        leads. None if it is not."""
         self._connect = connect
         self._log_of = log
         self._make_source = make_source
@@ -126,6 +135,8 @@ class Leader:
             except PositionMismatchError as exc:
                 logger.warning("the log is of another database: %s", exc)
                 self._refused = self._begin.tail
+                # Whoever leads for that database is heard by then.
+                pause = max(pause, _LISTENS)
             except FencedError as exc:
                 logger.warning("another server leads: %s", exc)
             except RealtimeError as exc:
@@ -153,6 +164,7 @@ class Leader:
             await source.__aenter__()
             stream = source.stats().stream
             assert stream is not None
+            self._check_others(stream)
             self._nodes.begin_term()
             self.stats.terms += 1
             packer, first = self._continue(begin.tail, source.stats(), stream, log)
@@ -171,6 +183,20 @@ class Leader:
             term.put(first)
             self._source, self._term = source, term
             await term.run()
+
+    def _check_others(self, stream: StreamIdentity) -> None:
+        """Refuse to lead in the log of another database, a server of which leads."""
+        identifier = stream.system_identifier
+        other = self._nodes.foreign_leader(identifier, self.slot, self._clock())
+        self.foreign = None
+        if other is None:
+            return
+        self.foreign = (
+            f"the log is that of another database: a server leads that reads the {other}, and "
+            f"this one has the slot {self.slot!r} of the database cluster {identifier}; give the "
+            "servers of each database a CLUSTER_NAME of their own"
+        )
+        raise LogError(self.foreign)
 
     async def _start(self, log: Log, begin: _Begin) -> Position | None:
         """Return where the source is to begin, now that it holds the slot."""

@@ -318,6 +318,21 @@ def stream_config(settings: LogSettings) -> dict[str, Any]:
     }
 
 
+_IN_THE_WAY: Final = {
+    "max_msgs": "the log lets go of changes long before its bytes are full",
+    "max_msgs_per_subject": "the log lets go of changes long before its bytes are full",
+    "max_msg_size": "larger messages are refused, and no change comes any more",
+    "max_consumers": "no more servers than these can read the log",
+    "no_ack": "whoever appends is not answered, and no change comes any more",
+    "sealed": "nothing can be appended",
+    "mirror": "nothing can be appended",
+    "sources": "messages of other streams are among those of the log",
+    "republish": "all rows are published to other subjects, too, where others may read them",
+    "subject_transform": "the log's messages have another subject",
+}
+"""What a stream may have besides, and the servers cannot use, with what comes of it."""
+
+
 def differences(config: dict[str, Any], settings: LogSettings) -> list[str]:
     """Return how a stream differs from what it is to be, one sentence each, with what to do."""
     wanted = stream_config(settings)
@@ -333,6 +348,13 @@ def differences(config: dict[str, Any], settings: LogSettings) -> list[str]:
         f"program has made or changed it; set another CLUSTER_NAME, or use nats stream edit {name}"
         for field in ("subjects", "retention", "storage", "discard")
         if config.get(field) != wanted[field]
+    ]
+    told += [
+        f"{field} of the stream {name} is {config[field]!r}, so that {effect}: another program has "
+        f"made or changed it; set another CLUSTER_NAME, or make the stream anew without {field}"
+        for field, effect in _IN_THE_WAY.items()
+        # NATS says -1 or 0 where there is no limit, and leaves out what is not set.
+        if config.get(field, -1) not in (-1, 0, False, None)
     ]
     for field, (variable, factor, unit, option) in variables.items():
         found = config.get(field)

@@ -145,6 +145,8 @@ class ClusterNode(Generic[Feed]):
             return "the log is not being read"
         if self.feed.newer is not None:
             return f"the log cannot be read: {self.feed.newer}"
+        if self._leader is not None and self._leader.foreign is not None:
+            return self._leader.foreign
         if self.leader_stats() is None:
             return f"no server that reads the database was heard for {HEARD_WITHIN:.0f} s"
         return None
@@ -182,12 +184,14 @@ class ClusterNode(Generic[Feed]):
         subject = f"{self._subject}.{self.id}"
         try:
             while True:
+                source = self._leads()
                 beat = Beat(
                     self.id,
                     self.feed.handed_out,
-                    self._leads(),
+                    source,
                     writers=tuple(self.writers),
                     version=VERSION,
+                    slot="" if self._leader is None or source is None else self._leader.slot,
                 )
                 await connection.publish(subject, beat.to_json())
                 await asyncio.sleep(_BEAT)

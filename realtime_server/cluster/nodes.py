@@ -52,13 +52,15 @@ class Beat:
     """The names of its processes that write into the journal which clients they have."""
     version: int = FIRST_VERSION
     """The newest version of envelopes that it reads."""
+    slot: str = ""
+    """The name of the slot that it reads, if it leads; empty if it does not, or does not say."""
 
     def to_json(self) -> bytes:
         """Return the beat as it is sent."""
         source = None if self.source is None else stats_to_json(self.source)
         values = {"node": self.node, "sequence": self.sequence, "source": source}
         values["version"] = self.version
-        more = {"last": self.is_last, "writers": self.writers}
+        more = {"last": self.is_last, "writers": self.writers, "slot": self.slot}
         return json.dumps(values | {name: more[name] for name in more if more[name]}).encode()
 
     @classmethod
@@ -74,7 +76,10 @@ class Beat:
                 }:
                     counts = None if source is None else stats_from_json(source)
                     is_last = more.get("last") is True
-                    return cls(node, sequence, counts, is_last, _names(more), _version(more))
+                    slot = more.get("slot", "")
+                    if not isinstance(slot, str):
+                        return None
+                    return cls(node, sequence, counts, is_last, _names(more), _version(more), slot)
         except (KeyError, RecursionError, TypeError, ValueError):
             pass
         return None
@@ -178,6 +183,27 @@ class Nodes:
         if self._led is None or now - self._led[0] > HEARD_WITHIN:
             return None
         return self._led[1]
+
+    def foreign_leader(self, system_identifier: int, slot: str, now: float) -> str | None:
+        """Return which other slot a server reads that leads, in words; None if none does.
+
+        The servers of one database have one slot, which one of them holds at a time, so whoever
+        leads with another slot, or that of another database cluster, is there by mistake.
+
+        Args:
+            system_identifier: of the database cluster of this server's slot.
+            slot: the slot's name.
+            now: the time, in seconds.
+        """
+        self._forget(now)
+        for heard in self._heard.values():
+            source, other = heard.beat.source, heard.beat.slot
+            if source is None or source.stream is None:
+                continue
+            cluster = source.stream.system_identifier
+            if cluster != system_identifier or other not in ("", slot):
+                return f"slot {other or 'unknown'!r} of the database cluster {cluster}"
+        return None
 
     def begin_term(self) -> None:
         """Note that this server begins to lead."""

@@ -68,11 +68,13 @@ def make_node(
 
     leader: Leader | None = None
     if config.may_lead:
+        assert config.slot_name is not None
         leader = Leader(
             connect,
             log,
             partial(make_leader_source, config),
             publications=config.stream_publications,
+            slot=config.slot_name,
             nodes=nodes,
             ack_delay=config.log_ack_delay / 1000,
             repeat=config.log_max_age / 1000 / _REPEATS,

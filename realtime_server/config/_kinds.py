@@ -245,5 +245,6 @@ ClusterRoles = Annotated[ClusterRole, _choice(ClusterRole)]
 Replicas = Annotated[int, _whole_number(1, 5)]
 LogBytes = Annotated[int, _whole_number(16 * 1024 * 1024, unit="bytes")]
 # The end of the log is repeated before it expires, which takes a server that leads.
-LogAge = Annotated[int, _whole_number(60_000, unit="ms")]
+# NATS counts nanoseconds, in 64 bits.
+LogAge = Annotated[int, _whole_number(60_000, 9_000_000_000_000, unit="ms")]
 Configuration = Annotated[ConfigurationFile, Kind(ConfigurationFile.read, "path of a JSON file")]

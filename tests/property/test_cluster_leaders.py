@@ -380,6 +380,7 @@ async def play(seed: int, steps: int, ack_delay: float, losses: bool) -> None:
             lambda connection: FakeLog(world, connection),  # type: ignore[arg-type, return-value]
             lambda start_at: Source(world, start_at),  # type: ignore[arg-type, return-value]
             publications=STREAM.publications,
+            slot="realtime",
             nodes=Nodes(10**9),
             ack_delay=ack_delay,
             repeat=REPEAT,

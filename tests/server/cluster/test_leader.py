@@ -14,7 +14,7 @@ from realtime_core.positions import LAST_INDEX
 from realtime_server.cluster.envelope import Envelope, Kind, Place, decode, encode
 from realtime_server.cluster.leader import Leader
 from realtime_server.cluster.log import Log, LogSettings
-from realtime_server.cluster.nodes import Nodes
+from realtime_server.cluster.nodes import Beat, Nodes
 from realtime_server.cluster.packer import LEAST_PAYLOAD, Packer
 from tests.fake_jetstream import FakeJetStream
 from tests.virtual_time import run_in_virtual_time
@@ -93,6 +93,12 @@ class Stage:
     def __init__(self) -> None:
         self.server = FakeJetStream()
         self.database = Database()
+        self.nodes = Nodes(10**9)
+
+    def hear(self, stream: StreamIdentity, slot: str) -> None:
+        """Have a server say that it leads."""
+        beat = Beat("other", 0, SourceStats(stream=stream), slot=slot)
+        self.nodes.hear(beat, asyncio.get_running_loop().time())
 
     async def _connect(self) -> Any:
         return self.server.connect()
@@ -110,7 +116,8 @@ class Stage:
             log,
             lambda start_at: Source(self.database, start_at),  # type: ignore[arg-type, return-value]
             publications=self.database.stream.publications,
-            nodes=Nodes(10**9),
+            slot="realtime",
+            nodes=self.nodes,
             ack_delay=0.0,
             repeat=100.0,
             clock=asyncio.get_running_loop().time,
@@ -154,6 +161,34 @@ def test_a_log_of_another_database_goes_on_behind_a_gap() -> None:
         assert stage.reasons() == [b"other_cluster"]
 
     run_in_virtual_time(play())
+
+
+@pytest.mark.parametrize(
+    ("stream", "slot", "refuses"), [(FORMER, "realtime", True), (STREAM, "of_another", False)]
+)
+def test_it_does_not_lead_in_the_log_of_another_database_while_a_server_of_that_does(
+    stream: StreamIdentity, slot: str, refuses: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        stage = Stage()
+        if not refuses:
+            stage.database.stream = FORMER
+        await stage.begin(refuses=refuses)
+        for _ in range(20):
+            stage.hear(stream, slot)
+            await asyncio.sleep(1)
+        assert stage.reasons() == []
+        assert not stage.database.slot.locked()
+        # Its last word is half a minute old, and so it has ended.
+        await asyncio.sleep(30)
+        assert stage.reasons() == ([b"other_cluster"] if refuses else [])
+        assert stage.database.slot.locked()
+        await stage.appended()
+
+    run_in_virtual_time(play())
+    told = [line for line in caplog.messages if "a CLUSTER_NAME of their own" in line]
+    assert len(told) == 1
+    assert f"reads the slot {slot!r} of the database cluster {stream.system_identifier}" in told[0]
 
 
 def test_where_another_server_has_gone_on_meanwhile_nothing_is_read_again() -> None:

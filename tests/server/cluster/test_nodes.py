@@ -18,6 +18,7 @@ LEADING = SourceStats(connected=True, confirmed_lsn=LSN(7), stream=StreamIdentit
     [
         Beat("a", 7),
         Beat("b", 0, LEADING),
+        Beat("b", 0, LEADING, slot="realtime"),
         Beat("c", None),
         Beat("d", None, LEADING),
         Beat("e", None, is_last=True),

@@ -267,7 +267,9 @@ TABLE = {
     ),
     "NATS_REPLICAS": attrs.evolve(number(1, least=1, most=5), text=" 3 ", value=3, with_it=CLUSTER),
     "LOG_MAX_BYTES": attrs.evolve(number(1 << 30, least=1 << 24), with_it=CLUSTER),
-    "LOG_MAX_AGE": attrs.evolve(number(600_000, least=60_000), with_it=CLUSTER),
+    "LOG_MAX_AGE": attrs.evolve(
+        number(600_000, least=60_000, most=9_000_000_000_000), with_it=CLUSTER
+    ),
     "LOG_ACK_DELAY": attrs.evolve(number(10_000, least=0), with_it=CLUSTER),
     "BROADCAST": flag(True),
     "PRIVATE_CHANNELS": attrs.evolve(flag(True), default=None, text="false", value=False),
