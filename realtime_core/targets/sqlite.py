@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 from .. import sqlite_values
 from .._text import one_line
 from ..changes import Relation
+from ..errors import ConfigError
 from ..records import Column
 from ..replication.commands import quote_identifier
 from ..sql import RowStatements
@@ -51,6 +52,9 @@ class SqliteTarget(Target):
             # SQLite does not say which file it is.
             raise TargetError(f"the file {path!r} cannot be opened: {one_line(exc)}") from exc
         super().__init__(connection, name, tables)
+        # The source's tables, by their names here: SQLite takes ASCII's letters of both cases for
+        # the same.
+        self._sources: dict[bytes, Relation] = {}
 
     def _execute(self, steps: Steps) -> None:
         for statement, rows in steps:
@@ -61,6 +65,15 @@ class SqliteTarget(Target):
         return quote_identifier(relation.table)
 
     def _statements(self, relation: Relation, key: Sequence[str]) -> RowStatements:
+        place = relation.table.encode().lower()
+        former = self._sources.get(place, relation)
+        # One that was renamed keeps its OID.
+        if str(former) != str(relation) and (former.oid != relation.oid or not relation.oid):
+            raise ConfigError(
+                f"tables {former} and {relation} would be one table of the SQLite file, which has "
+                "no schemas, nor names that differ in case alone: name one of them in `tables`"
+            )
+        self._sources[place] = relation
         convert = sqlite_values.converters(relation)
         return RowStatements(relation, key, table=self._table(relation), mark="?", convert=convert)
 

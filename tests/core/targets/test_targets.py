@@ -280,3 +280,27 @@ def test_a_table_that_was_altered_has_to_fit_again(lite: Callable[[str], SqliteT
     altered = Relation(1, "public", "t", ReplicaIdentity.DEFAULT, (*T.columns, column("int8")))
     with pytest.raises(ConfigError, match="the target has no column"):
         target.write([Truncate(Transaction(1, LSN(1), None), 0, (altered,), False, False)])
+
+
+def test_two_tables_of_one_name_in_sqlite_are_refused_and_one_that_moves_is_not(
+    tmp_path: Path,
+) -> None:
+    def table(oid: int, schema: str, name: str) -> Relation:
+        return Relation(oid, schema, name, ReplicaIdentity.DEFAULT, T.columns)
+
+    path = tmp_path / "shop.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table t (id integer primary key, c text)")
+    connection.close()
+    with SqliteTarget(str(path), "one") as target:
+        target.start()
+        target.write([inserted("1", "first", table=table(1, "a", "t"))])
+        for other in (table(2, "b", "t"), table(2, "a", "T")):
+            problem = f"tables a.t and {other} would be one table of the SQLite file"
+            with pytest.raises(ConfigError, match=problem):
+                target.write([inserted("1", "of another table", table=other)])
+            with pytest.raises(ConfigError, match=problem):
+                target.write([Truncate(Transaction(1, LSN(1), None), 0, (other,), False, False)])
+        target.write([inserted("2", "moved", table=table(1, "b", "t"))])
+        rows = target.connection.execute("select * from t order by id").fetchall()
+        assert rows == [(1, "first"), (2, "moved")]
