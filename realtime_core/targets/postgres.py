@@ -55,8 +55,10 @@ class PostgresTarget(Target):
     """
 
     def __init__(self, dsn: str, name: str, tables: Iterable[str] | None = None) -> None:
-        # The texts are read as the source's session has written them.
-        parameters = stream_parameters(dsn, more={"application_name": CHECKPOINTS})
+        # The texts are read as the source's session has written them. Where row level security
+        # would hide rows, there is an error: they would be left behind when a table is emptied.
+        own = {"application_name": CHECKPOINTS, "row_security": "off"}
+        parameters = stream_parameters(dsn, more=own)
         del parameters["replication"]
         connection: Any = psycopg.connect(**parameters, cursor_factory=RawCursor)
         super().__init__(connection, name, tables)

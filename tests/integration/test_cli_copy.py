@@ -26,9 +26,21 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL
 
-from realtime_core import ConfigError, PgoutputSource, Position, SlotInUseError
+from realtime_core import (
+    LSN,
+    Column,
+    ConfigError,
+    PgoutputSource,
+    Position,
+    Relation,
+    ReplicaIdentity,
+    SlotInUseError,
+    Transaction,
+    Truncate,
+)
 from realtime_core._cli.copy import make_target
 from realtime_core._cli.parser import main
 from realtime_core._copy import Copy
@@ -365,6 +377,29 @@ def test_a_role_that_may_not_store_positions_is_told_what_it_lacks(
             target.start()
         copied.execute(f"grant all on realtime_copy to {role}")
         assert said("--dry-run")[0] == 0
+    finally:
+        copied.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.mark.parametrize("copied", ["postgres"], indirect=True)
+def test_rows_that_policies_hide_in_the_target_are_an_error(copied: Copied) -> None:
+    role = unique_name("role")
+    copied.execute("create table orders (id bigint primary key)")
+    copied.execute("insert into orders values (1)")
+    copied.execute(f"create role {role} login; grant all on orders to {role}")
+    copied.execute(f"grant create on schema public to {role}")
+    copied.execute("alter table orders enable row level security")
+    try:
+        key = Column("id", 20, "int8", "pg_catalog", -1, True)
+        orders = Relation(1, "public", "orders", ReplicaIdentity.DEFAULT, (key,))
+        emptied = Truncate(Transaction(1, LSN(1), None), 0, (orders,), False, False)
+        with PostgresTarget(make_conninfo(copied.argument, user=role), "one") as target:
+            target.start()
+            with pytest.raises(InsufficientPrivilege, match="row-level security policy"):
+                target.has_rows(orders)
+            target.rollback()
+            with pytest.raises(InsufficientPrivilege, match="row-level security policy"):
+                target.write([emptied])
     finally:
         copied.execute(f"drop owned by {role}; drop role {role}")
 
