@@ -9,7 +9,8 @@ are ended, connections break, and NATS loses the end of the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from copy import copy
 from functools import partial
 from random import Random
@@ -459,6 +460,15 @@ def lsn_of(event: Any) -> int:
         if event[1] is None
         else event[1][1]
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_log_lines() -> Iterator[None]:
+    """Write none: pytest keeps those of all examples."""
+    logger = logging.getLogger("realtime.cluster")
+    logger.disabled = True
+    yield
+    logger.disabled = False
 
 
 @examples(60)
