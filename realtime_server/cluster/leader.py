@@ -93,9 +93,6 @@ class Leader:
         """Counts."""
         self.slot = slot
         """The name of the slot."""
-        self.foreign: str | None = None
-        """Why this server must not lead: the log is that of another database, a server of which
-        leads. None if it is not."""
         self._connect = connect
         self._log_of = log
         self._make_source = make_source
@@ -105,6 +102,8 @@ class Leader:
         self._repeat = repeat
         self._clock = clock
         self._is_read = is_read
+        # Of the database cluster; None until the slot was held once.
+        self._identifier: int | None = None
         # The source while this leads.
         self._source: RawPgoutputSource | None = None
         self._term: Term | None = None
@@ -121,6 +120,23 @@ class Leader:
         if not stats.connected:
             return None
         return attrs.evolve(stats, lag_bytes=self._term.lag(stats))
+
+    def foreign(self) -> str | None:
+        """Return why this server must not lead: a server of another database leads in its log.
+
+        None if none does, or if this server has not had its slot so far.
+        """
+        identifier = self._identifier
+        if identifier is None:
+            return None
+        other = self._nodes.foreign_leader(identifier, self.slot, self._clock())
+        if other is None:
+            return None
+        return (
+            f"the log is that of another database: a server leads that reads the {other}, and "
+            f"this one has the slot {self.slot!r} of the database cluster {identifier}; give the "
+            "servers of each database a CLUSTER_NAME of their own"
+        )
 
     async def run(self) -> None:
         """Lead whenever it is possible; never return."""
@@ -164,7 +180,10 @@ class Leader:
             await source.__aenter__()
             stream = source.stats().stream
             assert stream is not None
-            self._check_others(stream)
+            self._identifier = stream.system_identifier
+            foreign = self.foreign()
+            if foreign is not None:
+                raise LogError(foreign)
             self._nodes.begin_term()
             self.stats.terms += 1
             packer, first = self._continue(begin.tail, source.stats(), stream, log)
@@ -183,20 +202,6 @@ class Leader:
             term.put(first)
             self._source, self._term = source, term
             await term.run()
-
-    def _check_others(self, stream: StreamIdentity) -> None:
-        """Refuse to lead in the log of another database, a server of which leads."""
-        identifier = stream.system_identifier
-        other = self._nodes.foreign_leader(identifier, self.slot, self._clock())
-        self.foreign = None
-        if other is None:
-            return
-        self.foreign = (
-            f"the log is that of another database: a server leads that reads the {other}, and "
-            f"this one has the slot {self.slot!r} of the database cluster {identifier}; give the "
-            "servers of each database a CLUSTER_NAME of their own"
-        )
-        raise LogError(self.foreign)
 
     async def _start(self, log: Log, begin: _Begin) -> Position | None:
         """Return where the source is to begin, now that it holds the slot."""

@@ -145,8 +145,9 @@ class ClusterNode(Generic[Feed]):
             return "the log is not being read"
         if self.feed.newer is not None:
             return f"the log cannot be read: {self.feed.newer}"
-        if self._leader is not None and self._leader.foreign is not None:
-            return self._leader.foreign
+        foreign = None if self._leader is None else self._leader.foreign()
+        if foreign is not None:
+            return foreign
         if self.leader_stats() is None:
             return f"no server that reads the database was heard for {HEARD_WITHIN:.0f} s"
         return None

@@ -122,6 +122,7 @@ class Stage:
             repeat=100.0,
             clock=asyncio.get_running_loop().time,
         )
+        self.leader = leader
         self.running = asyncio.create_task(leader.run())
         if not refuses:
             return
@@ -179,8 +180,12 @@ def test_it_does_not_lead_in_the_log_of_another_database_while_a_server_of_that_
             await asyncio.sleep(1)
         assert stage.reasons() == []
         assert not stage.database.slot.locked()
-        # Its last word is half a minute old, and so it has ended.
-        await asyncio.sleep(30)
+        assert stage.leader.foreign() is not None
+        # Another server of this database has the slot by the time that other one has ended.
+        async with stage.database.slot:
+            await asyncio.sleep(15)
+            assert stage.leader.foreign() is None
+        await asyncio.sleep(15)
         assert stage.reasons() == ([b"other_cluster"] if refuses else [])
         assert stage.database.slot.locked()
         await stage.appended()
