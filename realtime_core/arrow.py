@@ -84,8 +84,8 @@ def to_arrow(
         ValueConversionError: if a value does not fit, with ``on_error="raise"``; or if it was sent
             in binary.
         ValueError: if a table has a column of one of the names that begin with the prefix.
-        TypeError: if an event has rows that cannot be reached: a whole transaction, or the rows of
-            a :class:`RawPgoutputSource`.
+        TypeError: if an event has rows that cannot be reached: a whole transaction, the rows of
+            a :class:`RawPgoutputSource`, or those that ``typed()`` has made.
     """
     tables: dict[Any, _Rows] = {}
     # Relations are compared by identity, and a reconnect brings new ones for the same tables. Each
@@ -104,15 +104,15 @@ def to_arrow(
     for event in events:
         match event:
             case Snapshot():
-                rows_of(event.relation).add("snapshot", event.record.fields)
+                rows_of(event.relation).add("snapshot", _record(event.record).fields)
             case Insert() | Update():
                 kind = "insert" if type(event) is Insert else "update"
                 old = event.old_record if isinstance(event, Update) else None
                 rows = rows_of(event.relation)
-                rows.add(kind, event.record.fields, old, event.transaction, event.index)
+                rows.add(kind, _record(event.record).fields, old, event.transaction, event.index)
             case Delete():
                 rows = rows_of(event.relation)
-                fields = _widened(event.old_record, rows.names)
+                fields = _widened(_record(event.old_record), rows.names)
                 rows.add("delete", fields, None, event.transaction, event.index)
             case Truncate():
                 for relation in event.relations:
@@ -130,6 +130,15 @@ def to_arrow(
         ArrowRows(rows.relation, rows.record_batch(prefix, as_text, on_error))
         for rows in tables.values()
     ]
+
+
+def _record(row: object) -> Record:
+    if isinstance(row, Record):
+        return row
+    raise TypeError(
+        f"to_arrow takes changes with their records, not rows of typed() such as a "
+        f"{type(row).__name__}: read the source itself"
+    )
 
 
 def arrow_schema(

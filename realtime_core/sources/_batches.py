@@ -56,8 +56,11 @@ class BatchBounds:
     def _problems(self) -> Iterator[str]:
         for name in ("max_wait", "max_rows", "max_bytes"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                yield f"{name} is a number above 0, or None, not {value}"
+            kinds, wanted = (
+                ((int, float), "number") if name == "max_wait" else (int, "whole number")
+            )
+            if value is not None and not (isinstance(value, kinds) and 0 < value < math.inf):
+                yield f"{name} is a {wanted} above 0, or None, not {value!r}"
 
 
 class GrowingBatch:

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..positions import Position
 from ..replication.commands import check_slot_name
 from ..snapshot import SnapshotProgress
-from ._argument_errors import check_names, check_start
+from ._argument_errors import check_names, check_start, type_of
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
 from .hooks import Hooks
@@ -274,6 +274,12 @@ class StreamSettings:
             yield from filter_problems(self.filter)
         if self.max_lag_bytes is not None and self.max_lag_bytes <= 0:
             yield f"max_lag_bytes is a number of bytes above 0, not {self.max_lag_bytes}"
+        lacking = [name for name in _HOOKS if not callable(getattr(self.hooks, name, None))]
+        if self.hooks is not None and lacking:
+            yield (
+                f"hooks has no {lacking[0]}(): make an object of a class of your own that inherits "
+                f"Hooks, not {type_of(self.hooks)}"
+            )
         if self.failover and self.is_temporary:
             yield "failover needs a permanent slot: name one with slot, and leave temporary out"
         if self.snapshot_connections < 1:
@@ -301,4 +307,5 @@ _CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "on_lag": ("warn", "gap"),
     "snapshot": ("never", "initial", "when_needed"),
 }
+_HOOKS: Final = ("attached", "lost", "gap", "transaction", "lag")
 _INT_MILLISECONDS: Final = 2_147_483

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from realtime_core import (
@@ -283,6 +285,8 @@ def test_rows_that_cannot_be_reached_are_an_error() -> None:
         to_arrow([whole])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="decoded changes"):
         to_arrow([RawRows(TRANSACTION, 0, ORDERS, (b"I",))])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"not rows of typed\(\) such as a SimpleNamespace"):
+        to_arrow([attrs.evolve(change, record=SimpleNamespace(fields=("1", "a")))])
 
 
 def test_a_column_whose_name_is_taken_asks_for_another_prefix() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -175,9 +175,18 @@ async def test_a_batch_waits_for_more_until_it_is_full_or_late() -> None:
     assert await anext(source.batches(max_wait=0.001)) == [change(2, 0)]
 
 
-@pytest.mark.parametrize("bounds", [{"max_wait": 0}, {"max_rows": -1}, {"max_bytes": 0}])
-async def test_bounds_of_batches_are_above_zero(bounds: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="is a number above 0, or None, not"):
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"max_wait": 0}, "max_wait is a number above 0, or None, not 0"),
+        ({"max_wait": "1"}, "max_wait is a number above 0, or None, not '1'"),
+        ({"max_rows": -1}, "max_rows is a whole number above 0, or None, not -1"),
+        ({"max_rows": 1.5}, "max_rows is a whole number above 0, or None, not 1.5"),
+        ({"max_bytes": 0}, "max_bytes is a whole number above 0, or None, not 0"),
+    ],
+)
+async def test_bounds_of_batches_are_above_zero(bounds: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
         Scripted().batches(**bounds)
 
 

@@ -76,3 +76,13 @@ def test_a_spill_directory_where_nothing_can_be_written_is_said_at_once(
     before = os.listdir(tmp_path)
     PgoutputSource("", publications=["shop"], streaming=streaming, spill_directory=tmp_path)
     assert os.listdir(tmp_path) == before
+
+
+def test_an_object_without_a_hook_is_told_what_is_wanted() -> None:
+    class Halves:
+        def attached(self, *arguments: object) -> None:
+            pass
+
+    words = "hooks has no lost.*inherits Hooks, not a Halves"
+    with pytest.raises(ConfigError, match=words):
+        PgoutputSource("", publications=["shop"], hooks=Halves())  # type: ignore[arg-type]
