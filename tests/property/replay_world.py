@@ -369,8 +369,12 @@ class Process:
                     client.lacks = None
                 has_strangers = client.key in self.world.strange
                 skips = client.lacks is not None and not connection.tells
-                # That one is told of it as soon as another finds nothing.
-                is_suspected = member.may_lack is not None and not member.key.is_exact
+                # Where several decide late, one is told of it as soon as another finds nothing.
+                is_suspected = (
+                    self.world.has_put_off
+                    and member.may_lack is not None
+                    and not member.key.is_exact
+                )
                 assert not skips or has_strangers or is_suspected, "what it has missed is skipped"
                 is_told = connection.tells or not client.is_owed
                 assert is_told or has_strangers, "it is told of no gap"
@@ -449,7 +453,7 @@ class World:
         puts_off: bool = False,
     ) -> None:
         self.random = random.Random(seed)
-        self.puts_off = False
+        self.puts_off, self.has_put_off = False, puts_off
         self.is_kept = is_kept
         """Whether each process has all that its clients need when they come from the other one.
         That is not so of clients that need more than was told of them: of pages that have closed
