@@ -52,6 +52,8 @@ SETTINGS: Final = {
     # Over the log there is no second slot, so the others have none either.
     "REPLAY_WAL_MB": "0",
 }
+JOURNAL: Final = {"REPLAY_WAL_MB": "1024"}
+"""What has a server keep a journal, as is the default."""
 _POLL: Final = 0.02
 _PATIENCE: Final = 60.0
 
@@ -130,11 +132,17 @@ def two_workers(dsn: str) -> Iterator[Way]:
 
 
 @contextlib.contextmanager
-def over_the_log(dsn: str, nats: NatsServer) -> Iterator[Way]:
-    """Serve by one process from the log, which another one fills that serves nobody."""
+def over_the_log(dsn: str, nats: NatsServer, *, journal: bool = False) -> Iterator[Way]:
+    """Serve by one process from the log, which another one fills that serves nobody.
+
+    Args:
+        dsn: of the database.
+        nats: has the log.
+        journal: whether the server keeps one, so that clients may come back to another server.
+    """
     table = "item_log"
     # Its slot is to have moved when the benchmark has measured.
-    shared = {"NATS_URL": nats.url, "LOG_ACK_DELAY": "0"}
+    shared = {"NATS_URL": nats.url, "LOG_ACK_DELAY": "0", **(JOURNAL if journal else {})}
     with (
         _serve(dsn, table, CLUSTER_ROLE="reader", **shared) as leader,
         _serve(dsn, table, CLUSTER_ROLE="server", **shared) as server,
@@ -149,7 +157,7 @@ def over_the_log(dsn: str, nats: NatsServer) -> Iterator[Way]:
 
 @contextlib.contextmanager
 def _serve(dsn: str, table: str, **settings: str) -> Iterator[ServerProcess]:
-    with ServerProcess(dsn, patience=120, **_settings(table), **settings) as server:
+    with ServerProcess(dsn, patience=120, **{**_settings(table), **settings}) as server:
         await_ready(server)
         yield server
 

@@ -11,9 +11,10 @@ fills. PostgreSQL, NATS, the servers and the clients, which send heartbeats, sha
 "step": each way has a thousand clients, and the next transaction is written when the last one has
 arrived everywhere. "latency": from COMMIT to a hundred clients. "backlog": the servers stand still
 while transactions of a hundred rows are written, and are timed when they go on, at first with one
-client of another table, then with one that gets all. "takeover": the server that leads is killed,
-until the next row arrives from another one. "large": one transaction that has more than the log
-keeps, to a server with so many clients that it cannot go as fast as the one that leads.
+client of another table, then with one that gets all; over the log they keep a journal. "takeover":
+the server that leads is killed, until the next row arrives from another one. "large": one
+transaction that has more than the log keeps, to a server with so many clients that it cannot go as
+fast as the one that leads.
 """
 
 from __future__ import annotations
@@ -80,13 +81,14 @@ class Bench:
     large_rows: int = LARGE_ROWS
 
     @contextlib.contextmanager
-    def ways(self, *others: Any) -> Iterator[list[Way]]:
-        """Serve by one process, in the other ways, and over the log."""
+    def ways(self, *others: Any, journal: bool = False) -> Iterator[list[Way]]:
+        """Serve by one process, in the other ways, and over the log, there with a journal or
+        without one."""
         with contextlib.ExitStack() as stack:
             for table in ("item_one", "item_two", "item_log"):
                 make_table(self.connection, table)
             opened = [single(self.dsn), *(way(self.dsn) for way in others)]
-            opened.append(over_the_log(self.dsn, self.nats))
+            opened.append(over_the_log(self.dsn, self.nats, journal=journal))
             yield [stack.enter_context(way) for way in opened]
 
     def insert(self, table: str, rows: int) -> None:
@@ -176,7 +178,7 @@ async def latency(bench: Bench) -> list[Row]:
 
 async def backlog(bench: Bench) -> list[Row]:
     """Transactions of a hundred rows that were written before they are read."""
-    with bench.ways() as ways:
+    with bench.ways(journal=True) as ways:
         found = []
         for wanted in (False, True):
             topic = "{}" if wanted else "other_{}"
