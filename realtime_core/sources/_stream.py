@@ -259,7 +259,7 @@ class StreamSource(EventQueue[E]):
         return self._live.connection.glance()
 
     def _look_away(self) -> None:
-        if self._live is not None:
+        if self._live is not None and not self._live.connection.waiting:
             self._live.connection.unwatch()
 
     def _put_behind(self, events: Iterator[Event | SnapshotBegin]) -> None:
