@@ -434,6 +434,16 @@ def test_an_array_with_a_backslash_in_quotes_has_it(text: str, value: Any) -> No
     assert converter("_text")(text) == value
 
 
+def test_a_number_in_an_array_that_is_too_large_for_a_float_is_refused() -> None:
+    """Though Python makes it infinite, which another value is; PostgreSQL writes no such number."""
+    column = Column("c", OIDS["_float4"], "_float4", "pg_catalog", -1, False)
+    record = Record(Shape((column,)), ('{"1e710"}',))
+    with pytest.raises(ValueConversionError, match="too large"):
+        record.as_python()
+    with pytest.raises(ValueConversionError, match="too large"):
+        record["c"]
+
+
 def test_numbers_in_json_are_floats_as_json_loads_makes_them() -> None:
     """Their text is exact; take that where it matters."""
     assert converter("jsonb")("[12345678901234567890.12]") == [12345678901234567890.12]
