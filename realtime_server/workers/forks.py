@@ -126,14 +126,28 @@ class Forks:
         return ForkedProcess(pid)
 
     async def _request(self, text: bytes, files: Sequence[int]) -> int:
-        if self._link is None:
+        if not self._send(text, files):
             await self._start_template()
-        assert self._link is not None
-        socket.send_fds(self._link, [text], list(files))
-        answer = await asyncio.get_running_loop().sock_recv(self._link, MOST_TEXT)
+            self._send(text, files)
+        answer = b""
+        if self._link is not None:
+            with contextlib.suppress(ConnectionError):
+                answer = await asyncio.get_running_loop().sock_recv(self._link, MOST_TEXT)
         if not answer:
             raise OSError("the process that it is forked from has ended")
         return int(answer)
+
+    def _send(self, text: bytes, files: Sequence[int]) -> bool:
+        """Send the template a request; return False if there is none."""
+        if self._link is None:
+            return False
+        try:
+            socket.send_fds(self._link, [text], list(files))
+        except BrokenPipeError:
+            # Somebody has killed it, as the system does when memory runs out.
+            self._end_template()
+            return False
+        return True
 
     async def _start_template(self) -> None:
         if self._is_closed:

@@ -501,6 +501,8 @@ async def test_a_signal_to_a_worker_alone_restarts_it_and_so_it_is_without_a_tem
         os.kill(first[1], signal.SIGKILL)
         await eventually(lambda: len({*server.pids()} - {*second}) == 1)
         assert server.process.poll() is None
+        # Another one was made at once.
+        assert "cannot be started" not in "".join(server.log)
 
 
 async def test_metrics_are_sums_whichever_worker_answers(item: Database) -> None:
