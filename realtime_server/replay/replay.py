@@ -105,6 +105,8 @@ class Replay:
         )
         self.catch_up = self._channel_starts.catch_up
         """Bring channels up to now."""
+        self.held = self._channel_starts.held
+        """Channels that wait for what other servers have written of them."""
         self._parking = Parking(clock)
         self.channel_ends = ChannelEnds(
             hub, self, self._channel_starts, self.memberships, self._standings, self._parking, clock

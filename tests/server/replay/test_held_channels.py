@@ -41,7 +41,7 @@ class World:
 
     def __init__(self) -> None:
         self.stage = Stage()
-        self.held = self.stage.replay.channel_ends._channel_starts.held
+        self.held = self.stage.replay.held
         self.marks = Marks()
         self.held.marks = self.marks
 
