@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ..errors import ConfigError
+from psycopg import AsyncConnection
+
+from ..errors import ConfigError, WalLevelError
 from ..replication.commands import quote_identifier
 from ..snapshot.tables import CopiedTable
 from . import catalog
@@ -25,19 +28,27 @@ async def described_tables(
         tables: the schema and the name of each.
 
     Raises:
-        ConfigError: if a table is not there, or if the publication has others.
+        ConfigError: if a table is not there, if the role may not read or publish it, or if the
+            publication has others.
+        WalLevelError: if the server writes no WAL for logical decoding.
         SourceError: if the server cannot be asked.
     """
     async with plain_connection(dsn, "") as connection:
-        version = (await catalog.server_facts(connection)).version
+        facts = await catalog.server_facts(connection)
+        if facts.wal_level != "logical":
+            raise WalLevelError(facts.wal_level)
+        version = facts.version
         is_there = not await catalog.missing_publications(connection, [publication])
         if is_there:
             choices = await published_tables(connection, version, [publication])
         else:
             choices = await chosen_tables(connection, tables, (), partitioned=True)
         found = await describe(connection, version, choices)
+        problems = await _missing_rights(connection, found, publishes=not is_there)
     names = {(each.relation.schema, each.relation.table) for each in found}
     if names == set(tables):
+        if problems:
+            raise ConfigError(problems)
         return found, is_there
     if is_there:
         raise ConfigError(
@@ -52,6 +63,33 @@ async def described_tables(
             if (schema, table) not in names
         ]
     )
+
+
+async def _missing_rights(
+    connection: AsyncConnection[Any], tables: Sequence[CopiedTable], *, publishes: bool
+) -> list[str]:
+    """Return a sentence for each right that the role lacks to read tables, and to publish them."""
+    role, database, may_create = await catalog.may_create(connection)
+    role, problems = quote_identifier(role), []
+    if publishes and not may_create:
+        problems.append(
+            f"role {role} may not create a publication in the source: run GRANT CREATE ON DATABASE "
+            f"{quote_identifier(database)} TO {role}, or have somebody else create it"
+        )
+    rights = await catalog.rights(connection, [table.oid for table in tables])
+    for table in tables:
+        may_read, owns = rights.get(table.oid, (False, False))
+        if not may_read:
+            problems.append(
+                f"role {role} may not read table {table.relation} of the source: run GRANT SELECT "
+                f"ON {_listed([(table.relation.schema, table.relation.table)])} TO {role}"
+            )
+        if publishes and not owns:
+            problems.append(
+                f"role {role} does not own table {table.relation} of the source, so it may not "
+                "publish it: have the owner create the publication"
+            )
+    return problems
 
 
 async def create_publication(dsn: str, name: str, tables: Sequence[tuple[str, str]]) -> None:

@@ -311,6 +311,35 @@ async def primary_key(connection: AsyncConnection[Any], relation_oid: int) -> tu
     return tuple(row[0] for row in rows)
 
 
+async def may_create(connection: AsyncConnection[Any]) -> tuple[str, str, bool]:
+    """Return the role, the database, and whether the role may create publications there."""
+    rows = await _rows(
+        connection,
+        """
+        SELECT current_user::pg_catalog.text, pg_catalog.current_database()::pg_catalog.text,
+               pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+        """,
+    )
+    role, database, may_create = rows[0]
+    return role, database, may_create
+
+
+async def rights(
+    connection: AsyncConnection[Any], relation_oids: Sequence[int]
+) -> dict[int, tuple[bool, bool]]:
+    """Return by OID whether the role may read a column of a table, and whether it owns it."""
+    rows = await _rows(
+        connection,
+        """
+        SELECT oid::pg_catalog.int8, pg_catalog.has_any_column_privilege(oid, 'SELECT'),
+               pg_catalog.pg_has_role(relowner, 'USAGE')
+        FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.oid[])
+        """,
+        [list(relation_oids)],
+    )
+    return {oid: (may_read, owns) for oid, may_read, owns in rows}
+
+
 async def enum_labels(connection: AsyncConnection[Any], type_oid: int) -> tuple[str, ...]:
     """Return an enum's labels in their declared order; empty for another type."""
     rows = await _rows(

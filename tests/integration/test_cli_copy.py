@@ -381,6 +381,38 @@ def test_a_role_that_may_not_store_positions_is_told_what_it_lacks(
         copied.execute(f"drop owned by {role}; drop role {role}")
 
 
+@pytest.mark.parametrize("copied", ["sqlite"], indirect=True)
+def test_what_a_role_lacks_in_the_source_is_said_before_anything_is_made(
+    shop: Database, copied: Copied, said: Callable[..., tuple[int, str, list[str]]]
+) -> None:
+    shop.execute(ORDERS)
+    copied.execute(LITE_ORDERS)
+    role = unique_name("role")
+    shop.execute(f"create role {role} login replication")
+    owner, shop.dsn = shop.dsn, make_conninfo(shop.dsn, user=role)
+    try:
+        for arguments in ([], ["--dry-run"]):
+            code, _, errors = said(*arguments)
+            assert code == 2
+            assert errors == [
+                f'error: role "{role}" may not create a publication in the source: run GRANT CREATE'
+                f' ON DATABASE "{shop.name}" TO "{role}", or have somebody else create it',
+                f'error: role "{role}" may not read table public.orders of the source: run GRANT'
+                f' SELECT ON "public"."orders" TO "{role}"',
+                f'error: role "{role}" does not own table public.orders of the source, so it may'
+                " not publish it: have the owner create the publication",
+            ]
+        shop.dsn = owner
+        assert shop.execute("select 1 from pg_publication") == []
+        shop.execute(f"grant select on orders to {role}")
+        asyncio.run(create_publication(owner, shop.name, [("public", "orders")]))
+        shop.dsn = make_conninfo(owner, user=role)
+        assert said("--dry-run")[0] == 0
+    finally:
+        shop.dsn = owner
+        shop.execute(f"drop owned by {role}; drop role {role}")
+
+
 @pytest.mark.parametrize("copied", ["postgres"], indirect=True)
 def test_rows_that_policies_hide_in_the_target_are_an_error(copied: Copied) -> None:
     role = unique_name("role")
