@@ -184,7 +184,9 @@ class Term:
         logger.info("reading changes again after %.1f s", now - began)
 
     async def _append_for_ever(self) -> None:
-        last = self._clock()
+        # The first one has only the sequence to keep it from going behind another one than it was
+        # made for, if the log has lost its end since that was looked at. So it goes at once.
+        last = self._clock() - self._repeat
         while True:
             self._append_next()
             if self._under_way is not None:

@@ -89,6 +89,20 @@ def expire(log: Log) -> None:
     log.first = 3
 
 
+def test_the_first_append_does_not_wait_for_a_change() -> None:
+    """Until it is there, another message may take the place of the one that it goes behind."""
+
+    async def play() -> None:
+        log = Log()
+        running = asyncio.ensure_future(term_of(Source(), log, Nodes(100)).run())
+        await asyncio.sleep(0.001)
+        assert [decode(data).last for data in log.messages.values()] == [BEGIN]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run_in_virtual_time(play())
+
+
 @pytest.mark.parametrize("loss", [lose_the_end, put_something_else_there])
 def test_what_the_log_has_lost_is_not_acknowledged(loss: Callable[[Log], None]) -> None:
     async def play() -> None:
