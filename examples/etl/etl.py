@@ -40,17 +40,18 @@ NOTE = "INSERT INTO history (op, id, total, committed_at) VALUES (?, ?, ?, ?)"
 def note(history: sqlite3.Connection, event: object) -> None:
     """Write a row about a change of the table, and none about anything else."""
     match event:
-        case Insert(relation=table, record=row) | Update(relation=table, record=row):
-            tables, key, total = (table,), row.text("id"), row.text("total")
-        case Delete(relation=table, old_record=row):
-            tables, key, total = (table,), row.text("id"), None
-        case Truncate(relations=tables):
+        case Insert(relation=table, record=row) | Update(relation=table, record=row) if (
+            str(table) == TABLE
+        ):
+            key, total = row.text("id"), row.text("total")
+        case Delete(relation=table, old_record=row) if str(table) == TABLE:
+            key, total = row.text("id"), None
+        case Truncate(relations=tables) if TABLE in map(str, tables):
             key = total = None
         case _:
             return
-    if TABLE in map(str, tables):
-        committed_at = str(event.transaction.commit_time)
-        history.execute(NOTE, (type(event).__name__.upper(), key, total, committed_at))
+    committed_at = str(event.transaction.commit_time)
+    history.execute(NOTE, (type(event).__name__.upper(), key, total, committed_at))
 
 
 def main(dsn: str, path: str) -> None:
