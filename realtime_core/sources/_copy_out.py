@@ -18,6 +18,7 @@ import psycopg
 from psycopg import AsyncConnection, generators
 from psycopg.pq import ExecStatus
 
+from .._implementation import IMPLEMENTATION
 from .._text import one_line
 from ..errors import SourceError
 from ._copy_data import taker
@@ -28,8 +29,9 @@ _NOT_UTF8: Final = ("22021", "22P05")
 """SQLSTATEs for text that is not in the database's encoding, or that UTF-8 cannot have."""
 _BYTES: Final = 64 * 1024
 """A read returns when it has so many bytes, if not before."""
-_READS: Final = 4
-"""How many times a read asks the socket for more at most, 16 KB or more each time."""
+_READS: Final = 4 if IMPLEMENTATION == "c" else 0
+"""How many times a read asks the socket for more at most, 16 KB or more each time. In Python more is
+slower: the garbage collector looks at the objects of more rows at a time, and more often."""
 
 
 class CopyOut:
@@ -73,7 +75,7 @@ class CopyOut:
             status = self._take(rows, _BYTES)
             if status < 0:
                 self._is_over = True
-            elif status > 0 or reads == _READS:
+            elif rows and (status > 0 or reads == _READS):
                 break
             elif len(rows) > known:
                 # libpq takes no more than its buffer holds, and there may be more.

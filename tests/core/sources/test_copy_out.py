@@ -8,10 +8,18 @@ import socket
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
+
 from realtime_core.sources import _copy_out
 from realtime_core.sources._copy_out import CopyOut
 
 BUFFER = 16
+READS = 4
+
+
+@pytest.fixture(autouse=True)
+def as_with_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_copy_out, "_READS", READS)
 
 
 class CopyingPgconn:
@@ -56,7 +64,7 @@ async def test_a_read_ends_although_more_and_more_comes() -> None:
     with ours, theirs:
         connection: Any = Mock(pgconn=CopyingPgconn(ours))
         copy = CopyOut(connection, "t")
-        most = BUFFER * (_copy_out._READS + 1)
+        most = BUFFER * (READS + 1)
         theirs.send(b"1\n" * most)
         assert len(await copy.read()) == most
         assert len(await copy.read()) == most
