@@ -30,8 +30,8 @@ _NOT_UTF8: Final = ("22021", "22P05")
 _BYTES: Final = 64 * 1024
 """A read returns when it has so many bytes, if not before."""
 _READS: Final = 4 if IMPLEMENTATION == "c" else 0
-"""How many times a read asks the socket for more at most, 16 KB or more each time. In Python more is
-slower: the garbage collector looks at the objects of more rows at a time, and more often."""
+"""How many times a read asks the socket for more at most, 16 KB or more each time. In Python more
+is slower: the garbage collector looks at the objects of more rows, and more often."""
 
 
 class CopyOut:
